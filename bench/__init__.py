@@ -1,0 +1,1 @@
+"""Measurements: kernels, decode, sensors, and the experiments on energy per token."""

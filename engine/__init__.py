@@ -1,0 +1,1 @@
+"""One model, one decode loop, one ledger of joules."""

@@ -1,0 +1,176 @@
+"""The paged key/value cache: one owner of positions, and of which page belongs to whom.
+
+A row is a list of pages. `fork` shares them; a page that two rows hold is copied before either writes to
+it. `truncate` drops pages and leaves the rest untouched, so that what comes next is bit for bit what would
+have come then. Slots past a row's length hold stale numbers that no one reads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.rope import angles
+from kernels.api import LayerCache, Layout, RowSpan
+
+
+class CacheFull(RuntimeError):
+    """No free page is left. The engine sizes the cache for a request, so this is a bug or a bad size."""
+
+
+@dataclass(slots=True)
+class _Row:
+    pages: list[int] = field(default_factory=list)
+    length: int = 0
+
+
+class KVCache:
+    """Keys and values of `pages` x `page_size` slots per layer, (L, K, D) each, zeroed.
+
+    `frequencies` (D/2,) fp32 and `rope_factor` give the rotary angles of the positions it hands out.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_layers: int,
+        n_kv_heads: int,
+        head_dim: int,
+        pages: int,
+        page_size: int,
+        frequencies: torch.Tensor,
+        rope_factor: float,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (pages * page_size, n_kv_heads, head_dim)
+        # zeros, not empty: on a CPU untouched pages then cost no memory, and masked slots stay finite.
+        self.layers = tuple(
+            LayerCache(
+                torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
+            )
+            for _ in range(n_layers)
+        )
+        self.page_size = page_size
+        self._device = device
+        self._frequencies = frequencies.to(device)
+        self._rope_factor = rope_factor
+        self._holders = [0] * pages
+        self._free = list(range(pages - 1, -1, -1))  # popped from the end: the lowest page first
+        self._rows: dict[int, _Row] = {}
+        self._next_row = 0
+
+    @property
+    def free_pages(self) -> int:
+        return len(self._free)
+
+    def length(self, row: int) -> int:
+        """How many positions the row has."""
+        return self._rows[row].length
+
+    def add_row(self) -> int:
+        """A new, empty row."""
+        return self._admit(_Row())
+
+    def fork(self, row: int) -> int:
+        """A new row with the same content; pages are shared until one of the two writes to them."""
+        source = self._rows[row]
+        for page in source.pages:
+            self._holders[page] += 1
+        return self._admit(_Row(list(source.pages), source.length))
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget the positions from `length` on. Raises `ValueError` beyond the row's length."""
+        held = self._rows[row]
+        if not 0 <= length <= held.length:
+            raise ValueError(f"cannot truncate a row of {held.length} positions to {length}")
+        keep = -(-length // self.page_size)
+        for page in held.pages[keep:]:
+            self._release(page)
+        del held.pages[keep:]
+        held.length = length
+
+    def free(self, row: int) -> None:
+        """The row is gone, and so are the pages that only it held."""
+        self.truncate(row, 0)
+        del self._rows[row]
+
+    def extend(self, new: Mapping[int, int]) -> Layout:
+        """Room for `new[row]` >= 1 more tokens in each row, in that order, as the layout of one forward.
+
+        Mutates the rows' lengths, and copies a shared page before it is written. Raises `CacheFull`, in
+        which case nothing has changed.
+        """
+        self._require(new)
+        spans: list[RowSpan] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        start = 0
+        for row, count in new.items():
+            held = self._rows[row]
+            self._own(held, count)
+            first = held.length
+            held.length += count
+            for position in range(first, held.length):
+                page = held.pages[position // self.page_size]
+                slots.append(page * self.page_size + position % self.page_size)
+            positions.extend(range(first, held.length))
+            consecutive = all(b == a + 1 for a, b in zip(held.pages, held.pages[1:], strict=False))
+            spans.append(
+                RowSpan(
+                    start=start,
+                    stop=start + count,
+                    length=held.length,
+                    pages=torch.tensor(held.pages, device=self._device),
+                    first_slot=held.pages[0] * self.page_size if consecutive else None,
+                )
+            )
+            start += count
+        at = torch.tensor(positions, device=self._device)
+        cos, sin = angles(at, self._frequencies, self._rope_factor)
+        written = torch.tensor(slots, device=self._device)
+        return Layout(tuple(spans), at, written, cos, sin, self.page_size)
+
+    def _admit(self, row: _Row) -> int:
+        self._rows[self._next_row] = row
+        self._next_row += 1
+        return self._next_row - 1
+
+    def _needs(self, held: _Row, count: int) -> tuple[int, bool]:
+        """(fresh pages, whether the partly filled last page is shared and must be copied)."""
+        fresh = -(-(held.length + count) // self.page_size) - len(held.pages)
+        partial = held.length % self.page_size != 0
+        return fresh, partial and self._holders[held.pages[-1]] > 1
+
+    def _require(self, new: Mapping[int, int]) -> None:
+        wanted = 0
+        for row, count in new.items():
+            if count < 1:
+                raise ValueError(f"a row is extended by at least one token, not {count}")
+            fresh, copied = self._needs(self._rows[row], count)
+            wanted += fresh + copied
+        if wanted > len(self._free):
+            raise CacheFull(f"{wanted} pages wanted, {len(self._free)} free of {len(self._holders)}")
+
+    def _own(self, held: _Row, count: int) -> None:
+        fresh, copied = self._needs(held, count)
+        if copied:
+            shared, own = held.pages[-1], self._take()
+            source = slice(shared * self.page_size, (shared + 1) * self.page_size)
+            target = slice(own * self.page_size, (own + 1) * self.page_size)
+            for layer in self.layers:
+                layer.keys[target] = layer.keys[source]
+                layer.values[target] = layer.values[source]
+            self._release(shared)
+            held.pages[-1] = own
+        held.pages.extend(self._take() for _ in range(fresh))
+
+    def _take(self) -> int:
+        page = self._free.pop()
+        self._holders[page] = 1
+        return page
+
+    def _release(self, page: int) -> None:
+        self._holders[page] -= 1
+        if self._holders[page] == 0:
+            self._free.append(page)

@@ -1,0 +1,269 @@
+"""The decode loop: forward, sample, emit, stop, for all rows of a request at once.
+
+One iteration feeds every row's tokens that are not in the cache yet (one, or more behind an injection) in a
+single forward and samples the next token of each. N new tokens cost one prefill and N-1 decode forwards; no
+forward follows the last token. The loop owns stopping; printing, joules and pictures belong to its consumers.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from engine.cache import KVCache
+from engine.energy.attribution import Share
+from engine.energy.ledger import Ledger
+from engine.errors import TokenjouleError
+from engine.model import Model
+from engine.probe import run_probe
+from engine.rows import Marks, Request, Row
+from engine.sampler import sample
+from engine.steps import (
+    Context,
+    Hook,
+    Inject,
+    Phase,
+    Prefill,
+    Probe,
+    Step,
+    Stop,
+    StopPolicy,
+    StopReason,
+    tapped_layers,
+)
+from engine.thinking import ThinkingFormat
+from engine.tokenizer import Tokenizer
+from kernels.cost import RowWork
+
+PREFILL_CHUNK = 2048  # tokens of one row per prefill forward: bounds activations and attention masks
+PROBE_ROOM = 512  # cache positions a probe may take beyond the row
+
+
+class Decoder:
+    """One request: several rows, decoded together. Iterate over `steps()`; then read `rows`."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        requests: Sequence[Request],
+        ledger: Ledger,
+        *,
+        thinking: ThinkingFormat | None = None,
+        answer_tokens: int = 16,
+        hooks: Sequence[Hook] = (),
+        budget_j: float | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
+    ) -> None:
+        self._model, self._tokenizer, self._ledger = model, tokenizer, ledger
+        self._hooks, self._budget_j, self._chunk = tuple(hooks), budget_j, prefill_chunk
+        self._marks = Marks.of(thinking, tokenizer, answer_tokens) if thinking else None
+        asked = [hook.needs for hook in hooks]
+        asked += [policy.needs for request in requests for policy in request.policies]
+        needs = frozenset[str]().union(*asked)
+        self._taps = tapped_layers(needs)
+        self._keep_logits = "logits" in needs
+        if self._taps and max(self._taps) >= model.config.n_layers:
+            raise ValueError(f"hidden:{max(self._taps)} of a model with {model.config.n_layers} layers")
+        context = model.config.max_context
+        limits = [min(len(r.prompt_ids) + r.max_new_tokens, context) for r in requests]
+        room = PROBE_ROOM * len(requests) if "probe" in needs else 0
+        self._cache: KVCache = model.new_cache(sum(limits) + room, rows=2 * len(requests))
+        self.rows = [
+            Row(number, self._cache.add_row(), request, tokenizer, self._marks, limit, context)
+            for number, (request, limit) in enumerate(zip(requests, limits, strict=True))
+        ]
+        for row in self.rows:
+            self._reset_policies(row, thinking)
+        self._probing: list[tuple[Row, Step, StopPolicy, Probe]] = []
+        self.prefills = self.decodes = 0
+        self.error: str | None = None
+
+    @property
+    def active(self) -> list[Row]:
+        return [row for row in self.rows if row.ended is None]
+
+    def steps(self) -> Iterator[Step]:
+        """Every new token of every row, in the order of time. Ends when all rows have ended.
+
+        An exception of a policy or hook ends all rows with reason `error`; `error` then says what happened.
+        """
+        try:
+            self._prefill()
+            while True:
+                for row in self.active:
+                    if row.chosen is not None:
+                        yield from self._emit(row, row.chosen)
+                if not self.active:
+                    return
+                self._forward(self.active, "decode")
+                yield from self._run_probes()
+        except TokenjouleError as error:
+            self._fail(str(error))
+
+    def cancel(self) -> None:
+        """End what is still running with reason `cancelled`."""
+        for row in self.active:
+            row.end(StopReason.CANCELLED)
+
+    def _prefill(self) -> None:
+        """All prompts, each in chunks; the first token of each row is chosen at its end."""
+        elapsed = 0.0
+        for row in self.rows:
+            prompt = len(row.request.prompt_ids)
+            for start in range(0, prompt, self._chunk):
+                elapsed += self._forward([row], "prefill", upto=min(start + self._chunk, prompt))
+            self._ledger.count(Phase.PREFILL, prompt)
+        prefill = Prefill(tuple(len(row.request.prompt_ids) for row in self.rows), elapsed)
+        for hook in self._hooks:
+            self._guard(hook, lambda hook=hook: hook.on_prefill(prefill))
+
+    def _forward(self, rows: Sequence[Row], kind: str, *, upto: int | None = None) -> float:
+        """Feed what the rows' cache lacks (a prefill: up to position `upto`), sample. Returns seconds."""
+        fed: list[int] = []
+        new: dict[int, int] = {}
+        shares, work = [], []
+        for row in rows:
+            tokens = row.tokens[self._cache.length(row.cache_row) : upto]
+            fed += tokens
+            new[row.cache_row] = len(tokens)
+            phase = Phase.PREFILL if kind == "prefill" else row.phase
+            shares.append(Share(row.number, phase, len(tokens)))
+            work.append(RowWork(len(tokens), self._cache.length(row.cache_row) + len(tokens)))
+        self._ledger.begin(kind, work)
+        layout = self._cache.extend(new)
+        logits, hidden = self._model.forward(fed, layout, self._cache, taps=self._taps)
+        forward = len(self._ledger.marks)
+        for index, row in enumerate(rows):
+            if upto is not None and upto < len(row.request.prompt_ids):
+                continue
+            row.logits = logits[index] if self._keep_logits else None
+            row.hidden = {layer: states[index] for layer, states in hidden.items()}
+            row.last_forward = None if kind == "prefill" else forward
+            row.chosen = sample(
+                logits[index],
+                row.request.sampling,
+                seen=row.tokens,
+                row=row.number,
+                position=len(row.tokens),
+            )
+        elapsed = self._ledger.end(shares)
+        self.prefills += kind == "prefill"
+        self.decodes += kind == "decode"
+        return elapsed
+
+    def _emit(self, row: Row, token: int) -> Iterator[Step]:
+        """One chosen token, what the policies make of it, and the tokens they inject."""
+        row.chosen = None
+        step = self._step(row, token, forward=row.last_forward, chosen=True)
+        injected = self._ask(row, step) if row.ended is None else ()
+        yield from self._publish(step)
+        yield from self._inject(row, injected)
+
+    def _inject(self, row: Row, tokens: Sequence[int]) -> Iterator[Step]:
+        for token in tokens:
+            if row.ended is None:
+                yield from self._publish(self._step(row, token, forward=None, chosen=False))
+
+    def _step(self, row: Row, token: int, *, forward: int | None, chosen: bool) -> Step:
+        text = row.emit(token, forward=forward)
+        self._ledger.count(row.phases[-1], 1)
+        return Step(
+            row=row.number,
+            index=row.new_tokens - 1,
+            token_id=token,
+            text=text,
+            phase=row.phases[-1],
+            active_rows=len(self.active),
+            forced=not chosen,
+            stop=row.ended,
+            _energy=self._ledger.spent,
+            _predict=self._predict,
+            _budget_j=self._budget_j,
+            _logits=row.logits if chosen else None,
+            _hidden=row.hidden if chosen else {},
+        )
+
+    def _publish(self, step: Step) -> Iterator[Step]:
+        step.stop = self.rows[step.row].ended
+        for hook in self._hooks:
+            self._guard(hook, lambda hook=hook: hook.on_step(step))
+        yield step
+
+    def _ask(self, row: Row, step: Step) -> Sequence[int]:
+        """Every policy sees every token; a stop wins over a probe, a probe over an injection."""
+        asked: list[tuple[StopPolicy, Stop | Probe | Inject]] = []
+        for policy in row.request.policies:
+            action = self._guard(policy, lambda policy=policy: policy.on_token(step))
+            if action is not None:
+                asked.append((policy, action))
+        for policy, action in asked:
+            if isinstance(action, Stop):
+                return self._stop(row, step, action, policy)
+        if row.phase is Phase.THINK and row.request.policies and len(row.tokens) >= row.think_limit:
+            return self._stop(row, step, Stop(StopReason.MAX_TOKENS), None)
+        for policy, action in asked:
+            if isinstance(action, Probe):
+                if "probe" not in policy.needs:
+                    raise TokenjouleError(f'policy {_name(policy)} probes, but "probe" is not in its needs')
+                self._probing.append((row, step, policy, action))
+                return ()
+        for _, action in asked:
+            assert isinstance(action, Inject)
+            return self._tokenizer.encode_inside(action.text)
+        return ()
+
+    def _stop(self, row: Row, step: Step, stop: Stop, policy: StopPolicy | None) -> Sequence[int]:
+        name = _name(policy) if policy is not None else None
+        if row.phase is Phase.THINK and stop.reason is not StopReason.GIVE_UP:
+            return row.close_thinking(stop.reason, name)
+        step.text += row.end(stop.reason, name)
+        return ()
+
+    def _run_probes(self) -> Iterator[Step]:
+        """Probes asked for at the last token; its row's cache now holds all of the row."""
+        waiting, self._probing = self._probing, []
+        for row, step, policy, probe in waiting:
+            if row.ended is not None:
+                continue
+            reading = run_probe(self._model, self._tokenizer, self._cache, self._ledger, row, probe)
+            if reading is None:
+                continue
+            action = self._guard(policy, lambda p=policy, s=step, r=reading: p.on_probe(s, r))
+            if isinstance(action, Stop) and row.phase is Phase.THINK and action.reason != StopReason.GIVE_UP:
+                yield from self._inject(row, row.close_thinking(action.reason, _name(policy)))
+            elif isinstance(action, Stop):
+                row.end(action.reason, _name(policy))
+
+    def _predict(self, steps: int) -> tuple[float, float]:
+        work = [RowWork(1, len(row.tokens)) for row in self.active]
+        return self._ledger.predict(work, steps)
+
+    def _reset_policies(self, row: Row, thinking: ThinkingFormat | None) -> None:
+        context = Context(
+            row=row.number,
+            prompt_tokens=len(row.request.prompt_ids),
+            max_new_tokens=row.limit - len(row.request.prompt_ids),
+            budget_j=self._budget_j,
+            answer_cost_tokens=self._marks.answer_cost_tokens if self._marks else 0,
+            step_separator=thinking.step_separator if thinking else None,
+            gain_error=self._ledger.poller.meter.sensor.gain_error,
+            question=row.request.question,
+        )
+        for policy in row.request.policies:
+            self._guard(policy, lambda policy=policy: policy.reset(context))
+
+    def _guard(self, watcher: object, call):  # type: ignore[no-untyped-def]
+        """A user's code must not take the answer down with it: its error becomes ours, named."""
+        try:
+            return call()
+        except TokenjouleError:
+            raise
+        except Exception as error:
+            raise TokenjouleError(f"{_name(watcher)} failed: {type(error).__name__}: {error}") from error
+
+    def _fail(self, message: str) -> None:
+        self.error = message
+        for row in self.active:
+            row.end(StopReason.ERROR)
+
+
+def _name(watcher: object) -> str:
+    return type(watcher).__name__

@@ -1,0 +1,209 @@
+"""The ledger of one request: marks every forward, tells the joules so far, settles the account at the end.
+
+It owns the marks and nothing else: readings belong to the poller, physics to `attribution`, prediction to
+`predict`. Times are the meter's clock.
+"""
+
+import math
+from collections.abc import Sequence
+
+from engine.energy.attribution import Cumulative, Share, StepMark, attribute
+from engine.energy.meter import MICROJOULES_PER_JOULE, Meter, PhaseListener, Reading
+from engine.energy.poller import Poller
+from engine.energy.predict import StepPredictor
+from engine.energy.report import EnergyReport, by_phase, by_row, joules, total_uncertainty_j
+from engine.errors import MeterError
+from engine.steps import EnergySoFar
+from kernels.cost import RowWork
+
+_SETTLE_S = 1.0  # longest wait for the reading that covers the end of a request
+_POWER_TICKS = 4  # the power now is taken over this many latest ticks
+
+
+class Ledger:
+    """Joules of one request. `prior_w`: the device's power, believed until the first tick has come.
+
+    `setup_j` is passed through to the report; `host` is read at both ends, for the host's joules beside the
+    device's.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        *,
+        predictor: StepPredictor | None = None,
+        prior_w: float | None = None,
+        setup_j: float | None = None,
+        host: Meter | None = None,
+    ) -> None:
+        self.poller = poller
+        self._host = host
+        self._host_start_uj = host.read().energy_uj if host else 0
+        self.predictor = predictor
+        self.setup_j = setup_j
+        self._sensor = poller.meter.sensor
+        self._clock = poller.clock
+        self._prior_w = prior_w if prior_w is not None else self._sensor.peak_w
+        self._listener = poller.meter if isinstance(poller.meter, PhaseListener) else None
+        self._delay_s = self._sensor.lag_s + self._sensor.window_s / 2
+        self._marks: list[StepMark] = []
+        self._kind = "idle"
+        self._tokens: dict[str, int] = {}
+        self._work: list[RowWork] = []
+        self._recent: list[Reading] = []
+        self._base_uj: int | None = None
+        self._power_w: float | None = None
+        self._begun_s = 0.0
+        self.start_s = self._now()
+        self.end_s = self.start_s
+
+    @property
+    def marks(self) -> Sequence[StepMark]:
+        return self._marks
+
+    def begin(self, kind: str, rows: Sequence[RowWork] = ()) -> None:
+        """A forward of `kind` (prefill or decode) over `rows` starts now."""
+        self._kind, self._work = kind, list(rows)
+        if self._listener:
+            self._listener.enter(kind)
+        self._begun_s = self._now()
+
+    def end(self, shares: Sequence[Share], *, kind: str | None = None) -> float:
+        """The forward begun last is over, its tokens chosen. Returns its seconds.
+
+        `kind` says what it was where `begin` could not know.
+        """
+        now = self._now()
+        if self._listener:
+            self._listener.enter("idle")
+        self._marks.append(StepMark(kind or self._kind, self._begun_s, now, tuple(shares)))
+        elapsed = now - self._begun_s
+        if self.predictor and self._work and all(row.new == 1 for row in self._work):
+            self.predictor.observe(self._work, elapsed)
+        return elapsed
+
+    def count(self, phase: str, tokens: int) -> None:
+        """`tokens` tokens were emitted (prompt tokens: computed) in this phase."""
+        self._tokens[phase] = self._tokens.get(phase, 0) + tokens
+
+    def spent(self) -> EnergySoFar:
+        """Joules since the start: the meter's where it has settled, power times time since."""
+        now = self._now()
+        settled_s, settled_uj = self._settled()
+        power_w = self._power_w if self._power_w is not None else self._prior_w
+        since_s = max(now - settled_s, 0.0)
+        since_j = 0.0 if self._fresh else since_s * (power_w or 0.0)
+        sd = None
+        if self._sensor.gain_error is not None:
+            # Half the prediction as its standard deviation: idle to twice the power lies within two of them.
+            sd = math.hypot(since_j / 2, joules(self._sensor.resolution_uj) / math.sqrt(6))
+        return EnergySoFar(joules(settled_uj) + since_j, sd, joules(settled_uj))
+
+    def predict(self, rows: Sequence[RowWork], steps: int) -> tuple[float, float]:
+        """(expected, upper) joules of `steps` decode forwards over `rows`."""
+        power_w = self.power_w()
+        if self.predictor is None or power_w is None:
+            return 0.0, 0.0
+        middle = self.predictor.seconds([RowWork(r.new, r.length + steps // 2) for r in rows])
+        upper = self.predictor.upper_seconds([RowWork(r.new, r.length + steps) for r in rows], steps)
+        return middle * steps * power_w, upper * power_w
+
+    def power_w(self) -> float | None:
+        """The device's power as last seen in this request, or believed before."""
+        self._settled()
+        return self._power_w if self._power_w is not None else self._prior_w
+
+    def finish(self) -> EnergyReport:
+        """Wait until the meter covers the end of the request, then attribute. The ledger is then closed."""
+        self.end_s = self._now()
+        sensor = self._sensor
+        problem = None
+        if not self._fresh:
+            covered_s = self.end_s + sensor.lag_s + sensor.window_s
+            wait_s = _SETTLE_S + sensor.lag_s + sensor.window_s + 2 * (sensor.period_s or 0.0)
+            if not self.poller.wait_for_change(covered_s, wait_s) and self.poller.failure is None:
+                problem = f"no reading came within {wait_s:.1f} s after the end"
+        if self.poller.failure is not None:
+            problem = f"the meter failed: {self.poller.failure}"
+        return self._report(problem)
+
+    def _report(self, problem: str | None) -> EnergyReport:
+        meter, sensor = self.poller.meter, self._sensor
+        readings = self.readings()
+        known = sensor.gain_error is not None
+        if len(readings) < 2:
+            problem = problem or "the meter gave fewer than two readings"
+            readings = [Reading(self.start_s, self.start_s, 0), Reading(self.end_s, self.end_s, 0)]
+        last_s = readings[-1].time_s - self._delay_s
+        marks = [mark for mark in self._marks if mark.end_s <= last_s] if problem else self._marks
+        found = attribute(readings, marks, sensor, start_s=self.start_s, end_s=self.end_s)
+        rise = Cumulative(readings, sensor)
+        deviations: dict[str, float] = {}
+        for name in {share.phase for mark in marks for share in mark.shares}:
+            spans = [(m.start_s, m.end_s) for m in marks if any(s.phase == name for s in m.shares)]
+            deviations[name] = math.sqrt(rise.variance(spans) + sensor.resolution_uj**2 / 6)
+        idle_j = None
+        if sensor.idle_w is not None:
+            idle_j = sensor.idle_w * (readings[-1].time_s - readings[0].time_s)
+        return EnergyReport(
+            source=meter.name,
+            measured=meter.measured,
+            device=meter.device,
+            note=meter.note,
+            attribution="interpolated",
+            tick_s=0.0 if self._fresh else (self.poller.tick_s() or sensor.period_s or 0.0),
+            ticks=found.ticks,
+            total_j=joules(found.total_uj),
+            uncertainty_j=total_uncertainty_j(found.total_uj, sensor),
+            unattributed_j=joules(found.unattributed_uj),
+            window_j=joules(found.window_uj),
+            idle_j=idle_j,
+            setup_j=self.setup_j,
+            host_j=joules(self._host.read().energy_uj - self._host_start_uj) if self._host else None,
+            phases=by_phase(marks, found, self._tokens, deviations if known else None),
+            rows=by_row(marks, found, with_sd=known),
+            complete=problem is None,
+            problem=problem,
+        )
+
+    @property
+    def _fresh(self) -> bool:
+        return self.poller.fresh
+
+    def _now(self) -> float:
+        """The time; where every read is fresh, that of a reading taken for this moment."""
+        if not self._fresh:
+            return self._clock()
+        try:
+            return self.poller.poll().time_s
+        except MeterError:  # kept in the poller's `failure`; the answer goes on without joules
+            return self._clock()
+
+    def _settled(self) -> tuple[float, int]:
+        """(until when the meter has told of this request, the µJ it told)."""
+        latest = self.poller.latest
+        if latest is None or latest.time_s - self._delay_s <= self.start_s:
+            return self.start_s, 0
+        if self._base_uj is None:
+            readings = self.readings()
+            self._base_uj = readings[0].energy_uj + Cumulative(readings, self._sensor).at(self.start_s)
+            self._recent = [r for r in readings if r.time_s - self._delay_s > self.start_s]
+        if not self._recent or latest.energy_uj != self._recent[-1].energy_uj:
+            self._recent.append(latest)
+        self._update_power()
+        return latest.time_s - self._delay_s, latest.energy_uj - self._base_uj
+
+    def _update_power(self) -> None:
+        del self._recent[: -_POWER_TICKS - 1]
+        first, last = self._recent[0], self._recent[-1]
+        if last.time_s > first.time_s:
+            rise_j = (last.energy_uj - first.energy_uj) / MICROJOULES_PER_JOULE
+            self._power_w = rise_j / (last.time_s - first.time_s)
+
+    def readings(self) -> list[Reading]:
+        """From the last reading that is over before the start to the first one that covers the end."""
+        kept = list(self.poller.log(self.start_s + self._delay_s).readings)
+        if self.end_s > self.start_s:
+            after = (i for i, r in enumerate(kept) if r.time_s - self._delay_s >= self.end_s)
+            kept = kept[: next(after, len(kept)) + 1]
+        return kept

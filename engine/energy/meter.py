@@ -1,0 +1,82 @@
+"""What an energy source is: a counter that can be read, and what is known of the sensor behind it.
+
+Meters only read. They know nothing of requests, steps or tokens; turning readings into joules per
+step is `attribution`'s work, and deciding when to read is the poller's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+Clock = Callable[[], float]  # monotonic seconds; time.monotonic, or a simulation's own
+
+MICROJOULES_PER_JOULE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One reading of a cumulative counter.
+
+    `energy_uj` is in whole microjoules, so that sums and differences are exact. The counter was read
+    somewhere between `before_s` and `after_s` on the monotonic clock.
+    """
+
+    before_s: float
+    after_s: float
+    energy_uj: int
+
+    @property
+    def time_s(self) -> float:
+        return (self.before_s + self.after_s) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """What is known of the sensor behind a meter.
+
+    `period_s`: time between two changes of the reading; 0 where every read is fresh; None if unknown.
+    `lag_s`: a reading taken at t tells of the energy used up to t - lag_s.
+    `window_s`: width of the boxcar that the sensor averages over, 0 for none.
+    `resolution_uj`: the counter's step.
+    `gain_error`: half-width, relative, of the 95 % interval of the sensor's gain; None where no such
+    bound is known, which is the case for every estimate.
+    `idle_w`: power of the idle device where it is known.
+    `peak_w`: the most the device can draw, where it is known.
+    """
+
+    period_s: float | None = 0.0
+    lag_s: float = 0.0
+    window_s: float = 0.0
+    resolution_uj: int = 1
+    gain_error: float | None = None
+    idle_w: float | None = None
+    peak_w: float | None = None
+
+
+class Meter(Protocol):
+    """An open energy source.
+
+    `name`: nvml, nvml-power, rapl, estimate, simulated or replay. `measured`: whether its joules were
+    measured by hardware on this machine during this run. `device`: what the joules belong to.
+    `note`: one line for the user on what the figure is worth, or "".
+    """
+
+    name: str
+    measured: bool
+    device: str
+    note: str
+    sensor: Sensor
+
+    def read(self) -> Reading:
+        """The counter now. Raises `MeterError` when the source stops answering."""
+
+    def close(self) -> None:
+        """Release what the meter holds. May be called more than once."""
+
+
+@runtime_checkable
+class PhaseListener(Protocol):
+    """A meter that stands in for a device needs to be told what the device would be doing."""
+
+    def enter(self, kind: str) -> None:
+        """From now on the device does work of `kind`: idle, prefill or decode."""

@@ -1,0 +1,243 @@
+"""GPU energy through NVML: the driver's own counter, or its instant power integrated by us.
+
+Owns the library handle of one GPU. `pynvml` (package nvidia-ml-py) and torch are imported when a meter
+is opened, never before. Every NVML error leaves this module as a `MeterError` of one line.
+"""
+
+import importlib
+import time
+from contextlib import suppress
+from typing import Any
+
+from engine.energy.meter import Clock, Reading, Sensor
+from engine.errors import MeterError
+
+# Against an external meter the boards' own figures were off by about 5 % (A100 -5.8 %, RTX 3090 -5.6 %,
+# RTX 4090 -5.3 %): arXiv 2312.02741. Software cannot remove it.
+GAIN_ERROR = 0.05
+
+POWER_INSTANT_FIELD = 186  # NVML_FI_DEV_POWER_INSTANT, mW
+_VALUE_MEMBER = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
+
+_EXPLAINED = (
+    ("NVMLError_LibraryNotFound", "this machine has no NVIDIA driver (libnvidia-ml was not found)"),
+    ("NVMLError_DriverNotLoaded", "the NVIDIA driver is not loaded"),
+    ("NVMLError_LibRmVersionMismatch", "the NVIDIA driver was updated while loaded: reboot or reload it"),
+    ("NVMLError_NoPermission", "no permission to read this GPU; ask its administrator"),
+    ("NVMLError_GpuIsLost", "the GPU can no longer be reached"),
+)
+
+
+def uuid_of_cuda_device(index: int) -> str:
+    """NVML's name (`GPU-…`) of CUDA device `index`: the two count devices in different orders.
+
+    Raises `MeterError` where torch has no such device or does not tell its UUID.
+    """
+    try:
+        torch = importlib.import_module("torch")
+        uuid = str(torch.cuda.get_device_properties(index).uuid)
+    except (ImportError, AssertionError, AttributeError, RuntimeError) as error:
+        raise MeterError(f"torch gives no UUID for CUDA device {index}: {_first_line(error)}") from error
+    return _with_prefix(uuid)
+
+
+class NvmlCounterMeter:
+    """The driver's energy counter, `nvmlDeviceGetTotalEnergyConsumption`: mJ since the driver was loaded.
+
+    It covers the whole board, every process on it included, and needs a Volta GPU or newer. How often it
+    changes is not documented (10 to 106 ms were seen), so the period is left to characterisation.
+    `uuid` may lack the prefix `GPU-`. Raises `MeterError` when the GPU cannot be opened.
+    """
+
+    name = "nvml"
+    measured = True
+
+    def __init__(self, uuid: str, *, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._gpu = _Gpu(uuid)
+        self.device = self._gpu.name
+        self.note = ""
+        self.sensor = Sensor(
+            period_s=None, resolution_uj=1000, gain_error=GAIN_ERROR, peak_w=self._gpu.power_limit_w
+        )
+        try:
+            self.read()
+        except MeterError:
+            self.close()
+            raise
+
+    def read(self) -> Reading:
+        """The counter now, in µJ. Raises `MeterError` when NVML refuses it."""
+        before_s = self._clock()
+        energy_mj = self._gpu.ask("nvmlDeviceGetTotalEnergyConsumption", unsupported=_NO_COUNTER)
+        return Reading(before_s, self._clock(), int(energy_mj) * 1000)
+
+    def close(self) -> None:
+        self._gpu.close()
+
+
+class NvmlPowerMeter:
+    """Instant power (field 186) integrated over this meter's own reads, by the trapezoid rule.
+
+    Between two reads the power is taken to change linearly, so the figure is worth what the spacing of
+    the reads is worth; it starts at 0 when the meter is opened. `power_w` is the power of the last read.
+    Where the GPU has no instant power, `nvmlDeviceGetPowerUsage` takes its place and `note` says so.
+    Raises `MeterError` when the GPU cannot be opened.
+    """
+
+    name = "nvml-power"
+    measured = True
+
+    def __init__(self, uuid: str, *, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._gpu = _Gpu(uuid)
+        self.device = self._gpu.name
+        self.sensor = Sensor(period_s=None, gain_error=GAIN_ERROR, peak_w=self._gpu.power_limit_w)
+        self._time_ns = 0
+        self._integral = 0  # in half picojoules (mW x ns / 2): whole numbers, nothing is ever rounded away
+        try:
+            self._instant = bool(self._instant_mw())
+            self._power_mw = self._read_mw()
+        except MeterError:
+            self.close()
+            raise
+        self._time_ns = _nanoseconds(self._clock())
+        self.note = (
+            "instant power integrated between polls; the sensor may see only part of the time "
+            "(25 ms of every 100 ms on A100 and H100, arXiv 2312.02741)"
+            if self._instant
+            else "this GPU has no instant power: power.draw, maybe a 1 s average, integrated between polls"
+        )
+
+    @property
+    def power_w(self) -> float:
+        return self._power_mw / 1000
+
+    def read(self) -> Reading:
+        """The integral now, in µJ since opening. Raises `MeterError` when NVML gives no power."""
+        before_s = self._clock()
+        power_mw = self._read_mw()
+        after_s = self._clock()
+        time_ns = _nanoseconds((before_s + after_s) / 2)
+        self._integral += (self._power_mw + power_mw) * max(time_ns - self._time_ns, 0)
+        self._power_mw, self._time_ns = power_mw, max(time_ns, self._time_ns)
+        return Reading(before_s, after_s, self._integral // 2_000_000)
+
+    def close(self) -> None:
+        self._gpu.close()
+
+    def _read_mw(self) -> int:
+        if not self._instant:
+            return int(self._gpu.ask("nvmlDeviceGetPowerUsage", unsupported="this GPU reports no power"))
+        power_mw = self._instant_mw()
+        if power_mw is None:
+            raise MeterError(f"{self.device} stopped giving its instant power")
+        return power_mw
+
+    def _instant_mw(self) -> int | None:
+        """Field 186 in mW, or None where this GPU or driver does not have it."""
+        fields = self._gpu.ask("nvmlDeviceGetFieldValues", [POWER_INSTANT_FIELD], unsupported=None)
+        if fields is None or fields[0].nvmlReturn != 0 or fields[0].valueType not in _VALUE_MEMBER:
+            return None
+        return int(getattr(fields[0].value, _VALUE_MEMBER[fields[0].valueType]))
+
+
+_NO_COUNTER = "this GPU has no energy counter (Volta and newer have one): use --energy-source nvml-power"
+
+
+class _Gpu:
+    """One GPU opened by UUID: the NVML session, its handle, its name and its power limit."""
+
+    def __init__(self, uuid: str) -> None:
+        try:
+            self._nvml: Any = importlib.import_module("pynvml")
+        except ImportError as error:
+            raise MeterError("NVML needs a Python package: pip install nvidia-ml-py") from error
+        self._handle: Any = None
+        self._call("start", self._nvml.nvmlInit)
+        self._open = True
+        try:
+            self._handle = self._find(uuid)
+            self.name = str(self.ask("nvmlDeviceGetName", unsupported="this GPU does not tell its name"))
+            mig_mode = self.ask("nvmlDeviceGetMigMode", unsupported=None)
+            if mig_mode is not None and mig_mode[0] == 1:
+                raise MeterError(_mig_refusal(self.name))
+            limit_mw = self.ask("nvmlDeviceGetEnforcedPowerLimit", unsupported=None)
+            self.power_limit_w = limit_mw / 1000 if limit_mw else None
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, function: str, *arguments: Any, unsupported: str | None) -> Any:
+        """`function(handle, *arguments)`; where it is missing: `MeterError(unsupported)`, None for None."""
+        if not self._open:
+            raise MeterError("the NVML meter is closed")
+        try:
+            call = getattr(self._nvml, function, None)  # an old pynvml lacks the newer ones
+            if call is None:
+                raise _UnsupportedError(f"this version of nvidia-ml-py has no {function}")
+            return self._call(function, call, self._handle, *arguments)
+        except _UnsupportedError as error:
+            if unsupported is None:
+                return None
+            raise MeterError(unsupported) from error
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            with suppress(MeterError):  # a lost GPU cannot be closed, and nothing more is wanted of it
+                self._call("shut down", self._nvml.nvmlShutdown)
+
+    def _find(self, uuid: str) -> Any:
+        full = _with_prefix(uuid)
+        if full.startswith("MIG-"):
+            raise MeterError(_mig_refusal(full))
+        lost = (self._nvml.NVMLError_NotFound, self._nvml.NVMLError_InvalidArgument)
+        try:
+            return self._call("open the GPU", self._nvml.nvmlDeviceGetHandleByUUID, full, passing=lost)
+        except lost:
+            pass
+        try:  # CUDA names a MIG slice by a UUID of its own, which torch gives without its prefix
+            slice_uuid = full.replace("GPU-", "MIG-", 1)
+            self._call("open the GPU", self._nvml.nvmlDeviceGetHandleByUUID, slice_uuid, passing=lost)
+        except lost:
+            raise MeterError(f"NVML knows no GPU with the UUID {full}") from None
+        raise MeterError(_mig_refusal(slice_uuid))
+
+    def _call(
+        self, doing: str, function: Any, *arguments: Any, passing: tuple[type[Exception], ...] = ()
+    ) -> Any:
+        """`function(*arguments)`; errors of the kinds in `passing` stay as they are."""
+        nvml = self._nvml
+        try:
+            return function(*arguments)
+        except passing:
+            raise
+        except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound) as error:
+            raise _UnsupportedError(f"NVML cannot {doing}: {error}") from error
+        except nvml.NVMLError as error:
+            for name, line in _EXPLAINED:
+                kind = getattr(nvml, name, None)
+                if kind is not None and isinstance(error, kind):
+                    raise MeterError(f"NVML: {line}") from error
+            raise MeterError(f"NVML failed ({doing}): {_first_line(error)}") from error
+
+
+class _UnsupportedError(MeterError):
+    """This GPU or this driver does not have what was asked for."""
+
+
+def _mig_refusal(device: str) -> str:
+    return f"MIG is enabled on {device}: NVML's energy is the whole GPU's, not one slice's, so it is refused"
+
+
+def _with_prefix(uuid: str) -> str:
+    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+
+
+def _nanoseconds(time_s: float) -> int:
+    return round(time_s * 1e9)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

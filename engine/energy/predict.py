@@ -1,0 +1,73 @@
+"""How long, and so how many joules, the next forward will take: the roofline's arithmetic, fitted to this run.
+
+Before anything ran, two warm-up forwards set the scale: a decode step gives seconds per byte, a short
+prefill seconds per further operation. While decoding, every step corrects the scale (exponential average
+over about 20 steps) and its spread. Good until an operating curve of the device exists.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kernels import cost
+from kernels.cost import Dims, RowWork
+
+_FORGET = 0.05  # weight of the newest step in the running averages
+_Z99 = 2.33  # one-sided 99 % quantile of the normal distribution
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """Two timed forwards of one row: a decode step at `length` tokens, and a prefill of `prefill_tokens`."""
+
+    length: int
+    decode_s: float
+    prefill_tokens: int
+    prefill_s: float
+
+
+class StepPredictor:
+    """Seconds of a forward on this model and device. Learns from `observe`."""
+
+    def __init__(self, dims: Dims, warm_up: WarmUp) -> None:
+        self._dims = dims
+        decode = cost.forward(dims, [RowWork(1, warm_up.length)])
+        prefill = cost.forward(dims, [RowWork(warm_up.prefill_tokens, warm_up.prefill_tokens)])
+        self._seconds_per_byte = warm_up.decode_s / decode.bytes
+        further = max(warm_up.prefill_s - prefill.bytes * self._seconds_per_byte, 0.0)
+        self._seconds_per_flop = further / max(prefill.flops - decode.flops, 1.0)
+        self._decode_flops = decode.flops
+        self._scale, self._spread, self._largest = 1.0, 0.0, 1.0
+        self.steps = 0
+
+    def model_seconds(self, rows: Sequence[RowWork]) -> float:
+        """By the warm-up alone."""
+        work = cost.forward(self._dims, rows)
+        further = max(work.flops - self._decode_flops, 0.0)
+        return work.bytes * self._seconds_per_byte + further * self._seconds_per_flop
+
+    def seconds(self, rows: Sequence[RowWork]) -> float:
+        """Expected seconds of a forward over these rows."""
+        return self.model_seconds(rows) * self._scale
+
+    def prefill_seconds(self, tokens: int) -> float:
+        """Expected seconds of the prefill of one prompt. Steps seen while decoding say nothing about it."""
+        return self.model_seconds([RowWork(tokens, tokens)])
+
+    def upper_seconds(self, rows: Sequence[RowWork], steps: int) -> float:
+        """A 99 % bound on `steps` forwards like this one: the spread of their sum, and one worst step."""
+        one = self.model_seconds(rows)
+        spread = _Z99 * math.sqrt(self._spread * steps)
+        # The average itself is known from about 1/_FORGET steps only.
+        drift = _Z99 * math.sqrt(self._spread / max(min(self.steps, 1 / _FORGET), 1)) * steps
+        return one * (self._scale * steps + math.hypot(spread, drift) + (self._largest - self._scale))
+
+    def observe(self, rows: Sequence[RowWork], elapsed_s: float) -> None:
+        """A decode step over these rows took `elapsed_s`."""
+        ratio = elapsed_s / self.model_seconds(rows)
+        self.steps += 1
+        weight = max(_FORGET, 1 / self.steps)
+        gap = ratio - self._scale
+        self._scale += weight * gap
+        self._spread += weight * (gap**2 * (1 - weight) - self._spread)
+        self._largest = max(ratio, self._scale, self._largest * (1 - _FORGET) if self.steps > 1 else ratio)

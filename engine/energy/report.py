@@ -1,0 +1,140 @@
+"""A request's account: joules by phase and by token, what is not attributed, and what the figures are worth."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.energy.attribution import Attribution, StepMark, split
+from engine.energy.meter import MICROJOULES_PER_JOULE, Sensor
+
+_Z95 = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseEnergy:
+    """`sd_j`: from interpolation, gain error excluded; None where the source allows no interval."""
+
+    energy_j: float
+    sd_j: float | None
+    tokens: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RowEnergy:
+    """One row's share of the request, and (joules, standard deviation) of its part in each forward, by number."""
+
+    total_j: float
+    by_forward: Mapping[int, tuple[float, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyReport:
+    """Joules of one request; `sum(phases) + unattributed_j == total_j` to the microjoule.
+
+    `total_j` is the difference of two readings of the meter, one before the request and one after it;
+    `window_j` is the part between its start and its end. `uncertainty_j` is the half-width of the 95 %
+    interval of `total_j`, gain error included; None where the source allows none. `complete` is False when
+    the meter failed or never settled; what it did tell is still here and `problem` says what happened.
+    """
+
+    source: str
+    measured: bool
+    device: str
+    note: str
+    attribution: str
+    tick_s: float
+    ticks: int
+    total_j: float
+    uncertainty_j: float | None
+    unattributed_j: float
+    window_j: float
+    idle_j: float | None
+    setup_j: float | None
+    host_j: float | None
+    phases: Mapping[str, PhaseEnergy]
+    rows: Mapping[int, RowEnergy]
+    complete: bool
+    problem: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of the CLI's `energy` object that does not depend on a row's tokens."""
+        return {
+            "source": self.source,
+            "measured": self.measured,
+            "attribution": self.attribution,
+            "tick_ms": self.tick_s * 1e3,
+            "ticks": self.ticks,
+            "note": self.note,
+            "complete": self.complete,
+            "problem": self.problem,
+            "total_j": self.total_j,
+            "uncertainty_j": self.uncertainty_j,
+            "unattributed_j": self.unattributed_j,
+            "idle_j": self.idle_j,
+            "setup_j": self.setup_j,
+            "host_j": self.host_j,
+            "phases": {
+                name: {
+                    "energy_j": phase.energy_j,
+                    "sd_j": phase.sd_j,
+                    "tokens": phase.tokens,
+                    "elapsed_s": phase.elapsed_s,
+                }
+                for name, phase in self.phases.items()
+            },
+        }
+
+
+def joules(energy_uj: float) -> float:
+    return energy_uj / MICROJOULES_PER_JOULE
+
+
+def total_uncertainty_j(total_uj: int, sensor: Sensor) -> float | None:
+    """Half-width of the 95 % interval of a difference of two readings; None without a bound on the gain."""
+    if sensor.gain_error is None:
+        return None
+    rounding = _Z95 * sensor.resolution_uj / math.sqrt(6)
+    return joules(math.hypot(rounding, sensor.gain_error * total_uj))
+
+
+def by_phase(
+    marks: Sequence[StepMark],
+    found: Attribution,
+    tokens: Mapping[str, int],
+    deviations_uj: Mapping[str, float] | None,
+) -> dict[str, PhaseEnergy]:
+    """Each phase's joules and seconds, a step's split among its rows. `tokens`: emitted, by phase."""
+    energy: dict[str, int] = {}
+    elapsed: dict[str, float] = {}
+    for mark, step_uj in zip(marks, found.steps_uj, strict=True):
+        weight = sum(share.tokens for share in mark.shares)
+        for share, part in zip(mark.shares, split(step_uj, mark.shares), strict=True):
+            energy[share.phase] = energy.get(share.phase, 0) + part
+            span = (mark.end_s - mark.start_s) * share.tokens / weight
+            elapsed[share.phase] = elapsed.get(share.phase, 0.0) + span
+    return {
+        name: PhaseEnergy(
+            energy_j=joules(energy[name]),
+            sd_j=None if deviations_uj is None else joules(deviations_uj[name]),
+            tokens=tokens.get(name, 0),
+            elapsed_s=elapsed[name],
+        )
+        for name in energy
+    }
+
+
+def by_row(marks: Sequence[StepMark], found: Attribution, *, with_sd: bool) -> dict[int, RowEnergy]:
+    """Each row's joules, split by the tokens it fed."""
+    total: dict[int, int] = {}
+    by_forward: dict[int, dict[int, tuple[float, float | None]]] = {}
+    for number, (mark, step_uj, sd_uj) in enumerate(
+        zip(marks, found.steps_uj, found.step_sd_uj, strict=True)
+    ):
+        weight = sum(share.tokens for share in mark.shares)
+        for share, part in zip(mark.shares, split(step_uj, mark.shares), strict=True):
+            total[share.row] = total.get(share.row, 0) + part
+            sd_j = joules(sd_uj * share.tokens / weight) if with_sd else None
+            by_forward.setdefault(share.row, {})[number] = (joules(part), sd_j)
+    return {row: RowEnergy(joules(total[row]), by_forward[row]) for row in sorted(total)}

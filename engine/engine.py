@@ -1,0 +1,352 @@
+"""The engine: a model loaded on a device, beside the meter that reads that device. The Python API.
+
+with Engine.load() as engine:
+    print(engine.generate("47+35-18=", budget_joules=5).answer)
+"""
+
+import copy
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from engine.chat import ChatTemplate
+from engine.config import ModelConfig, load_config, parse_config
+from engine.decode import Decoder
+from engine.energy.ledger import Ledger
+from engine.energy.meter import Meter
+from engine.energy.poller import Poller
+from engine.energy.predict import StepPredictor
+from engine.energy.report import joules
+from engine.energy.sources import open_meter, require_measured
+from engine.energy.warmup import warm_up
+from engine.errors import MeterError, TokenjouleError, UsageError
+from engine.locate import Location, locate
+from engine.model import Model
+from engine.presets import PRESETS
+from engine.result import Generation, ModelCard
+from engine.rows import Request
+from engine.sampler import Sampling
+from engine.session import Origin, Session
+from engine.steps import Hook, StopPolicy
+from engine.stop import JouleBudget, TokenBudget
+from engine.thinking import ThinkingFormat
+from engine.tokenizer import Tokenizer
+from engine.weights import Checkpoint, RandomCheckpoint, SafetensorsCheckpoint, load_weights
+from kernels import api
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NEW_TOKENS = 512  # where the caller names no limit; the context may be shorter
+ANSWER_TOKENS = 16
+
+Prompt = str | Sequence[int]
+
+
+class Engine:
+    """Make one with `Engine.load`. Close it, or use it in a `with`: it holds a meter and a polling thread."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        poller: Poller,
+        origin: Origin,
+        *,
+        directory: Path | None,
+        thinking: ThinkingFormat | None,
+        predictor: StepPredictor,
+        power_w: float | None,
+        setup_j: float | None,
+        host: Meter | None,
+    ) -> None:
+        self.model, self.tokenizer, self.poller, self.origin = model, tokenizer, poller, origin
+        self.directory, self.thinking = directory, thinking
+        self._predictor, self._power_w, self._setup_j, self._host = predictor, power_w, setup_j, host
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | None = None,
+        *,
+        backend: str = "auto",
+        device: str | int | None = None,
+        dtype: str = "auto",
+        random_weights: bool = False,
+        seed: int = 0,
+        energy_source: str = "auto",
+        require_measured_energy: bool = False,
+        meter: Meter | None = None,
+    ) -> "Engine":
+        """Load a model, open the meter of its device, and warm both up; that energy is `setup_j`.
+
+        `model`: None for the bundled one, a Hugging Face directory or id, or "preset:NAME", which needs
+        `random_weights`. `device`: a CUDA index, "cpu", or None for the first CUDA device if there is one.
+        `meter` replaces `energy_source`. Raises `TokenjouleError` (`UsageError`, `MeterError`) with one line.
+        """
+        begun = time.monotonic()
+        place = _device(device)
+        chosen = _backend(backend, place)
+        where = locate(None if model is None else str(model))
+        if meter is None:
+            meter = open_meter(energy_source, cuda_device=place.index if place.type == "cuda" else None)
+        if require_measured_energy:
+            require_measured(meter)
+        poller = Poller(meter)
+        poller.start()
+        try:
+            before_uj = poller.poll().energy_uj
+            config = _config(where, random_weights)
+            tokenizer = (
+                Tokenizer.load(where.directory) if where.directory else Tokenizer.bytes(config.vocab_size)
+            )
+            checkpoint: Checkpoint
+            if random_weights:
+                checkpoint = RandomCheckpoint(config, seed)
+            else:
+                assert where.directory is not None
+                checkpoint = SafetensorsCheckpoint(where.directory, config)
+            kind = _dtype(dtype, config)
+            loaded = Model(config, load_weights(checkpoint, config, dtype=kind, device=place), chosen)
+            predictor, power_w = warm_up(loaded, poller)
+            after_uj = poller.poll().energy_uj
+        except BaseException:
+            poller.stop()
+            meter.close()
+            raise
+        card = ModelCard(
+            id=where.id,
+            architecture=config.architecture,
+            parameters=loaded.parameters,
+            dtype=str(kind).removeprefix("torch."),
+            quantization="none",
+            shape_only=random_weights,
+        )
+        origin = Origin(card, chosen.name, _device_name(place), loaded.dims(), time.monotonic() - begun)
+        return cls(
+            loaded,
+            tokenizer,
+            poller,
+            origin,
+            directory=where.directory,
+            thinking=ThinkingFormat.discover(where.directory, tokenizer) if where.directory else None,
+            predictor=predictor,
+            power_w=power_w,
+            setup_j=joules(after_uj - before_uj),
+            host=_host_meter(meter),
+        )
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the polling and release the meter."""
+        self.poller.stop()
+        self.poller.meter.close()
+        if self._host:
+            self._host.close()
+
+    def encode(self, prompt: str, *, chat: bool = False, system: str | None = None) -> list[int]:
+        """Token ids of a prompt; with `chat`, through the model's chat template."""
+        if not chat:
+            return self.tokenizer.encode(prompt)
+        if self.directory is None:
+            raise TokenjouleError(f"{self.origin.card.id} has no chat template")
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        text = ChatTemplate.load(self.directory).render([*messages, {"role": "user", "content": prompt}])
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def generate(self, prompt: Prompt, **options: object) -> Generation:
+        """One prompt (text or token ids) to its result; see `start` for the options."""
+        return self.generate_many([prompt], **options)[0]
+
+    def generate_many(self, prompts: Sequence[Prompt], **options: object) -> list[Generation]:
+        """Several prompts, decoded together as one request with one account of joules."""
+        session = self.start(prompts, **options)  # type: ignore[arg-type]
+        for _ in session.steps():
+            pass
+        return session.results()
+
+    def start(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop_sequences: Sequence[str] = (),
+        ignore_eos: bool = False,
+        policies: Sequence[StopPolicy] = (),
+        hooks: Sequence[Hook] = (),
+        budget_joules: float | None = None,
+        budget_tokens: int | None = None,
+        answer_tokens: int = ANSWER_TOKENS,
+        chat: bool = False,
+        system: str | None = None,
+    ) -> Session:
+        """Check the request and make its session; nothing has been computed yet.
+
+        `answer_tokens` bounds the answer behind thinking that was cut short. Every row gets its own deep copy
+        of `policies`. Raises `UsageError` for values out of range, `TokenjouleError` for prompts that do not fit
+        the model and budgets below the predicted minimum.
+        """
+        for name, value in (("max_new_tokens", max_new_tokens), ("answer_tokens", answer_tokens)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
+        if any(not sequence for sequence in stop_sequences):
+            raise UsageError("a stop sequence must not be empty")
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        steering = list(policies)
+        if budget_tokens is not None:
+            steering.insert(0, TokenBudget(budget_tokens))
+        if budget_joules is not None:
+            steering.insert(0, JouleBudget(budget_joules))
+        budget_j = next((p.joules for p in steering if isinstance(p, JouleBudget)), None)
+        requests = [
+            self._request(
+                prompt, max_new_tokens, sampling, stop_sequences, ignore_eos, steering, chat, system
+            )
+            for prompt in prompts
+        ]
+        if not requests:
+            raise UsageError("no prompt was given")
+        ledger = Ledger(
+            self.poller,
+            predictor=copy.copy(self._predictor),
+            prior_w=self._power_w,
+            setup_j=self._setup_j,
+            host=self._host,
+        )
+        if budget_j is not None:
+            self._check_budget(budget_j, requests, ledger)
+        decoder = Decoder(
+            self.model,
+            self.tokenizer,
+            requests,
+            ledger,
+            thinking=self.thinking,
+            answer_tokens=answer_tokens,
+            hooks=hooks,
+            budget_j=budget_j,
+        )
+        return Session(decoder, ledger, self.origin, hooks)
+
+    def minimum_joules(self, prompt_tokens: Sequence[int], ledger: Ledger) -> float:
+        """Predicted joules of the prefill alone, for prompts of these lengths."""
+        power_w = ledger.power_w() or 0.0
+        return power_w * sum(self._predictor.prefill_seconds(tokens) for tokens in prompt_tokens)
+
+    def _check_budget(self, budget_j: float, requests: Sequence[Request], ledger: Ledger) -> None:
+        minimum_j = self.minimum_joules([len(r.prompt_ids) for r in requests], ledger)
+        if budget_j < minimum_j:
+            raise TokenjouleError(
+                f"a budget of {budget_j:g} J is less than the predicted minimum of {minimum_j:.3g} J, "
+                "which the prompt's prefill alone will take"
+            )
+
+    def _request(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int | None,
+        sampling: Sampling,
+        stop_sequences: Sequence[str],
+        ignore_eos: bool,
+        policies: Sequence[StopPolicy],
+        chat: bool,
+        system: str | None,
+    ) -> Request:
+        text = prompt if isinstance(prompt, str) else None
+        ids = self.encode(prompt, chat=chat, system=system) if isinstance(prompt, str) else list(prompt)
+        config = self.model.config
+        if not ids:
+            raise UsageError("the prompt is empty")
+        if len(ids) >= config.max_context:
+            raise TokenjouleError(
+                f"the prompt has {len(ids)} tokens, and the model's context of {config.max_context} must "
+                "also hold the answer"
+            )
+        foreign = next((token for token in ids if not 0 <= token < config.vocab_size), None)
+        if foreign is not None:
+            raise TokenjouleError(
+                f"token id {foreign} is outside the model's vocabulary of {config.vocab_size}"
+            )
+        return Request(
+            prompt_ids=tuple(ids),
+            max_new_tokens=max_new_tokens or NEW_TOKENS,
+            sampling=sampling,
+            stop_sequences=tuple(stop_sequences),
+            eos_ids=frozenset() if ignore_eos else frozenset(config.eos_ids),
+            policies=tuple(copy.deepcopy(policy) for policy in policies),
+            question=text,
+        )
+
+
+def _device(device: str | int | None) -> torch.device:
+    if device == "cpu" or (device is None and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    index = 0 if device is None else device
+    if isinstance(index, str):
+        if not index.isdigit():
+            raise UsageError(f"device must be a CUDA index or cpu, not {index!r}")
+        index = int(index)
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"there is no CUDA device {index}; {torch.cuda.device_count()} were found")
+    return torch.device("cuda", index)
+
+
+def _backend(name: str, device: torch.device) -> api.Backend:
+    try:
+        return api.load("torch" if name == "auto" else name, device)
+    except api.BackendUnavailable as error:
+        raise TokenjouleError(str(error)) from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _config(where: Location, random_weights: bool) -> ModelConfig:
+    if where.preset is not None:
+        if not random_weights:
+            raise UsageError(f"{where.id} has no weights; add --random-weights (figures are then shape only)")
+        return parse_config(PRESETS[where.preset], {}, where.id)
+    assert where.directory is not None
+    return load_config(where.directory)
+
+
+def _dtype(name: str, config: ModelConfig) -> torch.dtype:
+    if name == "auto":
+        return getattr(torch, config.dtype or "float32")
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype {name!r}; known: auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _host_meter(meter: Meter) -> Meter | None:
+    """RAPL beside a GPU's meter, where it can be read."""
+    if not meter.name.startswith("nvml"):
+        return None
+    try:
+        return open_meter("rapl", cuda_device=None)
+    except MeterError:
+        return None

@@ -1,0 +1,13 @@
+"""The two ways a run can end before it has an answer. Everything a user can cause is one of these."""
+
+
+class TokenjouleError(Exception):
+    """A failure with one clear line for the user: the CLI prints it and exits with status 1."""
+
+
+class UsageError(TokenjouleError):
+    """The request itself is wrong (a flag, a value, an impossible combination): exit status 2."""
+
+
+class MeterError(TokenjouleError):
+    """An energy source cannot be opened, or stopped giving readings."""

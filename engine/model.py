@@ -1,0 +1,88 @@
+"""The decoder: embedding, the stages of every layer, the head. Reads top to bottom; owns no state."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.cache import KVCache
+from engine.config import ModelConfig
+from engine.rope import inverse_frequencies
+from engine.weights import ModelWeights
+from kernels.api import Backend, Layout
+from kernels.cost import Dims
+
+PAGE_SIZE = 16  # tokens; vLLM's default: little waste per row, few table entries
+
+
+class Model:
+    """A config, its weights prepared for one backend, and the forward over them."""
+
+    def __init__(self, config: ModelConfig, weights: ModelWeights, backend: Backend) -> None:
+        self.config = config
+        self.backend = backend
+        self.dtype = weights.embedding.dtype
+        self.parameters = weights.parameters()
+        self._embedding = weights.embedding
+        self._frequencies, self._rope_factor = inverse_frequencies(config.rope, config.head_dim)
+        self._layers = [
+            backend.prepare_layer(layer, config.attention_shape(index), config.norm_eps)
+            for index, layer in enumerate(weights.layers)
+        ]
+        self._head = backend.prepare_head(weights.head, config.norm_eps)
+
+    def dims(self) -> Dims:
+        """What `kernels.cost` needs to know of this model. The head is read even where it is tied."""
+        config = self.config
+        size = self.dtype.itemsize
+        windows = set(config.windows)
+        return Dims(
+            n_layers=config.n_layers,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            n_heads=config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            head_dim=config.head_dim,
+            vocab_size=config.vocab_size,
+            weight_bytes=size,
+            cache_bytes=size,
+            window=windows.pop() if len(windows) == 1 else None,
+        )
+
+    def new_cache(self, tokens: int, *, rows: int = 1) -> KVCache:
+        """A cache with room for `tokens` positions in all, and a spare page per row for ragged ends."""
+        return KVCache(
+            n_layers=self.config.n_layers,
+            n_kv_heads=self.config.n_kv_heads,
+            head_dim=self.config.head_dim,
+            pages=-(-tokens // PAGE_SIZE) + rows,
+            page_size=PAGE_SIZE,
+            frequencies=self._frequencies,
+            rope_factor=self._rope_factor,
+            dtype=self.dtype,
+            device=self.backend.device,
+        )
+
+    @torch.inference_mode()
+    def forward(
+        self, tokens: Sequence[int], layout: Layout, cache: KVCache, *, taps: Collection[int] = ()
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """All new tokens of the batch through all layers; logits of each row's last token.
+
+        `tokens`: N ids, rows one after the other as `layout` has them. Returns ((B, V) fp32 logits,
+        {layer: (B, E) hidden state of each row's last token after that layer} for the layers in `taps`).
+        Mutates `cache`.
+        """
+        device = self.backend.device
+        x = self._embedding[torch.tensor(tokens, device=device)]
+        last = torch.tensor([row.stop - 1 for row in layout.rows], device=device)
+        hidden: dict[int, Tensor] = {}
+        backend = self.backend
+        for index, (layer, pool) in enumerate(zip(self._layers, cache.layers, strict=True)):
+            q = backend.attention_input(x, layer, pool, layout)
+            attended = backend.attention(q, layer, pool, layout)
+            x = backend.attention_output(x, attended, layer)
+            x = backend.mlp(x, layer)
+            if index in taps:
+                hidden[index] = x[last]
+        return backend.head_logits(x[last], self._head), hidden

@@ -1,0 +1,144 @@
+"""The answer on stdout as it streams; live joules and the summary on stderr.
+
+On a terminal the joules are a line that is redrawn below the text. Where stderr is a file or a pipe, a plain
+line comes every second instead.
+"""
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from engine.engine import Engine
+from engine.result import Generation
+from engine.steps import Step, StopReason
+
+_REDRAW_S, _LINE_S = 0.1, 1.0
+
+
+def announce(engine: Engine) -> None:
+    """Which model, device and energy source; a source that measures nothing is said to be one, loudly."""
+    origin, meter = engine.origin, engine.poller.meter
+    shape = ", random weights: shape only" if origin.card.shape_only else ""
+    print(
+        f"{origin.card.id}: {origin.card.architecture}, {origin.card.parameters / 1e6:.1f} M parameters, "
+        f"{origin.card.dtype}{shape}; backend {origin.backend} on {origin.device}",
+        file=sys.stderr,
+    )
+    worth = "MEASURED" if meter.measured else "NOT MEASURED"
+    print(f"energy: {worth}, source {meter.name} on {meter.device}. {meter.note}".rstrip(), file=sys.stderr)
+
+
+class Progress:
+    """Shows one request. `stdout` None: its text is not streamed. `quiet`: nothing on stderr."""
+
+    def __init__(self, stdout: TextIO | None, *, quiet: bool, budget_j: float | None, source: str) -> None:
+        self._stdout, self._quiet, self._budget_j, self._source = stdout, quiet, budget_j, source
+        self._console = Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+        self._printed = 0
+        self._tokens = 0
+        self._line = ""
+        self._started_s = self._shown_s = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        if not self._quiet and self._console.is_terminal:
+            # With both streams on one terminal, rich redraws its line below what is written to stdout.
+            self._live = Live(console=self._console, transient=True, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_live()
+
+    def on_step(self, step: Step) -> None:
+        """A token came."""
+        self._tokens += 1
+        self._stream(step.text)
+        interval_s = _REDRAW_S if self._live else _LINE_S
+        now = time.monotonic()
+        if self._quiet or now - self._shown_s < interval_s:
+            return
+        self._shown_s = now
+        status = self._status(step, now)
+        if self._live:
+            self._live.update(Group(Text(self._line), Text(status, style="dim")), refresh=True)
+        else:
+            print(status, file=sys.stderr, flush=True)
+
+    def finish(self, result: Generation) -> None:
+        """The request is over: what was held back of the text, a newline, the summary."""
+        self._stream(result.text[self._printed :])
+        self._end_live()
+        if self._stdout is not None:
+            self._stdout.write("\n")
+            self._stdout.flush()
+        if not self._quiet:
+            for line in summary(result):
+                print(line, file=sys.stderr)
+
+    def _stream(self, text: str) -> None:
+        self._printed += len(text)
+        if self._stdout is None or not text:
+            return
+        if self._live and self._stdout.isatty():
+            # Finished lines scroll up above the live region, the unfinished one is part of it.
+            *lines, self._line = (self._line + text).split("\n")
+            for line in lines:
+                self._live.console.print(Text(line))
+            return
+        self._stdout.write(text)
+        self._stdout.flush()
+
+    def _end_live(self) -> None:
+        if self._live is None:
+            return
+        live, self._live = self._live, None
+        live.update(Text(""), refresh=True)
+        live.stop()
+        if self._stdout is not None and self._line:
+            self._stdout.write(self._line)
+            self._stdout.flush()
+
+    def _status(self, step: Step, now: float) -> str:
+        spent_j = step.energy().spent_j
+        of = f" of {self._budget_j:g}" if self._budget_j is not None else ""
+        speed = self._tokens / (now - self._started_s)
+        return (
+            f"{step.phase} · {self._tokens} tokens · {spent_j:.2f}{of} J ({self._source}) · "
+            f"{spent_j / self._tokens:.3g} J/token · {speed:.1f} tok/s"
+        )
+
+
+def summary(result: Generation) -> list[str]:
+    """What a run came to, one line; a second and third where a budget or a failing meter needs one."""
+    energy, stop = result.energy, result.stop
+    spread = "" if energy.uncertainty_j is None else f" ± {energy.uncertainty_j:.2g}"
+    worth = f"measured by {energy.source}" if energy.measured else f"by {energy.source}, not measured"
+    parts = [f"{name} {phase.energy_j:.3g}" for name, phase in energy.phases.items()]
+    parts.append(f"unattributed {energy.unattributed_j:.3g}")
+    per_token = result.joules_per_new_token
+    each = f", {per_token:.3g} J/new token" if per_token is not None else ""
+    forced = f" (answer forced, ended by {stop.answer_end})" if stop.forced_answer else ""
+    lines = [
+        f"{len(result.token_ids)} new tokens at {result.timing.decode_tokens_per_s:.1f} tok/s, "
+        f"stop: {stop.reason}{forced} | {energy.total_j:.3g}{spread} J {worth}{each} | J: {', '.join(parts)}"
+    ]
+    if result.budget:
+        over = result.budget.overshoot_j
+        kept = "kept" if over == 0 else f"exceeded by {over:.2g} J"
+        lines.append(
+            f"budget: {result.budget.joules:g} J, {result.budget.spent_j:.3g} J spent, {kept}; "
+            f"{result.budget.reserve_j:.2g} J were held back for the answer"
+        )
+    if not energy.complete:
+        lines.append(f"ENERGY INCOMPLETE: {energy.problem}")
+    if stop.answer_end is StopReason.CANCELLED:
+        lines.append("cancelled")
+    return lines

@@ -1,0 +1,109 @@
+"""Many prompts from a JSONL file, one result line each; with an output file the work can be taken up again."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import TokenjouleError
+from engine.requests import CANCELLED, Requests, as_line, status_of
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One line of the input. `id`: its own, or its number among the prompts, from 0."""
+
+    id: str | int
+    prompt: str
+
+
+def run_prompts(requests: Requests, source: str, output: str | None) -> int:
+    """Each prompt as a request of its own; a prompt that fails gets a line with `error`, and the rest goes on.
+
+    Results go to `output` (appended; ids found there are not run again) or to stdout. A cancelled request
+    leaves no line, so that it is run again. Returns 1 when any prompt failed, 130 when cancelled.
+    """
+    items = read_items(source)
+    done = _finished_ids(Path(output)) if output else set()
+    failed = False
+    stream = open(output, "a", encoding="utf-8") if output else sys.stdout  # noqa: SIM115
+    try:
+        for item in items:
+            if item.id in done:
+                continue
+            try:
+                result = requests.run(item.prompt, stdout=None)
+                if status_of(result) == CANCELLED:
+                    return CANCELLED
+                outcome: dict[str, Any] = result.to_json()
+            except TokenjouleError as error:
+                failed = True
+                outcome = {"error": str(error)}
+                print(f"tokenjoule: prompt {item.id}: {error}", file=sys.stderr)
+            stream.write(as_line(item.id, outcome) + "\n")
+            stream.flush()
+    finally:
+        if output:
+            stream.close()
+    return 1 if failed else 0
+
+
+def read_items(source: str) -> list[Item]:
+    """The prompts of a JSONL file. Raises `TokenjouleError` naming the line that is wrong."""
+    try:
+        lines = Path(source).read_bytes().decode("utf-8").splitlines()
+    except OSError as error:
+        raise TokenjouleError(f"cannot read {source}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TokenjouleError(f"{source} is not valid UTF-8: byte {error.start} is wrong") from error
+    items: list[Item] = []
+    seen: set[str | int] = set()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        item = _item(line, len(items), f"{source}, line {number}")
+        if item.id in seen:
+            raise TokenjouleError(f"{source}, line {number}: the id {item.id!r} was there before")
+        seen.add(item.id)
+        items.append(item)
+    if not items:
+        raise TokenjouleError(f"{source} holds no prompts")
+    return items
+
+
+def _item(line: str, number: int, where: str) -> Item:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise TokenjouleError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(value, dict) or not isinstance(value.get("prompt"), str) or not value["prompt"].strip():
+        raise TokenjouleError(f'{where}: needs an object with a "prompt" that is not empty')
+    unknown = sorted(set(value) - {"prompt", "id"})
+    if unknown:
+        raise TokenjouleError(f"{where}: unknown key {unknown[0]!r}; known: prompt, id")
+    identity = value.get("id", number)
+    if isinstance(identity, bool) or not isinstance(identity, str | int):
+        raise TokenjouleError(f"{where}: id must be a string or a whole number")
+    return Item(identity, value["prompt"])
+
+
+def _finished_ids(output: Path) -> set[str | int]:
+    """Ids with a result in `output`. A last line that a kill cut short is removed; failed ones run again."""
+    if not output.is_file():
+        return set()
+    raw = output.read_bytes()
+    whole = raw.rfind(b"\n") + 1
+    if whole < len(raw):
+        os.truncate(output, whole)
+    done: set[str | int] = set()
+    for number, line in enumerate(raw[:whole].decode("utf-8", "replace").splitlines(), start=1):
+        try:
+            value = json.loads(line)
+            identity, error = value["id"], value.get("error")
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise TokenjouleError(f"{output}, line {number}: not a result of --prompts") from problem
+        if error is None:
+            done.add(identity)
+    return done

@@ -1,0 +1,109 @@
+"""The command line's requests: options to an engine, sessions to stdout, trace and plot."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, TextIO
+
+from engine.engine import Engine
+from engine.errors import TokenjouleError
+from engine.plot import draw_request
+from engine.progress import Progress, announce
+from engine.result import Generation
+from engine.steps import StopPolicy, StopReason
+from engine.trace import Trace
+
+CANCELLED = 130
+
+
+class Requests:
+    """An engine loaded as the options say, and what each request is run with."""
+
+    def __init__(self, engine: Engine, options: argparse.Namespace, policies: Sequence[StopPolicy]) -> None:
+        self.engine, self.options, self.policies = engine, options, list(policies)
+        self.trace = Trace(options.trace) if options.trace else None
+
+    @classmethod
+    def open(cls, options: argparse.Namespace, policies: Sequence[StopPolicy]) -> "Requests":
+        engine = Engine.load(
+            options.model,
+            backend=options.backend,
+            device=options.device,
+            dtype=options.dtype,
+            random_weights=options.random_weights,
+            energy_source=options.energy_source,
+            require_measured_energy=options.require_measured,
+        )
+        if not options.quiet:
+            announce(engine)
+        return cls(engine, options, policies)
+
+    def __enter__(self) -> "Requests":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.engine.close()
+        if self.trace:
+            self.trace.close()
+
+    def run(self, prompt: str, *, stdout: TextIO | None) -> Generation:
+        """One request to its end; the text streams to `stdout` where that is given. Ctrl-C ends it early."""
+        options = self.options
+        session = self.engine.start(
+            [prompt],
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+            seed=options.seed,
+            stop_sequences=options.stop_sequence,
+            ignore_eos=options.ignore_eos,
+            policies=self.policies,
+            budget_joules=options.budget_joules,
+            budget_tokens=options.budget_tokens,
+            answer_tokens=options.answer_tokens,
+            chat=options.chat,
+            system=options.system,
+        )
+        source = self.engine.poller.meter.name
+        with Progress(stdout, quiet=options.quiet, budget_j=options.budget_joules, source=source) as progress:
+            try:
+                for step in session.steps():
+                    progress.on_step(step)
+                    if self.trace:
+                        self.trace.on_step(step)
+            except KeyboardInterrupt:
+                session.cancel()
+            [result] = session.results()
+            progress.finish(result)
+        if self.trace:
+            self.trace.on_end(session.ledger, result)
+        return result
+
+
+def run_one(requests: Requests, prompt: str, *, stdout: TextIO) -> int:
+    """One prompt to stdout; the exit status."""
+    options = requests.options
+    result = requests.run(prompt, stdout=None if options.json else stdout)
+    if options.json:
+        stdout.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
+        stdout.flush()
+    if options.plot:
+        draw_request(result, options.plot)
+    return status_of(result)
+
+
+def status_of(result: Generation) -> int:
+    """0, or 130 for a cancelled run. Raises `TokenjouleError` for a failed one, its text being out already."""
+    if result.error is not None:
+        raise TokenjouleError(result.error)
+    return CANCELLED if result.stop.answer_end is StopReason.CANCELLED else 0
+
+
+def as_line(identity: object, outcome: dict[str, Any]) -> str:
+    return json.dumps({"id": identity, **outcome}, ensure_ascii=False)

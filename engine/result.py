@@ -1,0 +1,159 @@
+"""What a request gives back, and its JSON form, schema `tokenjoule.generation/1`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.energy.report import EnergyReport
+from engine.steps import StopReason
+
+SCHEMA = "tokenjoule.generation/1"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """Which model ran. `shape_only`: its weights are random, figures are about shape and cost alone."""
+
+    id: str
+    architecture: str
+    parameters: int
+    dtype: str
+    quantization: str
+    shape_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Why a row ended. `reason` is the first cause: of the end of its thinking where that was cut short.
+
+    `policy`: class name of the policy that asked for it. `forced_answer`: the closer was injected.
+    `answer_end`: why the answer itself ended; differs from `reason` only after a forced answer.
+    """
+
+    reason: StopReason
+    policy: str | None
+    forced_answer: bool
+    answer_end: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A joule budget and what came of it. `spent_j` is the settled figure; `reserve_j` was kept for the answer."""
+
+    joules: float
+    source: str
+    spent_j: float
+    reserve_j: float
+
+    @property
+    def overshoot_j(self) -> float:
+        return max(0.0, self.spent_j - self.joules)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds. `weight_bandwidth_gb_per_s`: bytes that decode had to read over the time it took."""
+
+    load_s: float
+    first_token_s: float
+    prefill_s: float
+    decode_s: float
+    decode_tokens_per_s: float
+    weight_bandwidth_gb_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One row's outcome. With several rows in a request each has its own, and they share `energy`.
+
+    `decode_j` has one entry per new token: the row's joules of the forward that chose it, None for the
+    first (prefill chose it) and for injected ones (no forward chose them).
+    """
+
+    row: int
+    model: ModelCard
+    backend: str
+    device: str
+    prompt_tokens: int
+    token_ids: tuple[int, ...]
+    text: str
+    answer: str | None
+    stop: Ended
+    energy: EnergyReport
+    per_token_j: tuple[float | None, ...]
+    per_token_sd_j: tuple[float | None, ...]
+    phases_by_token: tuple[str, ...]
+    budget: Budget | None
+    timing: Timing
+    error: str | None = None
+
+    @property
+    def joules_per_token(self) -> float | None:
+        """The paper's Eq. 1: total joules over prompt and new tokens; None for a row among several."""
+        return self._per(self.prompt_tokens + len(self.token_ids))
+
+    @property
+    def joules_per_new_token(self) -> float | None:
+        return self._per(len(self.token_ids))
+
+    def _per(self, tokens: int) -> float | None:
+        if not tokens:
+            return None
+        if len(self.energy.rows) > 1:
+            return self.energy.rows[self.row].total_j / tokens
+        return self.energy.total_j / tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object, ready for json.dumps. Numbers in joules and seconds."""
+        budget: Mapping[str, Any] | None = None
+        if self.budget:
+            budget = {
+                "joules": self.budget.joules,
+                "source": self.budget.source,
+                "spent_j": self.budget.spent_j,
+                "reserve_j": self.budget.reserve_j,
+                "overshoot_j": self.budget.overshoot_j,
+            }
+        return {
+            "schema": SCHEMA,
+            "model": {
+                "id": self.model.id,
+                "architecture": self.model.architecture,
+                "parameters": self.model.parameters,
+                "dtype": self.model.dtype,
+                "quantization": self.model.quantization,
+                "shape_only": self.model.shape_only,
+            },
+            "backend": self.backend,
+            "device": self.device,
+            "strategy": "direct",
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": len(self.token_ids),
+            "token_ids": list(self.token_ids),
+            "text": self.text,
+            "answer": self.answer,
+            "samples": None,
+            "stop": {
+                "reason": str(self.stop.reason),
+                "policy": self.stop.policy,
+                "forced_answer": self.stop.forced_answer,
+                "answer_end": str(self.stop.answer_end),
+            },
+            "energy": {
+                **self.energy.to_json(),
+                "per_token_j": list(self.per_token_j),
+                "per_token_sd_j": list(self.per_token_sd_j),
+                "joules_per_token": self.joules_per_token,
+                "joules_per_new_token": self.joules_per_new_token,
+            },
+            "budget": budget,
+            "timing": {
+                "load_s": self.timing.load_s,
+                "first_token_s": self.timing.first_token_s,
+                "prefill_s": self.timing.prefill_s,
+                "decode_s": self.timing.decode_s,
+                "decode_tokens_per_s": self.timing.decode_tokens_per_s,
+                "weight_bandwidth_gb_per_s": self.timing.weight_bandwidth_gb_per_s,
+            },
+            "error": self.error,
+        }

@@ -1,0 +1,86 @@
+"""Choosing the next token: the field's usual filters, and random numbers keyed by (seed, row, position).
+
+Order and meaning of the filters are transformers': repetition penalty, temperature, top-k, top-p, min-p.
+A row's draw depends on nothing but its key and its logits, so its neighbours cannot change it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a row's next token is chosen. Temperature 0 is greedy, and then the filters cannot matter."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UsageError(f"temperature must be 0 or more, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise UsageError(f"top-k must be at least 1, not {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UsageError(f"top-p must lie in (0, 1], not {self.top_p}")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise UsageError(f"min-p must lie in [0, 1], not {self.min_p}")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise UsageError(f"repetition penalty must be positive, not {self.repetition_penalty}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed must lie in [0, 2^63), not {self.seed}")
+
+
+def sample(logits: Tensor, sampling: Sampling, *, seen: Sequence[int], row: int, position: int) -> int:
+    """The next token of one row. logits (V,) fp32; `seen`: the row's tokens so far, prompt included.
+
+    The draw inverts the cumulative distribution at one uniform number of the counter-based Philox
+    generator (Salmon et al., SC'11) with key `seed` and counter (row, position).
+    """
+    if sampling.repetition_penalty != 1.0:
+        logits = penalised(logits, seen, sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    kept = filtered(logits / sampling.temperature, sampling)
+    # fp64, so that 128k small probabilities add up to 1 to well below the uniform's own resolution.
+    cumulative = kept.double().softmax(-1).cumsum(-1)
+    draw = _uniform(sampling.seed, row, position) * float(cumulative[-1])
+    chosen = int(torch.searchsorted(cumulative, draw, right=True))
+    return min(chosen, int(kept.isfinite().nonzero()[-1]))
+
+
+def penalised(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
+    """Logits of tokens seen before, divided by `penalty` where positive, multiplied where negative (CTRL)."""
+    tokens = torch.tensor(sorted(set(seen)), dtype=torch.long, device=logits.device)
+    before = logits[tokens]
+    return logits.index_copy(0, tokens, torch.where(before > 0, before / penalty, before * penalty))
+
+
+def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """`logits` (V,) with what top-k, top-p and min-p exclude at minus infinity. The likeliest token stays."""
+    if sampling.top_k is not None and sampling.top_k < logits.numel():
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -torch.inf)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        ordered, order = logits.sort(descending=False)
+        tail = ordered.softmax(-1).cumsum(-1) <= 1 - sampling.top_p
+        tail[-1] = False
+        logits = logits.masked_fill(torch.zeros_like(tail).scatter(0, order, tail), -torch.inf)
+    if sampling.min_p is not None and sampling.min_p > 0:
+        probabilities = logits.softmax(-1)
+        logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), -torch.inf)
+    return logits
+
+
+def _uniform(seed: int, row: int, position: int) -> float:
+    """In [0, 1)."""
+    return float(np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, row, position])).random())

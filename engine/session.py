@@ -1,0 +1,115 @@
+"""One request from its prompts to its results: the decode loop and the ledger, run together."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from engine.decode import Decoder
+from engine.energy.ledger import Ledger
+from engine.energy.report import EnergyReport
+from engine.result import Budget, Ended, Generation, ModelCard, Timing
+from engine.rows import Row
+from engine.steps import Hook, Step, StopReason
+from engine.stop.joule import JouleBudget
+from kernels import cost
+from kernels.cost import Dims, RowWork
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What every result says of the engine that made it."""
+
+    card: ModelCard
+    backend: str
+    device: str
+    dims: Dims
+    load_s: float
+
+
+class Session:
+    """Iterate over `steps()` once, then take `results()`; `cancel()` in between ends early, keeping what is."""
+
+    def __init__(self, decoder: Decoder, ledger: Ledger, origin: Origin, hooks: Sequence[Hook]) -> None:
+        self._decoder, self._ledger, self._origin = decoder, ledger, origin
+        self._hooks = tuple(hooks)
+        self._first_token_s = 0.0
+        self._started_s = time.monotonic()
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
+
+    def steps(self) -> Iterator[Step]:
+        """Every new token of every row as it comes."""
+        for step in self._decoder.steps():
+            if not self._first_token_s:
+                self._first_token_s = time.monotonic() - self._started_s
+            yield step
+
+    def cancel(self) -> None:
+        self._decoder.cancel()
+
+    def results(self) -> list[Generation]:
+        """Settles the account and gives one result per row; calls the hooks' `on_end`."""
+        self._decoder.cancel()  # nothing to do unless the caller stopped iterating
+        report = self._ledger.finish()
+        timing = self._timing(report)
+        results = [self._result(row, report, timing) for row in self._decoder.rows]
+        for hook in self._hooks:
+            for result in results:
+                hook.on_end(result)
+        return results
+
+    def _result(self, row: Row, report: EnergyReport, timing: Timing) -> Generation:
+        ended = row.ended or StopReason.ERROR
+        energy = report.rows.get(row.number)
+        per_token = [
+            (None, None)
+            if forward is None or energy is None
+            else energy.by_forward.get(forward, (None, None))
+            for forward in row.from_forward
+        ]
+        return Generation(
+            row=row.number,
+            model=self._origin.card,
+            backend=self._origin.backend,
+            device=self._origin.device,
+            prompt_tokens=len(row.request.prompt_ids),
+            token_ids=tuple(row.tokens[len(row.request.prompt_ids) :]),
+            text=row.text,
+            answer=row.answer(),
+            stop=Ended(
+                reason=row.thinking_cut or ended,
+                policy=row.cut_by,
+                forced_answer=row.thinking_cut is not None,
+                answer_end=ended,
+            ),
+            energy=report,
+            per_token_j=tuple(joules for joules, _ in per_token),
+            per_token_sd_j=tuple(sd for _, sd in per_token),
+            phases_by_token=tuple(str(phase) for phase in row.phases),
+            budget=self._budget(row, report),
+            timing=timing,
+            error=self._decoder.error,
+        )
+
+    def _budget(self, row: Row, report: EnergyReport) -> Budget | None:
+        policy = next((p for p in row.request.policies if isinstance(p, JouleBudget)), None)
+        if policy is None:
+            return None
+        return Budget(policy.joules, report.source, report.window_j, policy.reserve_j)
+
+    def _timing(self, report: EnergyReport) -> Timing:
+        decodes = [mark for mark in self._ledger.marks if mark.kind == "decode"]
+        decode_s = sum(mark.end_s - mark.start_s for mark in decodes)
+        prefill_s = sum(m.end_s - m.start_s for m in self._ledger.marks if m.kind == "prefill")
+        tokens = sum(len(mark.shares) for mark in decodes)
+        weights = cost.forward(self._origin.dims, [RowWork(1, 1)]).bytes
+        return Timing(
+            load_s=self._origin.load_s,
+            first_token_s=self._first_token_s,
+            prefill_s=prefill_s,
+            decode_s=decode_s,
+            decode_tokens_per_s=tokens / decode_s if decode_s else 0.0,
+            weight_bandwidth_gb_per_s=weights * len(decodes) / decode_s / 1e9 if decode_s else 0.0,
+        )

@@ -1,0 +1,206 @@
+"""What the decode loop shows of itself (`Step`), what may steer it (`StopPolicy`), what may watch (`Hook`).
+
+A hook or policy names what it `needs`; what no one asks for is neither computed nor kept:
+"logits" (V,) fp32 that the token was chosen from; "hidden:L" (E,) state after layer L at the position that
+gave the token; "probe" the policy returns `Probe`; "sync" it must act before the next token is computed
+(every backend so far does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.result import Generation
+
+
+class StopReason(StrEnum):
+    """Why a row ended, or why its thinking was cut short."""
+
+    EOS = "eos"
+    STOP_SEQUENCE = "stop_sequence"
+    MAX_TOKENS = "max_tokens"
+    CONTEXT_FULL = "context_full"
+    TOKEN_BUDGET = "token_budget"
+    JOULE_BUDGET = "joule_budget"
+    POLICY = "policy"
+    GIVE_UP = "give_up"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+class Phase(StrEnum):
+    """What a forward is booked under. Plain generation is `answer`."""
+
+    PREFILL = "prefill"
+    THINK = "think"
+    PROBE = "probe"
+    ANSWER = "answer"
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End this row; while it thinks, end the thinking and have it answer (but `GIVE_UP` ends the row)."""
+
+    reason: StopReason = StopReason.POLICY
+
+
+@dataclass(frozen=True, slots=True)
+class Inject:
+    """Make this text the next tokens of the row, as if it had written them."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask, off the record, what would follow `text` (None: closer and answer prefix), greedily.
+
+    At most `max_tokens` tokens are read, fewer at an end-of-sequence token; the row is then rolled back, so
+    its own tokens are those of a run without probes. The cost is booked under `probe`.
+    """
+
+    text: str | None = None
+    max_tokens: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReading:
+    """What a probe found. `probabilities` (V,) fp32 and `entropy` (nats) are of the first token read."""
+
+    answer: str
+    token_ids: tuple[int, ...]
+    probabilities: Tensor
+    entropy: float
+    energy_j: float
+
+
+@dataclass(frozen=True, slots=True)
+class EnergySoFar:
+    """The request's joules up to now, all rows: read from the meter where it has settled, predicted since.
+
+    `sd_j` is None where the source allows no interval. `settled_j` is the part that was read.
+    """
+
+    spent_j: float
+    sd_j: float | None
+    settled_j: float
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a policy is told when a row begins. `answer_cost_tokens`: closer, prefix and bounded answer."""
+
+    row: int
+    prompt_tokens: int
+    max_new_tokens: int
+    budget_j: float | None
+    answer_cost_tokens: int
+    step_separator: str | None
+    gain_error: float | None
+    question: str | None = None
+    category: str | None = None
+
+
+@dataclass(slots=True)
+class Step:
+    """One new token of one row. `forced`: it was injected, no forward chose it. `stop`: it is the last.
+
+    `index` counts the row's new tokens from 0; `text` is what may be printed now (text that could still turn
+    into a stop sequence or is half a character is held back).
+    """
+
+    row: int
+    index: int
+    token_id: int
+    text: str
+    phase: Phase
+    active_rows: int
+    forced: bool = False
+    stop: StopReason | None = None
+    _energy: Callable[[], EnergySoFar] | None = None
+    _predict: Callable[[int], tuple[float, float]] | None = None
+    _budget_j: float | None = None
+    _logits: Tensor | None = None
+    _hidden: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def logits(self) -> Tensor:
+        """(V,) fp32. Raises `ValueError` unless "logits" is among the needs (forced tokens have none)."""
+        if self._logits is None:
+            raise ValueError('no logits here: "logits" is not in needs, or the token was injected')
+        return self._logits
+
+    def hidden(self, layer: int) -> Tensor:
+        """(E,). Raises `ValueError` unless "hidden:<layer>" is among the needs."""
+        if layer not in self._hidden:
+            raise ValueError(f'no hidden state here: "hidden:{layer}" is not in needs, or it was injected')
+        return self._hidden[layer]
+
+    def energy(self) -> EnergySoFar:
+        """Joules of the request so far. Reads the meter's log; costs nothing unless called."""
+        if self._energy is None:
+            raise ValueError("this step was made without a ledger")
+        return self._energy()
+
+    def predicted_j(self, tokens: int = 1) -> float:
+        """Expected joules of the next `tokens` decode steps of all active rows."""
+        return self._prediction(tokens)[0]
+
+    def predicted_upper_j(self, tokens: int = 1) -> float:
+        """As `predicted_j`, but an upper bound (99 %, on the costs seen so far)."""
+        return self._prediction(tokens)[1]
+
+    def budget_left_j(self) -> float | None:
+        """Joule budget minus what is spent; None without a budget."""
+        return None if self._budget_j is None else self._budget_j - self.energy().spent_j
+
+    def _prediction(self, tokens: int) -> tuple[float, float]:
+        if self._predict is None:
+            raise ValueError("this step was made without a ledger")
+        return self._predict(tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """The rows' prompts are computed. `prompt_tokens` per row."""
+
+    prompt_tokens: tuple[int, ...]
+    elapsed_s: float
+
+
+class Hook(Protocol):
+    """Watches. What it returns is ignored; what it raises ends the run with reason `error`."""
+
+    needs: frozenset[str]
+
+    def on_prefill(self, prefill: Prefill) -> None: ...
+    def on_step(self, step: Step) -> None: ...
+    def on_end(self, result: Generation) -> None: ...
+
+
+class StopPolicy(Protocol):
+    """Steers one row. Each row gets its own copy, reset before its first token."""
+
+    needs: frozenset[str]
+
+    def reset(self, context: Context) -> None: ...
+    def on_token(self, step: Step) -> Stop | Probe | Inject | None: ...
+    def on_probe(self, step: Step, reading: ProbeReading) -> Stop | None: ...
+
+
+def tapped_layers(needs: frozenset[str]) -> frozenset[int]:
+    """The L of every "hidden:L". Raises `ValueError` for a need that no engine can meet."""
+    layers = set()
+    for need in needs:
+        name, _, layer = need.partition(":")
+        if name == "hidden" and layer.isdigit():
+            layers.add(int(layer))
+        elif need not in ("logits", "probe", "sync"):
+            raise ValueError(f'unknown need {need!r}; known: "logits", "hidden:LAYER", "probe", "sync"')
+    return frozenset(layers)

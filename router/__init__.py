@@ -1,0 +1,1 @@
+"""Which model and which technique answers this query at the least cost."""

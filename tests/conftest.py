@@ -1,0 +1,15 @@
+"""Fixtures that more than one test module needs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Root of the test data, with data/ and models/ in it."""
+    root = os.environ.get("TOKENJOULE_DATA")
+    if not root:
+        pytest.skip("set TOKENJOULE_DATA to the folder that holds data/ and models/")
+    return Path(root)
