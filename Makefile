@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-MAKEFLAGS += --no-print-directory
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO := $(VENV)/.installed

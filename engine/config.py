@@ -205,7 +205,7 @@ def _rope(raw: Mapping[str, Any], max_context: int, source: str) -> Rope:
 
 
 def _windows(raw: Mapping[str, Any], family: str, n_layers: int, source: str) -> tuple[int | None, ...]:
-    """Mistral: every layer, 4096 unless the config says otherwise. Qwen: the layers it names, if switched on."""
+    """Mistral: every layer, 4096 unless the config says otherwise. Qwen: the layers it names, if at all."""
     if family == "llama":
         return (None,) * n_layers
     window = raw.get("sliding_window", 4096)

@@ -50,10 +50,9 @@ class Decoder:
         answer_tokens: int = 16,
         hooks: Sequence[Hook] = (),
         budget_j: float | None = None,
-        prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
         self._model, self._tokenizer, self._ledger = model, tokenizer, ledger
-        self._hooks, self._budget_j, self._chunk = tuple(hooks), budget_j, prefill_chunk
+        self._hooks, self._budget_j = tuple(hooks), budget_j
         self._marks = Marks.of(thinking, tokenizer, answer_tokens) if thinking else None
         asked = [hook.needs for hook in hooks]
         asked += [policy.needs for request in requests for policy in request.policies]
@@ -108,8 +107,8 @@ class Decoder:
         elapsed = 0.0
         for row in self.rows:
             prompt = len(row.request.prompt_ids)
-            for start in range(0, prompt, self._chunk):
-                elapsed += self._forward([row], "prefill", upto=min(start + self._chunk, prompt))
+            for start in range(0, prompt, PREFILL_CHUNK):
+                elapsed += self._forward([row], "prefill", upto=min(start + PREFILL_CHUNK, prompt))
             self._ledger.count(Phase.PREFILL, prompt)
         prefill = Prefill(tuple(len(row.request.prompt_ids) for row in self.rows), elapsed)
         for hook in self._hooks:

@@ -197,9 +197,9 @@ class Engine:
     ) -> Session:
         """Check the request and make its session; nothing has been computed yet.
 
-        `answer_tokens` bounds the answer behind thinking that was cut short. Every row gets its own deep copy
-        of `policies`. Raises `UsageError` for values out of range, `TokenjouleError` for prompts that do not fit
-        the model and budgets below the predicted minimum.
+        `answer_tokens` bounds the answer behind thinking that was cut short. Every row gets its own deep
+        copy of `policies`. Raises `UsageError` for values out of range, `TokenjouleError` for prompts that
+        do not fit the model and budgets below the predicted minimum.
         """
         for name, value in (("max_new_tokens", max_new_tokens), ("answer_tokens", answer_tokens)):
             if value is not None and value < 1:

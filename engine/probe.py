@@ -22,7 +22,7 @@ def run_probe(
 ) -> ProbeReading | None:
     """The reading, booked under `probe`; None where the context has no room for it.
 
-    Raises `TokenjouleError` for a probe without text on a model that has no closer, or one that reads nothing.
+    Raises `TokenjouleError` for a probe without text on a model that has no closer, or that reads nothing.
     """
     if probe.text is not None:
         asked = tokenizer.encode_inside(probe.text)

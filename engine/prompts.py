@@ -1,4 +1,4 @@
-"""Many prompts from a JSONL file, one result line each; with an output file the work can be taken up again."""
+"""Many prompts from a JSONL file, one result line each; with an output file the work is resumable."""
 
 import json
 import os
@@ -20,7 +20,7 @@ class Item:
 
 
 def run_prompts(requests: Requests, source: str, output: str | None) -> int:
-    """Each prompt as a request of its own; a prompt that fails gets a line with `error`, and the rest goes on.
+    """Each prompt as a request of its own; a prompt that fails gets a line with `error`, the rest goes on.
 
     Results go to `output` (appended; ids found there are not run again) or to stdout. A cancelled request
     leaves no line, so that it is run again. Returns 1 when any prompt failed, 130 when cancelled.

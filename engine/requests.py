@@ -99,11 +99,12 @@ def run_one(requests: Requests, prompt: str, *, stdout: TextIO) -> int:
 
 
 def status_of(result: Generation) -> int:
-    """0, or 130 for a cancelled run. Raises `TokenjouleError` for a failed one, its text being out already."""
+    """0, or 130 for a cancelled run. Raises `TokenjouleError` for a failed one, whose text is out by now."""
     if result.error is not None:
         raise TokenjouleError(result.error)
     return CANCELLED if result.stop.answer_end is StopReason.CANCELLED else 0
 
 
 def as_line(identity: object, outcome: dict[str, Any]) -> str:
+    """One result of many, as JSON."""
     return json.dumps({"id": identity, **outcome}, ensure_ascii=False)

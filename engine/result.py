@@ -38,7 +38,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A joule budget and what came of it. `spent_j` is the settled figure; `reserve_j` was kept for the answer."""
+    """A joule budget and what came of it. `spent_j` is the settled figure, `reserve_j` was held back."""
 
     joules: float
     source: str

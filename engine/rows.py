@@ -21,7 +21,7 @@ class Request:
 
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     stop_sequences: tuple[str, ...] = ()
     eos_ids: frozenset[int] = frozenset()
     policies: tuple[StopPolicy, ...] = ()
@@ -108,7 +108,9 @@ class Row:
         """Make `token` part of the row; returns the text that is certain now. Sets `ended` where it ends."""
         self.tokens.append(token)
         self.from_forward.append(forward)
-        piece, stopped = self._stops.push(self._stream.push(token))
+        piece, stopped = "", False
+        if token not in self.request.eos_ids:  # which is no text, even where the tokenizer could write it
+            piece, stopped = self._stops.push(self._stream.push(token), self._stream.pending)
         self.text += piece
         before = self.phase
         self._follow_phase()
@@ -148,7 +150,7 @@ class Row:
         prefix = self.marks.answer_prefix
         if tuple(ids[: len(prefix)]) == prefix:
             ids = ids[len(prefix) :]
-        return self.tokenizer.decode(ids).strip()
+        return self.tokenizer.decode([token for token in ids if token not in self.request.eos_ids]).strip()
 
     def _rest(self) -> str:
         if self.ended is StopReason.STOP_SEQUENCE:

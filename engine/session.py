@@ -27,7 +27,7 @@ class Origin:
 
 
 class Session:
-    """Iterate over `steps()` once, then take `results()`; `cancel()` in between ends early, keeping what is."""
+    """Iterate over `steps()` once, then take `results()`; `cancel()` in between ends early."""
 
     def __init__(self, decoder: Decoder, ledger: Ledger, origin: Origin, hooks: Sequence[Hook]) -> None:
         self._decoder, self._ledger, self._origin = decoder, ledger, origin

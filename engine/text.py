@@ -10,15 +10,19 @@ class StopSequences:
         self._sequences = tuple(sequences)
         self._held = ""
 
-    def push(self, piece: str) -> tuple[str, bool]:
-        """(text that is certain now, whether a stop sequence was found; the text then ends before it)."""
+    def push(self, piece: str, pending: str = "") -> tuple[str, bool]:
+        """(text that is certain now, whether a stop sequence was found; the text then ends before it).
+
+        `pending`: text that is not certain yet, but would follow if nothing else came.
+        """
         if not self._sequences:
             return piece, False
         text = self._held + piece
-        found = [at for sequence in self._sequences if (at := text.find(sequence)) >= 0]
+        shown = text + pending
+        found = [at for sequence in self._sequences if (at := shown.find(sequence)) >= 0]
         if found:
             self._held = ""
-            return text[: min(found)], True
+            return shown[: min(found)], True
         keep = max((_overlap(text, sequence) for sequence in self._sequences), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False

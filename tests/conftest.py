@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the models of the tests are tiny: a second thread only waits
 
 
 @pytest.fixture(scope="session")

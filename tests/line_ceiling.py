@@ -4,6 +4,7 @@ Also owns which files of a tree are the project's, for every check that reads th
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,15 +25,17 @@ def project_files(root: Path, suffix: str = "") -> Iterator[Path]:
         listed = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
         paths = {root / name for name in listed.split("\0") if name}
     else:
-        paths = {path for path in root.rglob("*") if not _ignored(path.relative_to(root))}
+        paths = set(_walk(root))
     for path in sorted(paths):
         if path.name.endswith(suffix) and path.is_file():
             yield path
 
 
-def _ignored(path: Path) -> bool:
-    """Whether `path` lies in a cache, a build or an environment: dot folders hold nothing of ours but .ci."""
-    return any(part in GENERATED or (part[0] == "." and part != ".ci") for part in path.parts[:-1])
+def _walk(root: Path) -> Iterator[Path]:
+    """Files below `root` outside caches, builds and environments: a dot folder is ours if it is .ci."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in GENERATED and (name[0] != "." or name == ".ci")]
+        yield from (Path(folder, name) for name in names)
 
 
 def line_ceiling(root: Path, ceiling: int = CEILING) -> list[str]:

@@ -27,7 +27,9 @@ from kernels.cost import Dims
 EOS, THOUGHT, ANSWER, CLOSER, PREFIX = 0, ord("t"), ord("a"), ord("}"), ord("{")
 FORMAT = ThinkingFormat(opener=None, closer="}", answer_prefix="{", step_separator="\n")
 TOKENIZER = Tokenizer.bytes(256)
-DIMS = Dims(2, 64, 128, 4, 4, 16, 256, 4.0, 4.0)
+DIMS = Dims(2, 512, 2048, 8, 2, 64, 256, 4.0, 4.0)
+
+WARM_UP = WarmUp(18, 0.01, 16, 0.02)
 
 
 class Device:
@@ -112,7 +114,7 @@ def run(
     prompt_tokens: int = 20,
     answer_tokens: int = 8,
     max_new_tokens: int = 4000,
-    warm_up: WarmUp = WarmUp(18, 0.01, 16, 0.02),
+    warm_up: WarmUp = WARM_UP,
     budget_j: float | None = None,
 ) -> tuple[Session, Any]:
     """One request on the simulated device; returns (session, result)."""

@@ -38,10 +38,10 @@ FEATURES = """
     {% if message.role == 'system' %}{% continue %}{% endif %}
     {% set shown.count = shown.count + 1 %}
 {{ bos_token }}{{ message | tojson }}{{ message | tojson(indent=2, sort_keys=true) }}
-    {% generation %}{% set inner = 1 %}{{ message['content'] }}{% endgeneration %}
+    {% generation %}{% set inner = 1 %}{{ message['content'] }}{% endgeneration %}{{ inner is defined }}
     {% if loop.index > 1 %}{% break %}{% endif %}
   {% endfor %}
-{{ shown.count }} {{ inner is defined }} {{ strftime_now('%d %b %Y') }} {{ tools }} {{ documents is none }}
+{{ shown.count }} {{ strftime_now('%d %b %Y') }} {{ tools }} {{ documents is none }}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}{{ eos_token }}"""
 

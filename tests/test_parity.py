@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from engine.errors import TokenjouleError
 from engine.model import Model
+from tests import tiny
 
 # Stages are fused and sums run in another order than in transformers; fp32 keeps about 1e-6 of that.
 TOLERANCE = 1e-4
@@ -88,7 +88,9 @@ def test_shards_give_the_same_weights_as_one_file(tmp_path: Path) -> None:
     assert greedy(one, tokens, 20) == greedy(many, tokens, 20)
 
 
-@pytest.mark.parametrize("variant", ["llama-rope-llama3", "llama-rope-linear", "llama-rope-yarn", "llama-gqa"])
+@pytest.mark.parametrize(
+    "variant", ["llama-rope-llama3", "llama-rope-linear", "llama-rope-yarn", "llama-gqa"]
+)
 def test_the_older_spelling_of_rope_settings_is_the_same_model(tmp_path: Path, variant: str) -> None:
     tiny.write(tmp_path, variant)
     tokens = tiny.prompt(30)

@@ -174,6 +174,17 @@ def test_byte_level_text_is_shown_at_once() -> None:
     assert stream.finish() == "\ufffd"
 
 
+def test_the_start_of_a_surrogate_is_two_invalid_bytes() -> None:
+    # Python's decoder waits for a third byte after ED A0, as some codecs allow surrogates; UTF-8 never does.
+    tokenizer = Tokenizer.bytes(256)
+    stream = tokenizer.stream([])
+    assert (
+        stream.push(0xED) + stream.push(0xA0) + stream.pending
+        == "\ufffd\ufffd"
+        == tokenizer.decode([0xED, 0xA0])
+    )
+
+
 def test_special_tokens_have_no_text_and_do_not_break_a_character() -> None:
     tokenizer = byte_fallback_tokenizer()
     first, second = tokenizer.encode("ü")[-2:]

@@ -13,6 +13,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from engine.energy.meter import Reading, Sensor
 
@@ -98,7 +99,7 @@ def attribute(
 
     Raises `ValueError` for fewer than two readings or a counter that falls.
     """
-    if any(b.energy_uj < a.energy_uj for a, b in zip(readings, readings[1:], strict=False)):
+    if any(b.energy_uj < a.energy_uj for a, b in pairwise(readings)):
         raise ValueError("the counter fell between two readings")
     rise = Cumulative(readings, sensor)
     steps = tuple(rise.at(mark.end_s) - rise.at(mark.start_s) for mark in marks)

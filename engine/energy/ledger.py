@@ -92,7 +92,8 @@ class Ledger:
         settled_s, settled_uj = self._settled()
         power_w = self._power_w if self._power_w is not None else self._prior_w
         since_s = max(now - settled_s, 0.0)
-        since_j = 0.0 if self._fresh else since_s * (power_w or 0.0)
+        exact = self._fresh and self.poller.failure is None
+        since_j = 0.0 if exact else since_s * (power_w or 0.0)
         sd = None
         if self._sensor.gain_error is not None:
             # Half the prediction as its standard deviation: idle to twice the power lies within two of them.

@@ -1,4 +1,4 @@
-"""How long, and so how many joules, the next forward will take: the roofline's arithmetic, fitted to this run.
+"""How long, and so how many joules, the next forward will take: the roofline, fitted to this run.
 
 Before anything ran, two warm-up forwards set the scale: a decode step gives seconds per byte, a short
 prefill seconds per further operation. While decoding, every step corrects the scale (exponential average

@@ -25,8 +25,8 @@ class RaplMeter:
     """Energy of all CPU packages since the meter was opened.
 
     `root` holds the powercap zones; only `intel-rapl:N` named `package…` are read, so that nothing is
-    counted twice in a sub-zone, the platform zone (psys) or the memory-mapped copy. The meter must be read at least
-    once per wrap of the counter: 262 kJ on most CPUs, 40 minutes at 100 W.
+    counted twice in a sub-zone, the platform zone (psys) or the memory-mapped copy. The meter must be
+    read at least once per wrap of the counter: 262 kJ on most CPUs, 40 minutes at 100 W.
     Raises `MeterError` where there are no packages or they may not be read.
     """
 

@@ -1,4 +1,4 @@
-"""A request's account: joules by phase and by token, what is not attributed, and what the figures are worth."""
+"""A request's account: joules by phase and token, what is not attributed, what the figures are worth."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class PhaseEnergy:
 
 @dataclass(frozen=True, slots=True)
 class RowEnergy:
-    """One row's share of the request, and (joules, standard deviation) of its part in each forward, by number."""
+    """One row's joules, and (joules, standard deviation) of its part in each forward, by number."""
 
     total_j: float
     by_forward: Mapping[int, tuple[float, float | None]]
@@ -88,6 +88,7 @@ class EnergyReport:
 
 
 def joules(energy_uj: float) -> float:
+    """From microjoules."""
     return energy_uj / MICROJOULES_PER_JOULE
 
 

@@ -29,7 +29,7 @@ class Window:
         ledger.begin("decode")
 
     def mark(self, kind: str, *, tokens: int = 1) -> None:
-        """What ran since the last mark (or the start) was one step of `kind`, and it dealt with `tokens` tokens.
+        """What ran since the last mark (or the start) was one step of `kind` and dealt with `tokens` tokens.
 
         Kinds are yours: they become the phases of the report ("idle" or "load" as well as "decode"). A device
         that works asynchronously must be synchronised before the call, or the step ends too early.
@@ -44,7 +44,7 @@ class Window:
 
     @property
     def report(self) -> EnergyReport:
-        """The account; joules of each step are `report.rows[0].by_forward`, numbered in the order of the marks.
+        """The account; joules of each step are in `report.rows[0].by_forward`, numbered as the marks came.
 
         Raises `ValueError` while the window is open.
         """

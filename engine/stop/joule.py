@@ -11,9 +11,9 @@ class JouleBudget(Policy):
     """At most `joules` for the whole request: all rows, prefill and probes, in the meter's joules.
 
     Thinking ends when what is spent, the next token and the reserve for a bounded answer would pass the
-    budget. The reserve is an upper bound of closer, answer prefix and answer on every row, predicted from
-    the steps so far. `gain_bound` g keeps a guard band for a sensor that may read a share g too low: the true
-    joules then stay within the budget, too.
+    budget, to the nearest token. The reserve is an upper bound of closer, answer prefix and answer on every
+    row, predicted from the steps so far. `gain_bound` g keeps a guard band for a sensor that may read a share
+    g too low: the true joules then stay within the budget, too.
     """
 
     def __init__(self, joules: float, *, gain_bound: float = 0.0) -> None:
@@ -29,10 +29,12 @@ class JouleBudget(Policy):
         self._answer_tokens = context.answer_cost_tokens
 
     def on_token(self, step: Step) -> Stop | None:
-        thinking = step.phase is Phase.THINK
-        if thinking:
+        if step.phase is Phase.THINK:
             self.reserve_j = step.predicted_upper_j(self._answer_tokens)
-        held = self.reserve_j if thinking else 0.0
-        if step.energy().spent_j + step.predicted_j() + held <= self.usable_j:
-            return None
-        return Stop(StopReason.JOULE_BUDGET)
+            # To the nearest token: half the next one may pass the line. The reserve holds a whole worst step
+            # beyond the answer's own, so the request as a whole still ends inside the budget.
+            ahead_j = step.predicted_j() / 2 + self.reserve_j
+        else:
+            ahead_j = step.predicted_j()
+        over = step.energy().spent_j + ahead_j > self.usable_j
+        return Stop(StopReason.JOULE_BUDGET) if over else None

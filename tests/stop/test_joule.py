@@ -1,20 +1,21 @@
 """The joule budget on a device whose every joule is known."""
 
 import random
+from typing import Any
 
 import pytest
-from tests.simulation import Device, FakeModel, random_profile, run, true_j
 
 from engine.energy.predict import WarmUp
 from engine.errors import UsageError
-from engine.steps import StopReason
+from engine.steps import Step, Stop, StopReason
 from engine.stop import JouleBudget
+from tests.simulation import Device, FakeModel, random_profile, run, true_j
 
 RUNS = 1000
 GAIN_BOUND = 0.06
 
 
-def one_run(seed: int) -> dict[str, float | str | bool | None]:
+def one_run(seed: int, kind: type[JouleBudget] = JouleBudget) -> dict[str, Any]:
     """Random device, sensor, token costs and budget; what happened, in joules."""
     rng = random.Random(seed)
     gain = rng.uniform(1 - GAIN_BOUND, 1 + GAIN_BOUND)
@@ -38,7 +39,7 @@ def one_run(seed: int) -> dict[str, float | str | bool | None]:
     budget_j = prefill_j * 1.3 + 14 * token_j + rng.uniform(1, 28) * slack_j
     answer = rng.randrange(0, 8)
     model = FakeModel(device, cost, answer_tokens=answer)
-    policy = JouleBudget(budget_j, gain_bound=GAIN_BOUND if guarded else 0.0)
+    policy = kind(budget_j, gain_bound=GAIN_BOUND if guarded else 0.0)
     device.sleep(rng.uniform(0.2, 0.4))
     guess = token_s * rng.uniform(0.6, 1.6)
     session, result = run(
@@ -65,38 +66,68 @@ def one_run(seed: int) -> dict[str, float | str | bool | None]:
     }
 
 
+def check(outcome: dict[str, Any], seed: int) -> float | None:
+    """The promises of a budget. Returns the share of the thinking budget used, where one is promised."""
+    assert outcome["reason"] == StopReason.JOULE_BUDGET, seed
+    # Neither the sensor's own joules ...
+    sensor_j = outcome["gain"] * outcome["true"]
+    assert sensor_j <= outcome["budget"] + outcome["gain"] * outcome["slack"], (seed, outcome)
+    # ... nor, behind the guard band, the true ones pass the budget by more than no reading could tell.
+    if outcome["guarded"]:
+        assert outcome["true"] <= outcome["budget"] + outcome["slack"], (seed, outcome)
+    # The answer is there, whole, and fits what was held back for it.
+    assert outcome["forced"], seed
+    assert outcome["answer_end"] == StopReason.EOS, (seed, outcome)
+    assert outcome["answer"] == "a" * outcome["answer_tokens"], seed
+    assert outcome["answered"] <= outcome["reserve"], (seed, outcome)
+    if outcome["budget"] < 20 * outcome["slack"]:
+        return None
+    return outcome["thought"] / (outcome["usable"] - outcome["reserve"])
+
+
 def test_a_thousand_simulated_budgets_are_kept_used_and_answered() -> None:
-    used = []
-    for seed in range(RUNS):
-        run_ = one_run(seed)
-        assert run_["reason"] == StopReason.JOULE_BUDGET, seed
-        # Neither the sensor's own joules ...
-        sensor_j = run_["gain"] * run_["true"]
-        assert sensor_j <= run_["budget"] + run_["gain"] * run_["slack"], (seed, run_)
-        # ... nor, behind the guard band, the true ones pass the budget by more than what no reading tells.
-        if run_["guarded"]:
-            assert run_["true"] <= run_["budget"] + run_["slack"], (seed, run_)
-        # The answer is there, whole, and fits what was held back for it.
-        assert run_["forced"], seed
-        assert run_["answer_end"] == StopReason.EOS, (seed, run_)
-        assert run_["answer"] == "a" * run_["answer_tokens"], seed
-        assert run_["answered"] <= run_["reserve"], (seed, run_)
-        if run_["budget"] >= 20 * run_["slack"]:
-            used.append(run_["thought"] / (run_["usable"] - run_["reserve"]))
+    shares = [check(one_run(seed), seed) for seed in range(RUNS)]
+    used = [share for share in shares if share is not None]
     assert len(used) > 150
     assert min(used) >= 0.97, sorted(used)[:10]
 
 
-def test_a_budget_that_ignored_the_lag_would_be_caught() -> None:
-    """The check above can fail: with a budget half as large again the joules pass the bound."""
-    rng = random.Random(1)
-    profile = random_profile(rng)
-    device = Device(profile)
-    model = FakeModel(device, lambda kind, tokens: (0.01, profile.decode_w), answer_tokens=2)
-    session, _ = run(device, model, [JouleBudget(150.0)], budget_j=100.0)
-    slack_j = (0.01 + profile.period_s + profile.lag_s + profile.window_s) * profile.decode_w
-    spent_j = true_j(device, session.ledger.start_s, session.ledger.end_s)
-    assert spent_j > 100.0 + slack_j or 150.0 < 100.0 + slack_j
+class TwiceAsMuch(JouleBudget):
+    """Spends too much."""
+
+    def on_token(self, step: Step) -> Stop | None:
+        self.usable_j = 2 * self.joules
+        return super().on_token(step)
+
+
+class NoReserve(JouleBudget):
+    """Thinks until nothing is left for the answer."""
+
+    def on_token(self, step: Step) -> Stop | None:
+        spent_j = step.energy().spent_j + step.predicted_j()
+        return Stop(StopReason.JOULE_BUDGET) if spent_j > self.usable_j else None
+
+
+class Timid(JouleBudget):
+    """Leaves a tenth of the budget unused."""
+
+    def on_token(self, step: Step) -> Stop | None:
+        self.usable_j = 0.9 * self.joules
+        stop = super().on_token(step)
+        self.usable_j = self.joules
+        return stop
+
+
+@pytest.mark.parametrize("wrong", [TwiceAsMuch, NoReserve, Timid])
+def test_a_wrong_budget_would_be_caught(wrong: type[JouleBudget]) -> None:
+    def caught(seed: int) -> bool:
+        try:
+            share = check(one_run(seed, wrong), seed)
+        except AssertionError:
+            return True
+        return share is not None and share < 0.97
+
+    assert any(caught(seed) for seed in range(20))
 
 
 @pytest.mark.parametrize("joules", [0.0, -1.0, float("nan"), float("inf")])
