@@ -134,7 +134,9 @@ def sample_chain(rng: random.Random, operations: int, *, held_out: bool) -> Chai
 
 
 def sample_example(rng: random.Random, *, longest: int = MAX_OPERATIONS) -> Example:
-    """A training sequence from the mix, of at most `longest` operations, never a held-out prompt."""
+    """A training sequence from the mix, of at most `longest` (2..12) operations, never a held-out prompt."""
+    if not 2 <= longest <= MAX_OPERATIONS:
+        raise ValueError(f"longest must be in 2..{MAX_OPERATIONS}, found {longest}")
     kind = rng.choices(list(Kind), [kind.value for kind in Kind])[0]
     chain = sample_chain(rng, _sample_length(rng, kind, longest), held_out=False)
     text = "".join(chain.steps)
@@ -144,7 +146,7 @@ def sample_example(rng: random.Random, *, longest: int = MAX_OPERATIONS) -> Exam
         return Example(chain, kind, "")
     if rng.random() < MID_STEP_SHARE:
         return Example(chain, kind, text[: rng.randrange(1, len(text))])
-    return Example(chain, kind, "".join(chain.steps[: rng.randrange(len(chain.steps))]))
+    return Example(chain, kind, "".join(chain.steps[: rng.randrange(1, len(chain.steps))]))
 
 
 def _sample_length(rng: random.Random, kind: Kind, longest: int) -> int:
@@ -156,4 +158,4 @@ def _sample_length(rng: random.Random, kind: Kind, longest: int) -> int:
         return rng.randint(1, min(2, longest))
     if kind is Kind.FULL and rng.random() < 0.5:
         return rng.randint((longest + 1) // 2, longest)
-    return rng.randint(1, longest)
+    return rng.randint(2 if kind is Kind.CUT else 1, longest)  # one step cannot be cut between steps

@@ -2,8 +2,9 @@
 
     python -m bench.train.evaluate_chain DIR
 
-Three ways to an answer: `full`, the model thinks until it closes by itself; `half`, its own chain is cut
-after n // 2 steps and the answer forced; `direct`, the answer is forced at once. Writes evaluation.json.
+Four ways to an answer: `full`, the model thinks until it closes by itself; `one_left` and `half`, its own
+chain is cut after n - 1 or n // 2 steps and the answer forced; `direct`, the answer is forced at once.
+Writes evaluation.json and the card.
 """
 
 import argparse
@@ -84,21 +85,21 @@ def first_steps(text: Sequence[str], count: int) -> list[str]:
 
 
 def evaluate_length(model: LlamaForCausalLM, operations: int, problems: int) -> dict[str, float]:
-    """Accuracy in 0..1 of the three ways at one length, and the mean new tokens of each (with `<eos>`)."""
+    """Accuracy in 0..1 of the four ways at one length, and the mean new tokens of `full` with `<eos>`."""
     chains = held_out_problems(operations, problems)
     prompts = [token_ids([BOS, *chain.prompt]) for chain in chains]
     full = continue_greedily(model, prompts, STEP_TOKENS * (operations + 1) + ANSWER_TOKENS + 2)
-    forced = [CLOSER, ANSWER_PREFIX]
-    kept = [first_steps(text, operations // 2) for text in full]
-    half_prefixes = [[*ids, *token_ids([*text, *forced])] for ids, text in zip(prompts, kept, strict=True)]
-    half = continue_greedily(model, half_prefixes, ANSWER_TOKENS)
-    direct = continue_greedily(model, [[*ids, *token_ids(forced)] for ids in prompts], ANSWER_TOKENS)
-
     results = [str(chain.result) for chain in chains]
     solutions = ["".join(chain.steps) for chain in chains]
 
     def share(hits: Sequence[bool]) -> float:
         return round(sum(hits) / problems, 4)
+
+    def forced_after(steps: int) -> float:
+        kept = [[*first_steps(text, steps), CLOSER, ANSWER_PREFIX] for text in full]
+        prefixes = [[*ids, *token_ids(text)] for ids, text in zip(prompts, kept, strict=True)]
+        answers = continue_greedily(model, prefixes, ANSWER_TOKENS)
+        return share(["".join(text) == result for text, result in zip(answers, results, strict=True)])
 
     return {
         "operations": operations,
@@ -107,8 +108,9 @@ def evaluate_length(model: LlamaForCausalLM, operations: int, problems: int) -> 
         "full_every_step": share(
             ["".join(text).split(CLOSER)[0] == steps for text, steps in zip(full, solutions, strict=True)]
         ),
-        "half": share(["".join(text) == result for text, result in zip(half, results, strict=True)]),
-        "direct": share(["".join(text) == result for text, result in zip(direct, results, strict=True)]),
+        "one_left": forced_after(operations - 1),
+        "half": forced_after(operations // 2),
+        "direct": forced_after(0),
         "full_tokens": round(sum(len(text) + 1 for text in full) / problems, 1),
     }
 
@@ -116,12 +118,12 @@ def evaluate_length(model: LlamaForCausalLM, operations: int, problems: int) -> 
 def evaluate(directory: Path, *, problems: int, report: Callable[[str], None]) -> list[dict[str, float]]:
     """Evaluates the model in `directory` at 1..12 operations and writes its evaluation.json."""
     model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    report("  n    full    half  direct  tokens")
+    report("  n    full  1 left    half  direct  tokens")
     rows = []
     for operations in range(1, MAX_OPERATIONS + 1):
         row = evaluate_length(model, operations, problems)
         rows.append(row)
-        shares = "  ".join(f"{row[key]:6.1%}" for key in ("full", "half", "direct"))
+        shares = "  ".join(f"{row[key]:6.1%}" for key in ("full", "one_left", "half", "direct"))
         report(f" {operations:2d}  {shares}  {row['full_tokens']:6.1f}")
     document = {"seed": EVALUATION_SEED, "decoding": "greedy", "by_length": rows}
     (directory / "evaluation.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -55,10 +55,10 @@ class Recipe:
     seed: int
     steps: int
     batch: int = 64
-    micro_batches: int = 2
+    micro_batches: int = 4
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
-    threads: int = 2
+    threads: int = 1  # on a busy machine a second thread waits for the first more than it helps
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "micro_batches", "threads"):

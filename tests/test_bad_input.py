@@ -1,0 +1,142 @@
+"""Bad input ends in one clear line on stderr, nothing on stdout, and a status that is not 0."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.locate import BUNDLED
+from tests import tiny
+from tests.cli import PROMPT, run
+
+
+def bad_checkpoint(tmp_path: Path, spoil: str) -> Path:
+    """A copy of the bundled model with one thing wrong."""
+    directory = tmp_path / "model"
+    shutil.copytree(BUNDLED, directory)
+    if spoil == "config":
+        (directory / "config.json").unlink()
+    elif spoil == "weights":
+        (directory / "model.safetensors").unlink()
+    elif spoil == "truncated":
+        raw = (directory / "model.safetensors").read_bytes()
+        (directory / "model.safetensors").write_bytes(raw[: len(raw) // 2])
+    elif spoil == "tokenizer":
+        (directory / "tokenizer.json").unlink()
+    elif spoil == "architecture":
+        _change(directory, architectures=["FalconForCausalLM"])
+    elif spoil == "rope":
+        _change(directory, rope_parameters={"rope_type": "su", "rope_theta": 10000.0})
+    elif spoil == "shape":
+        _change(directory, intermediate_size=100)
+    return directory
+
+
+def _change(directory: Path, **changes: object) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("config", "has no config.json"),
+        ("weights", "has no model.safetensors"),
+        ("truncated", "not a complete safetensors file"),
+        ("tokenizer", "has no tokenizer.json"),
+        ("architecture", "FalconForCausalLM"),
+        ("rope", "rope type 'su'"),
+        ("shape", "expected [100, 128]"),
+    ],
+)
+def test_bad_checkpoints_get_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, spoil: str, message: str
+) -> None:
+    status, out, err = run(capsys, "--model", str(bad_checkpoint(tmp_path, spoil)), PROMPT)
+    assert (status, out) == (1, "")
+    [line] = err.splitlines()
+    assert message in line
+
+
+def test_a_missing_shard_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tiny.write(tmp_path, "llama-gqa", shards=True)
+    shutil.copy(BUNDLED / "tokenizer.json", tmp_path)
+    sorted(tmp_path.glob("*.safetensors"))[0].unlink()
+    status, _, err = run(capsys, "--model", str(tmp_path), PROMPT)
+    assert status == 1
+    assert "lacks the shard model-00001" in err
+
+
+LONG = "1+" * 200 + "1="
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "message"),
+    [
+        ([], 2, "exactly one of a prompt"),
+        (["a", "--prompt-file", "b"], 2, "exactly one of a prompt"),
+        ([""], 2, "the prompt is empty"),
+        (["  \n"], 2, "the prompt is empty"),
+        ([PROMPT, "--model", "/no/such/place"], 1, "no such directory"),
+        ([PROMPT, "--model", "preset:gpt-9"], 2, "unknown preset"),
+        ([PROMPT, "--model", "preset:llama-3.2-1b"], 2, "--random-weights"),
+        ([LONG], 1, "context of 256"),
+        (["--prompt-file", "/no/such/file"], 1, "cannot read /no/such/file"),
+        ([PROMPT, "--budget-joules", "0"], 2, "positive"),
+        ([PROMPT, "--budget-joules", "-3"], 2, "positive"),
+        ([PROMPT, "--budget-joules", "lots"], 2, "'lots'"),
+        ([PROMPT, "--budget-joules", "nan"], 2, "positive"),
+        ([PROMPT, "--budget-joules", "1e-9"], 1, "predicted minimum"),
+        ([PROMPT, "--budget-tokens", "0"], 2, "at least 1"),
+        ([PROMPT, "--max-new-tokens", "1.5"], 2, "whole number"),
+        ([PROMPT, "--temperature", "-1"], 2, "temperature"),
+        ([PROMPT, "--backend", "gpu"], 1, "backend gpu"),
+        ([PROMPT, "--device", "cuda"], 2, "CUDA index"),
+        ([PROMPT, "--energy-source", "sunshine"], 2, "unknown energy source"),
+        ([PROMPT, "--energy-source", "replay:/no/such"], 1, "/no/such"),
+        ([PROMPT, "--require-measured", "--energy-source", "estimate"], 1, "measured energy source"),
+        ([PROMPT, "--trace", "/no/such/place/trace"], 1, "cannot write"),
+        ([PROMPT, "--plot", "/no/such/place/p.png"], 1, "cannot write"),
+        ([PROMPT, "--output", "x"], 2, "--output goes with --prompts"),
+        ([PROMPT, "--system", "x"], 2, "--system goes with --chat"),
+        ([PROMPT, "--chat"], 1, "chat template"),
+        ([PROMPT, "--stop", "never.py:Policy"], 2, "no file never.py"),
+        ([PROMPT, "--stop", "auto"], 2, "FILE:CLASS"),
+        ([PROMPT, "--no-such-flag"], 2, "--no-such-flag"),
+        ([PROMPT, "--max-new", "3"], 2, "--max-new"),
+        ([PROMPT, "--prompts", "/no/such.jsonl"], 2, "exactly one"),
+        (["--prompts", "/no/such.jsonl"], 1, "cannot read"),
+    ],
+)
+def test_bad_input_gets_one_line_and_a_status(
+    capsys: pytest.CaptureFixture[str], argv: list[str], status: int, message: str
+) -> None:
+    found, out, err = run(capsys, *argv, "--quiet")
+    assert (found, out) == (status, "")
+    [line] = err.splitlines()
+    assert line.startswith("tokenjoule: ")
+    assert message in line
+
+
+def test_gpu_sources_need_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here")
+    status, _, err = run(capsys, PROMPT, "--energy-source", "nvml", "--quiet")
+    assert status == 1
+    assert "nvml" in err
+    status, _, err = run(capsys, PROMPT, "--device", "0", "--quiet")
+    assert status == 2
+    assert "no CUDA device 0" in err
+
+
+def test_a_prompt_file_must_be_utf8(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(b"1+1\xff=")
+    status, _, err = run(capsys, "--prompt-file", str(file), "--quiet")
+    assert status == 1
+    assert "not valid UTF-8: byte 3" in err
+    file.write_bytes(b"1+1=")
+    assert run(capsys, "--prompt-file", str(file), "--quiet")[0] == 0
