@@ -5,13 +5,10 @@ with Engine.load() as engine:
 """
 
 import copy
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-
-import torch
 
 from engine.chat import ChatTemplate
 from engine.config import ModelConfig, load_config, parse_config
@@ -26,6 +23,7 @@ from engine.energy.warmup import warm_up
 from engine.errors import MeterError, TokenjouleError, UsageError
 from engine.locate import Location, locate
 from engine.model import Model
+from engine.placement import check_memory, choose_backend, choose_device, choose_dtype, device_name
 from engine.presets import PRESETS
 from engine.result import Generation, ModelCard
 from engine.rows import Request
@@ -35,10 +33,13 @@ from engine.steps import Hook, StopPolicy
 from engine.stop import JouleBudget, TokenBudget
 from engine.thinking import ThinkingFormat
 from engine.tokenizer import Tokenizer
-from engine.weights import Checkpoint, RandomCheckpoint, SafetensorsCheckpoint, load_weights
-from kernels import api
+from engine.weights import (
+    Checkpoint,
+    RandomCheckpoint,
+    SafetensorsCheckpoint,
+    load_weights,
+)
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NEW_TOKENS = 512  # where the caller names no limit; the context may be shorter
 ANSWER_TOKENS = 16
 
@@ -87,8 +88,8 @@ class Engine:
         `meter` replaces `energy_source`. Raises `TokenjouleError` (`UsageError`, `MeterError`) with one line.
         """
         begun = time.monotonic()
-        place = _device(device)
-        chosen = _backend(backend, place)
+        place = choose_device(device)
+        chosen = choose_backend(backend, place)
         where = locate(None if model is None else str(model))
         if meter is None:
             meter = open_meter(energy_source, cuda_device=place.index if place.type == "cuda" else None)
@@ -108,7 +109,8 @@ class Engine:
             else:
                 assert where.directory is not None
                 checkpoint = SafetensorsCheckpoint(where.directory, config)
-            kind = _dtype(dtype, config)
+            kind = choose_dtype(dtype, config)
+            check_memory(config, kind, place)
             loaded = Model(config, load_weights(checkpoint, config, dtype=kind, device=place), chosen)
             predictor, power_w = warm_up(loaded, poller)
             after_uj = poller.poll().energy_uj
@@ -124,7 +126,7 @@ class Engine:
             quantization="none",
             shape_only=random_weights,
         )
-        origin = Origin(card, chosen.name, _device_name(place), loaded.dims(), time.monotonic() - begun)
+        origin = Origin(card, chosen.name, device_name(place), loaded.dims(), time.monotonic() - begun)
         return cls(
             loaded,
             tokenizer,
@@ -292,28 +294,6 @@ class Engine:
         )
 
 
-def _device(device: str | int | None) -> torch.device:
-    if device == "cpu" or (device is None and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    index = 0 if device is None else device
-    if isinstance(index, str):
-        if not index.isdigit():
-            raise UsageError(f"device must be a CUDA index or cpu, not {index!r}")
-        index = int(index)
-    if index >= torch.cuda.device_count():
-        raise UsageError(f"there is no CUDA device {index}; {torch.cuda.device_count()} were found")
-    return torch.device("cuda", index)
-
-
-def _backend(name: str, device: torch.device) -> api.Backend:
-    try:
-        return api.load("torch" if name == "auto" else name, device)
-    except api.BackendUnavailable as error:
-        raise TokenjouleError(str(error)) from error
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
 def _config(where: Location, random_weights: bool) -> ModelConfig:
     if where.preset is not None:
         if not random_weights:
@@ -321,25 +301,6 @@ def _config(where: Location, random_weights: bool) -> ModelConfig:
         return parse_config(PRESETS[where.preset], {}, where.id)
     assert where.directory is not None
     return load_config(where.directory)
-
-
-def _dtype(name: str, config: ModelConfig) -> torch.dtype:
-    if name == "auto":
-        return getattr(torch, config.dtype or "float32")
-    if name not in DTYPES:
-        raise UsageError(f"unknown dtype {name!r}; known: auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def _host_meter(meter: Meter) -> Meter | None:

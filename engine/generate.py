@@ -117,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nobody reads any more. Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
+    except OSError as error:
+        return _complain(f"cannot write: {error.strerror or error}", 1)
 
 
 def _complain(message: object, status: int) -> int:

@@ -47,6 +47,8 @@ def run_prompts(requests: Requests, source: str, output: str | None) -> int:
     finally:
         if output:
             stream.close()
+    if requests.trace and requests.trace.failure:
+        raise TokenjouleError(requests.trace.failure)
     return 1 if failed else 0
 
 

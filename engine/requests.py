@@ -95,6 +95,8 @@ def run_one(requests: Requests, prompt: str, *, stdout: TextIO) -> int:
         stdout.flush()
     if options.plot:
         draw_request(result, options.plot)
+    if requests.trace and requests.trace.failure:
+        raise TokenjouleError(requests.trace.failure)
     return status_of(result)
 
 

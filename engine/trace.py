@@ -5,6 +5,7 @@ The file is also a recording: `--energy-source replay:FILE` reads its `reading` 
 
 import json
 import time
+from contextlib import suppress
 from typing import IO, Any
 
 from engine.energy.ledger import Ledger
@@ -16,11 +17,15 @@ SCHEMA = "tokenjoule.trace/1"
 
 
 class Trace:
-    """Appends to a file that the caller has found writable. Raises `TokenjouleError` when writing fails."""
+    """Appends to a file. When writing fails the run goes on without it, and `failure` says what happened.
+
+    Raises `TokenjouleError` for a file that cannot be opened.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._request = 0
+        self.failure: str | None = None
         try:
             self._file: IO[str] = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
@@ -77,10 +82,12 @@ class Trace:
         self._request += 1
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what is left in the buffer of a full disk; known by then
+            self._file.close()
 
     def _write(self, event: dict[str, Any]) -> None:
-        try:
-            self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise TokenjouleError(f"cannot write {self._path}: {error.strerror}") from error
+        if self.failure is None:
+            try:
+                self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
+            except OSError as error:
+                self.failure = f"cannot write {self._path}: {error.strerror}"

@@ -81,6 +81,7 @@ LONG = "1+" * 200 + "1="
         ([PROMPT, "--model", "/no/such/place"], 1, "no such directory"),
         ([PROMPT, "--model", "preset:gpt-9"], 2, "unknown preset"),
         ([PROMPT, "--model", "preset:llama-3.2-1b"], 2, "--random-weights"),
+        ([PROMPT, "--model", "preset:llama-3.1-70b", "--random-weights"], 1, "GB of memory are free"),
         ([LONG], 1, "context of 256"),
         (["--prompt-file", "/no/such/file"], 1, "cannot read /no/such/file"),
         ([PROMPT, "--budget-joules", "0"], 2, "positive"),

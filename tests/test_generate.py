@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.energy.estimate import CpuEstimateMeter
 from tests.cli import PROMPT, run
 
 ROOT = Path(__file__).parents[1]
@@ -129,33 +130,40 @@ def test_a_trace_holds_every_step_and_replays(capsys: pytest.CaptureFixture[str]
     assert json.loads(out)["energy"]["source"] == "replay"
 
 
-def test_a_recording_that_ends_leaves_the_text_and_says_so(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_a_meter_that_fails_in_mid_run_leaves_the_text_and_says_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = tmp_path / "short.jsonl"
-    log.write_text(
-        "\n".join(
-            json.dumps({"event": "reading", "time_s": i / 1000, "energy_uj": i * 1000}) for i in range(2000)
-        )
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import engine.energy.estimate as estimate\n"
+        "from engine.errors import MeterError\n"
+        "from engine.stop import Policy\n"
+        "def gone(self): raise MeterError('the sensor is gone')\n"
+        "class Unplug(Policy):\n"
+        "    def on_token(self, step):\n"
+        "        if step.index == 9: estimate.CpuEstimateMeter.read = gone\n"
     )
-    # Loading alone takes a good part of the 2 s, and 4000 rows of the prompt the rest.
-    status, out, err = run(
-        capsys,
-        PROMPT,
-        "--json",
-        "--energy-source",
-        f"replay:{log}",
-        "--ignore-eos",
-        "--max-new-tokens",
-        "200",
-    )
-    assert status in (0, 1)
-    if status == 1:
-        assert "recording ended" in err
-        return
+    monkeypatch.setattr(CpuEstimateMeter, "read", CpuEstimateMeter.read)  # put back afterwards
+    arguments = ("--json", "--energy-source", "estimate", "--budget-joules", "500")
+    status, out, err = run(capsys, PROMPT, *arguments, "--stop", f"{file}:Unplug")
     found = json.loads(out)
-    assert found["text"].startswith("47+35=82")
-    assert found["energy"]["complete"] or "recording ended" in found["energy"]["problem"]
+    assert status == 0
+    assert found["answer"] == "70"
+    assert not found["energy"]["complete"]
+    assert "the sensor is gone" in found["energy"]["problem"]
+    assert "ENERGY INCOMPLETE" in err
+    known = [j is not None for j in found["energy"]["per_token_j"]]
+    assert known[1:9] == [True] * 8
+    assert not any(known[10:])
+
+
+def test_a_full_disk_costs_the_trace_not_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    status, out, err = run(capsys, PROMPT, "--json", "--quiet", "--trace", "/dev/full")
+    assert status == 1
+    assert json.loads(out)["answer"] == "70"
+    assert "cannot write /dev/full" in err
 
 
 def test_a_plot_is_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Where a model runs and in what: device, backend, dtype, and whether its weights fit."""
+
+import math
+import platform
+from pathlib import Path
+
+import torch
+
+from engine.config import ModelConfig
+from engine.errors import TokenjouleError, UsageError
+from engine.weights import expected_shapes
+from kernels import api
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(device: str | int | None) -> torch.device:
+    """A CUDA index, "cpu", or None for the first CUDA device if there is one. Raises `UsageError`."""
+    if device == "cpu" or (device is None and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    index = 0 if device is None else device
+    if isinstance(index, str):
+        if not index.isdigit():
+            raise UsageError(f"device must be a CUDA index or cpu, not {index!r}")
+        index = int(index)
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"there is no CUDA device {index}; {torch.cuda.device_count()} were found")
+    return torch.device("cuda", index)
+
+
+def choose_backend(name: str, device: torch.device) -> api.Backend:
+    """The backend of that name; "auto" is torch. Raises `TokenjouleError` where it cannot run."""
+    try:
+        return api.load("torch" if name == "auto" else name, device)
+    except api.BackendUnavailable as error:
+        raise TokenjouleError(str(error)) from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def choose_dtype(name: str, config: ModelConfig) -> torch.dtype:
+    """ "auto" is the checkpoint's own. Raises `UsageError` for an unknown name."""
+    if name == "auto":
+        return getattr(torch, config.dtype or "float32")
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype {name!r}; known: auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def check_memory(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse what cannot fit before the kernel ends the process for it. Linux and CUDA only."""
+    weights = sum(math.prod(shape) for shape in expected_shapes(config).values()) * dtype.itemsize
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        try:
+            lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        except OSError:
+            return
+        free = next(
+            (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), weights
+        )
+    if weights > free:
+        raise TokenjouleError(
+            f"the weights take {weights / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, "
+            f"{free / 1e9:.1f} GB of memory are free on {device}"
+        )
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the chip."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
