@@ -39,7 +39,7 @@ def choose_backend(name: str, device: torch.device) -> api.Backend:
 
 
 def choose_dtype(name: str, config: ModelConfig) -> torch.dtype:
-    """ "auto" is the checkpoint's own. Raises `UsageError` for an unknown name."""
+    """The checkpoint's own for "auto". Raises `UsageError` for an unknown name."""
     if name == "auto":
         return getattr(torch, config.dtype or "float32")
     if name not in DTYPES:
