@@ -6,6 +6,9 @@ forward follows the last token. The loop owns stopping; printing, joules and pic
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
 
 from engine.cache import KVCache
 from engine.energy.attribution import Share
@@ -96,6 +99,8 @@ class Decoder:
                 yield from self._run_probes()
         except TokenjouleError as error:
             self._fail(str(error))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            self._fail(f"out of memory: {error}")
 
     def cancel(self) -> None:
         """End what is still running with reason `cancelled`."""
@@ -192,7 +197,7 @@ class Decoder:
         for policy in row.request.policies:
             action = self._guard(policy, lambda policy=policy: policy.on_token(step))
             if action is not None:
-                asked.append((policy, action))
+                asked.append((policy, _checked(action, policy, (Stop, Probe, Inject))))
         for policy, action in asked:
             if isinstance(action, Stop):
                 return self._stop(row, step, action, policy)
@@ -205,8 +210,8 @@ class Decoder:
                 self._probing.append((row, step, policy, action))
                 return ()
         for _, action in asked:
-            assert isinstance(action, Inject)
-            return self._tokenizer.encode_inside(action.text)
+            if isinstance(action, Inject):
+                return self._tokenizer.encode_inside(action.text)
         return ()
 
     def _stop(self, row: Row, step: Step, stop: Stop, policy: StopPolicy | None) -> Sequence[int]:
@@ -226,6 +231,8 @@ class Decoder:
             if reading is None:
                 continue
             action = self._guard(policy, lambda p=policy, s=step, r=reading: p.on_probe(s, r))
+            if action is not None:
+                _checked(action, policy, (Stop,))
             if isinstance(action, Stop) and row.phase is Phase.THINK and action.reason != StopReason.GIVE_UP:
                 yield from self._inject(row, row.close_thinking(action.reason, _name(policy)))
             elif isinstance(action, Stop):
@@ -262,6 +269,14 @@ class Decoder:
         self.error = message
         for row in self.active:
             row.end(StopReason.ERROR)
+
+
+def _checked(action: object, policy: StopPolicy, allowed: tuple[type, ...]) -> Any:
+    """`action`, if it is one that the loop knows."""
+    if not isinstance(action, allowed):
+        expected = ", ".join(kind.__name__ for kind in allowed)
+        raise TokenjouleError(f"{_name(policy)} returned {action!r}; expected {expected} or None")
+    return action
 
 
 def _name(watcher: object) -> str:

@@ -203,6 +203,8 @@ class Engine:
         copy of `policies`. Raises `UsageError` for values out of range, `TokenjouleError` for prompts that
         do not fit the model and budgets below the predicted minimum.
         """
+        if isinstance(prompts, str):
+            raise UsageError("prompts must be a list; for one prompt there is generate()")
         for name, value in (("max_new_tokens", max_new_tokens), ("answer_tokens", answer_tokens)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")

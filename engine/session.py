@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.decode import Decoder
 from engine.energy.ledger import Ledger
@@ -55,10 +55,17 @@ class Session:
         report = self._ledger.finish()
         timing = self._timing(report)
         results = [self._result(row, report, timing) for row in self._decoder.rows]
+        return [self._tell(result) for result in results]
+
+    def _tell(self, result: Generation) -> Generation:
+        """Every hook hears of the end; one that fails costs neither the others nor the result."""
         for hook in self._hooks:
-            for result in results:
+            try:
                 hook.on_end(result)
-        return results
+            except Exception as error:
+                message = f"{type(hook).__name__} failed: {type(error).__name__}: {error}"
+                result = replace(result, error=result.error or message)
+        return result
 
     def _result(self, row: Row, report: EnergyReport, timing: Timing) -> Generation:
         ended = row.ended or StopReason.ERROR

@@ -235,6 +235,35 @@ def test_a_probe_reads_what_a_forced_answer_would_say(engine: Engine) -> None:
     assert result.energy.phases["probe"].energy_j > 0
 
 
+@pytest.mark.parametrize("action", ["stop", True, Stop, StopReason.POLICY])
+def test_a_policy_that_returns_something_else_is_named(engine: Engine, action: object) -> None:
+    class Odd(Policy):
+        needs = frozenset({"probe"})
+
+        def on_token(self, step: Step) -> Any:
+            return action if step.index == 3 else None
+
+    result = engine.generate(PROMPT, max_new_tokens=60, policies=[Odd()], answer_tokens=1)
+    assert result.stop.answer_end is StopReason.ERROR
+    assert result.error is not None
+    assert result.error.startswith("Odd returned")
+    assert len(result.token_ids) == 4
+
+
+def test_a_hook_that_fails_at_the_end_leaves_the_result(engine: Engine) -> None:
+    class Late:
+        needs = frozenset[str]()
+
+        def on_prefill(self, prefill: Prefill) -> None: ...
+        def on_step(self, step: Step) -> None: ...
+        def on_end(self, result: Any) -> None:
+            raise KeyError("late")
+
+    result = engine.generate(PROMPT, max_new_tokens=5, hooks=[Late()])
+    assert len(result.token_ids) == 5
+    assert result.error == "Late failed: KeyError: 'late'"
+
+
 def test_probing_without_saying_so_is_an_error(engine: Engine) -> None:
     class Sly(Policy):
         def on_token(self, step: Step) -> Probe:

@@ -117,16 +117,24 @@ class Ledger:
     def finish(self) -> EnergyReport:
         """Wait until the meter covers the end of the request, then attribute. The ledger is then closed."""
         self.end_s = self._now()
-        sensor = self._sensor
-        problem = None
-        if not self._fresh:
-            covered_s = self.end_s + sensor.lag_s + sensor.window_s
-            wait_s = _SETTLE_S + sensor.lag_s + sensor.window_s + 2 * (sensor.period_s or 0.0)
-            if not self.poller.wait_for_change(covered_s, wait_s) and self.poller.failure is None:
-                problem = f"no reading came within {wait_s:.1f} s after the end"
+        if self._listener:
+            self._listener.enter("idle")  # an interrupted forward was never ended
+        problem = None if self._fresh else self._settle()
         if self.poller.failure is not None:
             problem = f"the meter failed: {self.poller.failure}"
         return self._report(problem)
+
+    def _settle(self) -> str | None:
+        """Wait for the reading that covers the end; what went wrong, if it did not come."""
+        sensor = self._sensor
+        covered_s = self.end_s + sensor.lag_s + sensor.window_s
+        wait_s = _SETTLE_S + sensor.lag_s + sensor.window_s + 2 * (sensor.period_s or 0.0)
+        try:
+            if self.poller.wait_for_change(covered_s, wait_s) or self.poller.failure is not None:
+                return None
+        except KeyboardInterrupt:
+            return "interrupted before the meter had covered the end"
+        return f"no reading came within {wait_s:.1f} s after the end"
 
     def _report(self, problem: str | None) -> EnergyReport:
         meter, sensor = self.poller.meter, self._sensor
