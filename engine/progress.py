@@ -42,7 +42,7 @@ class Progress:
         self._live: Live | None = None
         self._printed = 0
         self._tokens = 0
-        self._line = ""
+        self._line = self._last_status = ""
         self._started_s = self._shown_s = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -68,7 +68,8 @@ class Progress:
         self._shown_s = now
         status = self._status(step, now)
         if self._live:
-            self._live.update(Group(Text(self._line), Text(status, style="dim")), refresh=True)
+            self._last_status = status
+            self._redraw(self._live)
         else:
             print(status, file=sys.stderr, flush=True)
 
@@ -92,9 +93,14 @@ class Progress:
             *lines, self._line = (self._line + text).split("\n")
             for line in lines:
                 self._live.console.print(Text(line))
+            if lines:
+                self._redraw(self._live)
             return
         self._stdout.write(text)
         self._stdout.flush()
+
+    def _redraw(self, live: Live) -> None:
+        live.update(Group(Text(self._line), Text(self._last_status, style="dim")), refresh=True)
 
     def _end_live(self) -> None:
         if self._live is None:
