@@ -104,8 +104,8 @@ differently and give a model of like quality.
 
 It does this one thing. Operands above {max_value}, running values outside 0..{max_value}, other operators,
 parentheses and chains of more than {max_operations} operations are outside its training, and it answers
-them confidently and wrongly. An answer forced with more than one or two operations still to be written out is
-mostly a guess: accuracy does not rise evenly along the chain, it rises at its end. How the model behaves says
+them confidently and wrongly. An answer forced with more than one operation still to be written out is mostly
+a guess: accuracy does not rise evenly along the chain, it rises at its end. How the model behaves says
 nothing about how large reasoning models behave.
 
 ## Licence
