@@ -136,18 +136,22 @@ class KVCache:
         self._next_row += 1
         return self._next_row - 1
 
-    def _needs(self, held: _Row, count: int) -> tuple[int, bool]:
-        """(fresh pages, whether the partly filled last page is shared and must be copied)."""
+    def _needs(self, held: _Row, count: int, left: int = 0) -> tuple[int, bool]:
+        """(fresh pages, whether the shared last page must be copied; `left` of its holders will be gone)."""
         fresh = -(-(held.length + count) // self.page_size) - len(held.pages)
         partial = held.length % self.page_size != 0
-        return fresh, partial and self._holders[held.pages[-1]] > 1
+        return fresh, partial and self._holders[held.pages[-1]] - left > 1
 
     def _require(self, new: Mapping[int, int]) -> None:
         wanted = 0
+        left: dict[int, int] = {}  # how many holders of a page take a copy of their own in this call
         for row, count in new.items():
             if count < 1:
                 raise ValueError(f"a row is extended by at least one token, not {count}")
-            fresh, copied = self._needs(self._rows[row], count)
+            held = self._rows[row]
+            last = held.pages[-1] if held.pages else -1
+            fresh, copied = self._needs(held, count, left.get(last, 0))
+            left[last] = left.get(last, 0) + copied
             wanted += fresh + copied
         if wanted > len(self._free):
             raise CacheFull(f"{wanted} pages wanted, {len(self._free)} free of {len(self._holders)}")

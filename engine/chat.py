@@ -54,7 +54,8 @@ class ChatTemplate:
         except (OSError, UnicodeDecodeError) as error:
             raise TokenjouleError(f"cannot read {path}: {error}") from error
         if isinstance(source, list):
-            source = {entry.get("name"): entry.get("template") for entry in source}.get("default")
+            entries = [entry for entry in source if isinstance(entry, dict)]
+            source = {entry.get("name"): entry.get("template") for entry in entries}.get("default")
         if not isinstance(source, str):
             raise TokenjouleError(f"{directory} has no chat template")
         return cls(source, tokens=special_tokens(config), now=now)

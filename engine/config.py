@@ -6,6 +6,7 @@ that transformers gives them.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +49,6 @@ class ModelConfig:
     dtype: str | None
     eos_ids: tuple[int, ...]
 
-    @property
-    def family(self) -> str:
-        return FAMILIES[self.architecture]
-
     def attention_shape(self, layer: int) -> AttentionShape:
         return AttentionShape(self.n_heads, self.n_kv_heads, self.head_dim, self.windows[layer])
 
@@ -62,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TokenjouleError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenjouleError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise TokenjouleError(f"{path} does not hold a JSON object")
@@ -93,7 +90,10 @@ def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any], source: 
 
     hidden = fields.integer("hidden_size")
     n_heads = fields.integer("num_attention_heads")
-    n_kv_heads = fields.integer("num_key_value_heads", 8 if family == "mistral" else n_heads)
+    default_kv = {"mistral": 8, "qwen2": 32, "qwen3": 32}.get(family, n_heads)
+    n_kv_heads = fields.integer(
+        "num_key_value_heads", n_heads if "num_key_value_heads" in raw else default_kv
+    )
     head_dim = fields.integer("head_dim", 128 if family == "qwen3" else hidden // n_heads)
     if n_heads % n_kv_heads:
         raise TokenjouleError(
@@ -148,10 +148,13 @@ class _Fields:
         return value
 
     def number(self, key: str, default: float) -> float:
-        value = self.raw.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        value = default if self.raw.get(key) is None else self.raw[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise TokenjouleError(f"{self.source}: {key} must be a positive number, found {value!r}")
         return float(value)
+
+    def optional_number(self, key: str) -> float | None:
+        return None if self.raw.get(key) is None else self.number(key, 1.0)
 
     def boolean(self, key: str, default: bool) -> bool:
         value = self.raw.get(key, default)
@@ -172,9 +175,12 @@ def _architecture(raw: Mapping[str, Any], source: str) -> str:
 
 
 def _rope(raw: Mapping[str, Any], max_context: int, source: str) -> Rope:
-    given = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(given, dict):
-        raise TokenjouleError(f"{source}: rope settings must be an object, found {given!r}")
+    given: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        settings = raw.get(key) or {}
+        if not isinstance(settings, dict):
+            raise TokenjouleError(f"{source}: {key} must be an object, found {settings!r}")
+        given |= settings
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in ROPE_TYPES:
         raise TokenjouleError(
@@ -184,22 +190,23 @@ def _rope(raw: Mapping[str, Any], max_context: int, source: str) -> Rope:
         raise TokenjouleError(f"{source}: partial_rotary_factor other than 1 is not supported")
     fields = _Fields({**given, "rope_theta": given.get("rope_theta", raw.get("rope_theta", 10000.0))}, source)
     original = raw.get("original_max_position_embeddings") or given.get("original_max_position_embeddings")
-    needs_factor = kind in ("linear", "llama3") or (kind == "yarn" and not original)
-    if needs_factor and given.get("factor") is None:
+    if kind != "default" and given.get("factor") is None:
         raise TokenjouleError(f"{source}: rope type {kind!r} needs a factor")
     original = original or max_context
     return Rope(
         type=kind,
         theta=fields.number("rope_theta", 10000.0),
-        factor=fields.number("factor", 1.0) if given.get("factor") is not None else max_context / original,
-        original_context=original,
+        factor=fields.number("factor", 1.0),
+        original_context=_Fields({"original_max_position_embeddings": original}, source).integer(
+            "original_max_position_embeddings"
+        ),
         low_freq_factor=fields.number("low_freq_factor", 1.0),
         high_freq_factor=fields.number("high_freq_factor", 4.0),
-        beta_fast=given.get("beta_fast") or 32.0,
-        beta_slow=given.get("beta_slow") or 1.0,
-        attention_factor=given.get("attention_factor"),
-        mscale=given.get("mscale"),
-        mscale_all_dim=given.get("mscale_all_dim"),
+        beta_fast=fields.number("beta_fast", 32.0),
+        beta_slow=fields.number("beta_slow", 1.0),
+        attention_factor=fields.optional_number("attention_factor"),
+        mscale=fields.optional_number("mscale"),
+        mscale_all_dim=fields.optional_number("mscale_all_dim"),
         truncate=given.get("truncate", True),
     )
 
@@ -218,12 +225,12 @@ def _windows(raw: Mapping[str, Any], family: str, n_layers: int, source: str) ->
     types = raw.get("layer_types")
     if types is None:
         full = raw.get("max_window_layers", 28)
+        if isinstance(full, bool) or not isinstance(full, int) or full < 0:
+            raise TokenjouleError(f"{source}: max_window_layers must be a whole number, found {full!r}")
         return tuple(window if index >= full else None for index in range(n_layers))
-    unknown = set(types) - {"full_attention", "sliding_attention"}
-    if unknown or len(types) != n_layers:
-        raise TokenjouleError(
-            f"{source}: layer_types {sorted(set(types))} of {len(types)} layers not supported"
-        )
+    known = ("full_attention", "sliding_attention")
+    if not isinstance(types, list) or len(types) != n_layers or any(kind not in known for kind in types):
+        raise TokenjouleError(f"{source}: layer_types must name {' or '.join(known)} for {n_layers} layers")
     return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 

@@ -5,7 +5,9 @@ single forward and samples the next token of each. N new tokens cost one prefill
 forward follows the last token. The loop owns stopping; printing, joules and pictures belong to its consumers.
 """
 
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +15,9 @@ import torch
 from engine.cache import KVCache
 from engine.energy.attribution import Share
 from engine.energy.ledger import Ledger
-from engine.errors import TokenjouleError
+from engine.errors import TokenjouleError, UsageError
 from engine.model import Model
-from engine.probe import run_probe
+from engine.probe import PROBE_ROOM, run_probe
 from engine.rows import Marks, Request, Row
 from engine.sampler import sample
 from engine.steps import (
@@ -36,7 +38,6 @@ from engine.tokenizer import Tokenizer
 from kernels.cost import RowWork
 
 PREFILL_CHUNK = 2048  # tokens of one row per prefill forward: bounds activations and attention masks
-PROBE_ROOM = 512  # cache positions a probe may take beyond the row
 
 
 class Decoder:
@@ -63,11 +64,15 @@ class Decoder:
         self._taps = tapped_layers(needs)
         self._keep_logits = "logits" in needs
         if self._taps and max(self._taps) >= model.config.n_layers:
-            raise ValueError(f"hidden:{max(self._taps)} of a model with {model.config.n_layers} layers")
+            raise UsageError(f"hidden:{max(self._taps)} of a model with {model.config.n_layers} layers")
         context = model.config.max_context
         limits = [min(len(r.prompt_ids) + r.max_new_tokens, context) for r in requests]
         room = PROBE_ROOM * len(requests) if "probe" in needs else 0
-        self._cache: KVCache = model.new_cache(sum(limits) + room, rows=2 * len(requests))
+        positions = sum(limits) + room
+        try:
+            self._cache: KVCache = model.new_cache(positions, rows=2 * len(requests))
+        except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises the latter
+            raise TokenjouleError(f"no memory for a key/value cache of {positions} positions") from error
         self.rows = [
             Row(number, self._cache.add_row(), request, tokenizer, self._marks, limit, context)
             for number, (request, limit) in enumerate(zip(requests, limits, strict=True))
@@ -75,7 +80,6 @@ class Decoder:
         for row in self.rows:
             self._reset_policies(row, thinking)
         self._probing: list[tuple[Row, Step, StopPolicy, Probe]] = []
-        self.prefills = self.decodes = 0
         self.error: str | None = None
 
     @property
@@ -117,7 +121,7 @@ class Decoder:
             self._ledger.count(Phase.PREFILL, prompt)
         prefill = Prefill(tuple(len(row.request.prompt_ids) for row in self.rows), elapsed)
         for hook in self._hooks:
-            self._guard(hook, lambda hook=hook: hook.on_prefill(prefill))
+            _call(hook.on_prefill, prefill)
 
     def _forward(self, rows: Sequence[Row], kind: str, *, upto: int | None = None) -> float:
         """Feed what the rows' cache lacks (a prefill: up to position `upto`), sample. Returns seconds."""
@@ -149,8 +153,6 @@ class Decoder:
                 position=len(row.tokens),
             )
         elapsed = self._ledger.end(shares)
-        self.prefills += kind == "prefill"
-        self.decodes += kind == "decode"
         return elapsed
 
     def _emit(self, row: Row, token: int) -> Iterator[Step]:
@@ -188,20 +190,25 @@ class Decoder:
     def _publish(self, step: Step) -> Iterator[Step]:
         step.stop = self.rows[step.row].ended
         for hook in self._hooks:
-            self._guard(hook, lambda hook=hook: hook.on_step(step))
+            _call(hook.on_step, step)
         yield step
 
     def _ask(self, row: Row, step: Step) -> Sequence[int]:
-        """Every policy sees every token; a stop wins over a probe, a probe over an injection."""
+        """What the row's policies make of a token that did not end it.
+
+        Every policy sees it. Only one action is taken: a stop wins over a probe, a probe over an injection,
+        the first policy over the next.
+        """
         asked: list[tuple[StopPolicy, Stop | Probe | Inject]] = []
         for policy in row.request.policies:
-            action = self._guard(policy, lambda policy=policy: policy.on_token(step))
+            action = _call(policy.on_token, step)
             if action is not None:
                 asked.append((policy, _checked(action, policy, (Stop, Probe, Inject))))
         for policy, action in asked:
             if isinstance(action, Stop):
                 return self._stop(row, step, action, policy)
-        if row.phase is Phase.THINK and row.request.policies and len(row.tokens) >= row.think_limit:
+        late = row.phase is Phase.THINK and len(row.tokens) >= row.think_limit
+        if late and row.bounds_thinking() and row.has_room_to_answer():
             return self._stop(row, step, Stop(StopReason.MAX_TOKENS), None)
         for policy, action in asked:
             if isinstance(action, Probe):
@@ -230,7 +237,7 @@ class Decoder:
             reading = run_probe(self._model, self._tokenizer, self._cache, self._ledger, row, probe)
             if reading is None:
                 continue
-            action = self._guard(policy, lambda p=policy, s=step, r=reading: p.on_probe(s, r))
+            action = _call(policy.on_probe, step, reading)
             if action is not None:
                 _checked(action, policy, (Stop,))
             if isinstance(action, Stop) and row.phase is Phase.THINK and action.reason != StopReason.GIVE_UP:
@@ -248,22 +255,13 @@ class Decoder:
             prompt_tokens=len(row.request.prompt_ids),
             max_new_tokens=row.limit - len(row.request.prompt_ids),
             budget_j=self._budget_j,
-            answer_cost_tokens=self._marks.answer_cost_tokens if self._marks else 0,
+            answer_cost_tokens=row.answer_room,
             step_separator=thinking.step_separator if thinking else None,
             gain_error=self._ledger.poller.meter.sensor.gain_error,
             question=row.request.question,
         )
         for policy in row.request.policies:
-            self._guard(policy, lambda policy=policy: policy.reset(context))
-
-    def _guard(self, watcher: object, call):  # type: ignore[no-untyped-def]
-        """A user's code must not take the answer down with it: its error becomes ours, named."""
-        try:
-            return call()
-        except TokenjouleError:
-            raise
-        except Exception as error:
-            raise TokenjouleError(f"{_name(watcher)} failed: {type(error).__name__}: {error}") from error
+            _call(policy.reset, context)
 
     def _fail(self, message: str) -> None:
         self.error = message
@@ -271,11 +269,31 @@ class Decoder:
             row.end(StopReason.ERROR)
 
 
+def _call(method: Callable[..., Any], *arguments: object) -> Any:
+    """A user's code must not take the answer down: its error becomes ours, with name and place."""
+    try:
+        return method(*arguments)
+    except TokenjouleError:
+        raise
+    except Exception as error:
+        watcher = _name(getattr(method, "__self__", method))
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}, line {last.lineno}"
+        raise TokenjouleError(f"{watcher} failed: {type(error).__name__}: {error} ({place})") from error
+
+
 def _checked(action: object, policy: StopPolicy, allowed: tuple[type, ...]) -> Any:
     """`action`, if it is one that the loop knows."""
     if not isinstance(action, allowed):
         expected = ", ".join(kind.__name__ for kind in allowed)
         raise TokenjouleError(f"{_name(policy)} returned {action!r}; expected {expected} or None")
+    sound = {
+        Stop: lambda a: isinstance(a.reason, StopReason),
+        Inject: lambda a: isinstance(a.text, str),
+        Probe: lambda a: (a.text is None or isinstance(a.text, str)) and isinstance(a.max_tokens, int),
+    }
+    if not sound[type(action)](action):
+        raise TokenjouleError(f"{_name(policy)} returned {action!r}, which has a value of the wrong type")
     return action
 
 

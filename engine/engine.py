@@ -8,13 +8,14 @@ import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 
 from engine.chat import ChatTemplate
 from engine.config import ModelConfig, load_config, parse_config
 from engine.decode import Decoder
 from engine.energy.ledger import Ledger
-from engine.energy.meter import Meter
+from engine.energy.meter import Meter, Reading
 from engine.energy.poller import Poller
 from engine.energy.predict import StepPredictor
 from engine.energy.report import joules
@@ -66,6 +67,7 @@ class Engine:
         self.model, self.tokenizer, self.poller, self.origin = model, tokenizer, poller, origin
         self.directory, self.thinking = directory, thinking
         self._predictor, self._power_w, self._setup_j, self._host = predictor, power_w, setup_j, host
+        self._running = Lock()
 
     @classmethod
     def load(
@@ -98,7 +100,7 @@ class Engine:
         poller = Poller(meter)
         poller.start()
         try:
-            before_uj = poller.poll().energy_uj
+            before = poller.poll()
             config = _config(where, random_weights)
             tokenizer = (
                 Tokenizer.load(where.directory) if where.directory else Tokenizer.bytes(config.vocab_size)
@@ -113,7 +115,7 @@ class Engine:
             check_memory(config, kind, place)
             loaded = Model(config, load_weights(checkpoint, config, dtype=kind, device=place), chosen)
             predictor, power_w = warm_up(loaded, poller)
-            after_uj = poller.poll().energy_uj
+            after = poller.poll()
         except BaseException:
             poller.stop()
             meter.close()
@@ -135,8 +137,8 @@ class Engine:
             directory=where.directory,
             thinking=ThinkingFormat.discover(where.directory, tokenizer) if where.directory else None,
             predictor=predictor,
-            power_w=power_w,
-            setup_j=joules(after_uj - before_uj),
+            power_w=power_w or meter.sensor.peak_w or _mean_w(before, after),
+            setup_j=joules(after.energy_uj - before.energy_uj),
             host=_host_meter(meter),
         )
 
@@ -203,6 +205,8 @@ class Engine:
         copy of `policies`. Raises `UsageError` for values out of range, `TokenjouleError` for prompts that
         do not fit the model and budgets below the predicted minimum.
         """
+        if self.poller.failure is not None:
+            raise MeterError(f"the meter failed: {self.poller.failure}")
         if isinstance(prompts, str):
             raise UsageError("prompts must be a list; for one prompt there is generate()")
         for name, value in (("max_new_tokens", max_new_tokens), ("answer_tokens", answer_tokens)):
@@ -233,7 +237,7 @@ class Engine:
             host=self._host,
         )
         if budget_j is not None:
-            self._check_budget(budget_j, requests, ledger)
+            self._check_budget(budget_j, requests)
         decoder = Decoder(
             self.model,
             self.tokenizer,
@@ -244,15 +248,15 @@ class Engine:
             hooks=hooks,
             budget_j=budget_j,
         )
-        return Session(decoder, ledger, self.origin, hooks)
+        return Session(decoder, ledger, self.origin, hooks, self._running)
 
-    def minimum_joules(self, prompt_tokens: Sequence[int], ledger: Ledger) -> float:
-        """Predicted joules of the prefill alone, for prompts of these lengths."""
-        power_w = ledger.power_w() or 0.0
-        return power_w * sum(self._predictor.prefill_seconds(tokens) for tokens in prompt_tokens)
-
-    def _check_budget(self, budget_j: float, requests: Sequence[Request], ledger: Ledger) -> None:
-        minimum_j = self.minimum_joules([len(r.prompt_ids) for r in requests], ledger)
+    def _check_budget(self, budget_j: float, requests: Sequence[Request]) -> None:
+        """Refuse what cannot be kept. Power and speed are what the warm-up saw, or the device's limit."""
+        if self._power_w is None:
+            name = self.poller.meter.name
+            raise TokenjouleError(f"a joule budget needs the device's power, and {name} has told none so far")
+        seconds = sum(self._predictor.prefill_seconds(len(request.prompt_ids)) for request in requests)
+        minimum_j = self._power_w * seconds
         if budget_j < minimum_j:
             raise TokenjouleError(
                 f"a budget of {budget_j:g} J is less than the predicted minimum of {minimum_j:.3g} J, "
@@ -291,9 +295,22 @@ class Engine:
             sampling=sampling,
             stop_sequences=tuple(stop_sequences),
             eos_ids=frozenset() if ignore_eos else frozenset(config.eos_ids),
-            policies=tuple(copy.deepcopy(policy) for policy in policies),
+            policies=tuple(_own_copy(policy) for policy in policies),
             question=text,
         )
+
+
+def _own_copy(policy: StopPolicy) -> StopPolicy:
+    try:
+        return copy.deepcopy(policy)
+    except Exception as error:
+        raise UsageError(f"{type(policy).__name__} cannot be copied for each row: {error}") from error
+
+
+def _mean_w(before: Reading, after: Reading) -> float | None:
+    """Watts between two readings; None where the counter stood still."""
+    rise_j = joules(after.energy_uj - before.energy_uj)
+    return rise_j / (after.time_s - before.time_s) if rise_j > 0 else None
 
 
 def _config(where: Location, random_weights: bool) -> ModelConfig:

@@ -5,7 +5,7 @@ class TokenjouleError(Exception):
     """A failure with one clear line for the user: the CLI prints it and exits with status 1."""
 
 
-class UsageError(TokenjouleError):
+class UsageError(TokenjouleError, ValueError):
     """The request itself is wrong (a flag, a value, an impossible combination): exit status 2."""
 
 

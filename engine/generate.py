@@ -7,14 +7,15 @@ line. Exit status: 0 done, 1 failed, 2 wrong usage, 130 cancelled with Ctrl-C.
 import argparse
 import math
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.errors import TokenjouleError, UsageError
 
-CANCELLED = 130
 CLOSED_PIPE = 141  # what a shell reports for a program ended by SIGPIPE
 
 
@@ -34,7 +35,7 @@ def _positive(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
 
@@ -103,6 +104,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    if sys.stdout is None:
+        return _complain("stdout is closed", 1)
     try:
         options = parser().parse_args(argv)
         _check(options)
@@ -112,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TokenjouleError as error:
         return _complain(error, 1)
     except KeyboardInterrupt:
-        return _complain("cancelled", CANCELLED)
+        return _complain("cancelled", 128 + signal.SIGINT)
     except BrokenPipeError:
         # Nobody reads any more. Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -138,14 +141,51 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--plot draws one request; it does not go with --prompts")
     if options.system is not None and not options.chat:
         raise UsageError("--system goes with --chat")
-    for path in (options.trace, options.output):
-        if path:
-            _writable(path, keep=path == options.output)
-    if options.plot:
-        _writable(options.plot, keep=True)
-        from engine.plot import require_matplotlib
+    if any(not sequence for sequence in options.stop_sequence):
+        raise UsageError("a stop sequence must not be empty")
+    _check_files(options)
+    with _deferred_interrupt():
+        from engine.sampler import Sampling
+    Sampling(
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.min_p,
+        options.repetition_penalty,
+        options.seed,
+    )
 
-        require_matplotlib()
+
+def _check_files(options: argparse.Namespace) -> None:
+    """No file may serve twice (one would overwrite the other), and all that is written can be."""
+    kind, _, recording = options.energy_source.partition(":")
+    files = {
+        "--prompt-file": None if options.prompt_file == "-" else options.prompt_file,
+        "--prompts": options.prompts,
+        "--output": options.output,
+        "--trace": options.trace,
+        "--plot": options.plot,
+        "the recording": recording if kind == "replay" else None,
+    }
+    seen: dict[str, str] = {}
+    for name, path in files.items():
+        if path is None:
+            continue
+        if not path:
+            raise UsageError(f"{name} needs the name of a file")
+        real = os.path.realpath(path)
+        if real in seen:
+            raise UsageError(f"{seen[real]} and {name} are the same file, {path}")
+        seen[real] = name
+    if options.plot:
+        from engine.plot import check_plot
+
+        check_plot(options.plot)
+    for path in (options.plot, options.output):
+        if path:
+            _writable(path, keep=True)
+    if options.trace:
+        _writable(options.trace, keep=False)
 
 
 def _writable(path: str, *, keep: bool) -> None:
@@ -165,8 +205,10 @@ def _prompt(options: argparse.Namespace) -> str:
         text = options.prompt
     else:
         name = "stdin" if options.prompt_file == "-" else options.prompt_file
+        stdin = options.prompt_file == "-"
+        if stdin and sys.stdin is None:
+            raise TokenjouleError("stdin is closed")
         try:
-            stdin = options.prompt_file == "-"
             raw = sys.stdin.buffer.read() if stdin else Path(options.prompt_file).read_bytes()
             text = raw.decode("utf-8")
         except OSError as error:
@@ -178,8 +220,31 @@ def _prompt(options: argparse.Namespace) -> str:
     return text
 
 
+@contextmanager
+def _deferred_interrupt() -> Iterator[None]:
+    """Ctrl-C in here takes effect at the end: torch's and numpy's modules do not survive a broken import."""
+    pressed = False
+
+    def remember(number: int, frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+
+    try:
+        before = signal.signal(signal.SIGINT, remember)
+    except ValueError:  # not the main thread: Ctrl-C does not arrive here
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
+
+
 def _policies(options: argparse.Namespace) -> list[Any]:
-    from engine.stop import StepBudget, load_policy
+    with _deferred_interrupt():
+        from engine.stop import StepBudget, load_policy
 
     policies: list[Any] = [load_policy(name) for name in options.stop if name != "none"]
     if options.budget_steps is not None:
@@ -188,15 +253,16 @@ def _policies(options: argparse.Namespace) -> list[Any]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from engine.prompts import run_prompts
-    from engine.requests import Requests, run_one
+    with _deferred_interrupt():
+        from engine.prompts import run_prompts
+        from engine.runner import Runner, run_one
 
-    prompt = None if options.prompts else _prompt(options)
+    prompt = None if options.prompts is not None else _prompt(options)
     policies = _policies(options)
-    with Requests.open(options, policies) as requests:
+    with Runner.open(options, policies) as runner:
         if prompt is None:
-            return run_prompts(requests, options.prompts, options.output)
-        return run_one(requests, prompt, stdout=sys.stdout)
+            return run_prompts(runner, options.prompts, options.output)
+        return run_one(runner, prompt, stdout=sys.stdout)
 
 
 if __name__ == "__main__":

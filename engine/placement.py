@@ -20,7 +20,7 @@ def choose_device(device: str | int | None) -> torch.device:
         return torch.device("cpu")
     index = 0 if device is None else device
     if isinstance(index, str):
-        if not index.isdigit():
+        if not (index.isascii() and index.isdigit()):
             raise UsageError(f"device must be a CUDA index or cpu, not {index!r}")
         index = int(index)
     if index >= torch.cuda.device_count():

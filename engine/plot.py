@@ -3,14 +3,19 @@
 from itertools import accumulate, groupby
 from pathlib import Path
 
-from engine.errors import TokenjouleError
-from engine.result import Generation
+from engine.errors import TokenjouleError, UsageError
+from engine.result import Generation, format_j
 
 _COLOURS = {"think": "#4C78A8", "answer": "#F58518", "probe": "#B279A2", "prefill": "#9D9D9D"}
 
 
-def require_matplotlib() -> None:
-    """Raises `TokenjouleError` where matplotlib is not installed."""
+_ENDINGS = (".png", ".svg", ".pdf")
+
+
+def check_plot(path: str) -> None:
+    """Raises `UsageError` for a file that is no picture, `TokenjouleError` without matplotlib."""
+    if not path.endswith(_ENDINGS):
+        raise UsageError(f"a plot ends in {', '.join(_ENDINGS)}, not {path}")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -19,7 +24,7 @@ def require_matplotlib() -> None:
 
 def draw_request(result: Generation, path: str) -> None:
     """Write a PNG (or what the file's ending says). Raises `TokenjouleError` when it cannot be written."""
-    require_matplotlib()
+    check_plot(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -27,46 +32,48 @@ def draw_request(result: Generation, path: str) -> None:
     FigureCanvasAgg(figure)
     each, total = figure.subplots(2, 1, sharex=True)
     energy = result.energy
-    prefill_j = energy.phases["prefill"].energy_j if "prefill" in energy.phases else 0.0
+    prefill_j = (energy.phases["prefill"].energy_j or 0.0) if "prefill" in energy.phases else 0.0
     per_token = [joules or 0.0 for joules in result.per_token_j]
+    each.bar([0], [prefill_j], width=0.9, color=_COLOURS["prefill"], label="prefill")
     for phase, run in groupby(enumerate(result.phases_by_token), key=lambda item: item[1]):
-        span = [index for index, _ in run]
-        known = [index for index in span if result.per_token_j[index] is not None]
+        known = [index for index, _ in run if result.per_token_j[index] is not None]
         label = phase if phase not in each.get_legend_handles_labels()[1] else None
-        colour = _COLOURS.get(phase, "#54A24B")
-        each.bar(known, [per_token[i] for i in known], width=0.9, color=colour, label=label)
-        deviations = [result.per_token_sd_j[i] for i in known]
-        if known and all(sd is not None for sd in deviations):
-            each.errorbar(
-                known,
-                [per_token[i] for i in known],
-                yerr=[1.96 * (sd or 0.0) for sd in deviations],
-                fmt="none",
-                ecolor="#444444",
-                elinewidth=0.7,
-            )
+        heights = [per_token[i] for i in known]
+        each.bar(known, heights, width=0.9, color=_COLOURS.get(phase, "#54A24B"), label=label)
+        reach = [1.96 * (result.per_token_sd_j[i] or 0.0) for i in known]
+        if any(reach):
+            below = [min(r, height) for r, height in zip(reach, heights, strict=True)]  # no joules below 0
+            each.errorbar(known, heights, yerr=[below, reach], fmt="none", ecolor="#444444", elinewidth=0.7)
     worth = "measured" if energy.measured else "not measured"
-    each.set_ylabel("J of the token's forward")
+    each.set_ylabel("J of the forward")
+    each.set_ylim(bottom=0)
     each.set_title(
-        f"{result.model.id} · {len(result.token_ids)} new tokens · {energy.total_j:.3g} J "
+        f"{result.model.id} · {len(result.token_ids)} new tokens · {format_j(energy.window_j)} J "
         f"({energy.source}, {worth}) · stop: {result.stop.reason}"
     )
-    if result.phases_by_token:
-        each.legend(loc="upper right", frameon=False)
-    running = [prefill_j + joules for joules in accumulate(per_token)]
-    total.step(range(len(running)), running, where="post", color="#333333", label="prefill + tokens so far")
+    each.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    between_j = (energy.window_j or 0.0) - prefill_j - sum(per_token)
+    spread_j = max(between_j, 0.0) / max(len(per_token), 1)
+    running = [prefill_j + joules for joules in accumulate(joules + spread_j for joules in per_token)]
+    total.step(
+        range(len(running)),
+        running,
+        where="post",
+        color="#333333",
+        label="request so far,\ngaps spread evenly",
+    )
     if result.budget:
         total.axhline(result.budget.joules, color="#E45756", linestyle="--", label="budget")
         total.axhline(
             result.budget.joules - result.budget.reserve_j,
             color="#E45756",
             linestyle=":",
-            label="budget less the answer's reserve",
+            label="less the answer's\nreserve",
         )
     total.set_ylabel("J so far")
-    total.set_xlabel("new token (the first is chosen by prefill, injected ones by no forward)")
+    total.set_xlabel("new token (prefill chooses the first, no forward the injected ones)")
     total.set_ylim(bottom=0)
-    total.legend(loc="best", frameon=False)
+    total.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     for axes in (each, total):
         axes.spines[["top", "right"]].set_visible(False)
     try:

@@ -16,6 +16,8 @@ from engine.steps import Phase, Probe, ProbeReading
 from engine.tokenizer import Tokenizer
 from kernels.cost import RowWork
 
+PROBE_ROOM = 512  # cache positions a probe may take beyond the row
+
 
 def run_probe(
     model: Model, tokenizer: Tokenizer, cache: KVCache, ledger: Ledger, row: Row, probe: Probe
@@ -32,6 +34,10 @@ def run_probe(
         raise TokenjouleError("a probe without text needs a model that marks the end of its thinking")
     if not asked or probe.max_tokens < 1:
         raise TokenjouleError("a probe must feed at least one token and read at least one")
+    if len(asked) + probe.max_tokens > PROBE_ROOM:
+        raise TokenjouleError(
+            f"a probe of {len(asked)} + {probe.max_tokens} tokens; {PROBE_ROOM} are the most"
+        )
     length = cache.length(row.cache_row)
     if length + len(asked) + probe.max_tokens > row.max_context:
         return None

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from engine.engine import Engine
-from engine.result import Generation
+from engine.result import Budget, Generation, format_j
 from engine.steps import Step, StopReason
 
 _REDRAW_S, _LINE_S = 0.1, 1.0
@@ -125,26 +125,40 @@ class Progress:
 def summary(result: Generation) -> list[str]:
     """What a run came to, one line; a second and third where a budget or a failing meter needs one."""
     energy, stop = result.energy, result.stop
-    spread = "" if energy.uncertainty_j is None else f" ± {energy.uncertainty_j:.2g}"
+    spread = "" if energy.window_uncertainty_j is None else f" ± {energy.window_uncertainty_j:.2g}"
     worth = f"measured by {energy.source}" if energy.measured else f"by {energy.source}, not measured"
-    parts = [f"{name} {phase.energy_j:.3g}" for name, phase in energy.phases.items()]
-    parts.append(f"unattributed {energy.unattributed_j:.3g}")
-    per_token = result.joules_per_new_token
-    each = f", {per_token:.3g} J/new token" if per_token is not None else ""
+    parts = [f"{name} {format_j(phase.energy_j)}" for name, phase in energy.phases.items()]
+    steps_j = sum(phase.energy_j or 0.0 for phase in energy.phases.values())
+    if energy.window_j is not None:
+        parts.append(f"between steps {format_j(energy.window_j - steps_j)}")
     forced = f" (answer forced, ended by {stop.answer_end})" if stop.forced_answer else ""
     lines = [
         f"{len(result.token_ids)} new tokens at {result.timing.decode_tokens_per_s:.1f} tok/s, "
-        f"stop: {stop.reason}{forced} | {energy.total_j:.3g}{spread} J {worth}{each} | J: {', '.join(parts)}"
+        f"stop: {stop.reason}{forced} | {format_j(energy.window_j)}{spread} J {worth}, "
+        f"{format_j(result.joules_per_new_token)} J/new token | J: {', '.join(parts)}"
     ]
     if result.budget:
-        over = result.budget.overshoot_j
-        kept = "kept" if over == 0 else f"exceeded by {over:.2g} J"
-        lines.append(
-            f"budget: {result.budget.joules:g} J, {result.budget.spent_j:.3g} J spent, {kept}; "
-            f"{result.budget.reserve_j:.2g} J were held back for the answer"
-        )
+        lines.append(_budget_line(result.budget))
     if not energy.complete:
         lines.append(f"ENERGY INCOMPLETE: {energy.problem}")
     if stop.answer_end is StopReason.CANCELLED:
         lines.append("cancelled")
     return lines
+
+
+def _budget_line(budget: Budget) -> str:
+    """Whether the budget was kept: certain where the interval of what was spent lies on one side of it."""
+    spent_j, around_j = budget.spent_j, budget.uncertainty_j or 0.0
+    if spent_j is None:
+        verdict = "nobody knows whether it was kept"
+    elif spent_j + around_j <= budget.joules:
+        verdict = "kept"
+    elif spent_j - around_j > budget.joules:
+        verdict = f"exceeded by {format_j(budget.overshoot_j)} J"
+    else:
+        verdict = "kept or exceeded: within the meter's uncertainty"
+    spread = "" if budget.uncertainty_j is None else f" ± {budget.uncertainty_j:.2g}"
+    return (
+        f"budget: {budget.joules:g} J, {format_j(spent_j)}{spread} J spent, {verdict}; "
+        f"{budget.reserve_j:.2g} J were held back for the answer"
+    )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import TokenjouleError
-from engine.requests import CANCELLED, Requests, as_line, status_of
+from engine.runner import CANCELLED, Runner, as_line
+from engine.steps import StopReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Item:
     prompt: str
 
 
-def run_prompts(requests: Requests, source: str, output: str | None) -> int:
+def run_prompts(runner: Runner, source: str, output: str | None) -> int:
     """Each prompt as a request of its own; a prompt that fails gets a line with `error`, the rest goes on.
 
     Results go to `output` (appended; ids found there are not run again) or to stdout. A cancelled request
@@ -34,28 +35,30 @@ def run_prompts(requests: Requests, source: str, output: str | None) -> int:
             if item.id in done:
                 continue
             try:
-                result = requests.run(item.prompt, stdout=None)
-                if status_of(result) == CANCELLED:
+                result = runner.run(item.prompt, stdout=None)
+                if result.stop.answer_end is StopReason.CANCELLED:
                     return CANCELLED
                 outcome: dict[str, Any] = result.to_json()
             except TokenjouleError as error:
-                failed = True
                 outcome = {"error": str(error)}
-                print(f"tokenjoule: prompt {item.id}: {error}", file=sys.stderr)
+            if outcome["error"] is not None:
+                failed = True
+                print(f"tokenjoule: prompt {item.id}: {outcome['error']}", file=sys.stderr)
             stream.write(as_line(item.id, outcome) + "\n")
             stream.flush()
     finally:
         if output:
             stream.close()
-    if requests.trace and requests.trace.failure:
-        raise TokenjouleError(requests.trace.failure)
+    if runner.trace and runner.trace.failure:
+        raise TokenjouleError(runner.trace.failure)
     return 1 if failed else 0
 
 
 def read_items(source: str) -> list[Item]:
     """The prompts of a JSONL file. Raises `TokenjouleError` naming the line that is wrong."""
     try:
-        lines = Path(source).read_bytes().decode("utf-8").splitlines()
+        # Not splitlines(): U+2028 and its like may stand inside a JSON string.
+        lines = Path(source).read_bytes().decode("utf-8").split("\n")
     except OSError as error:
         raise TokenjouleError(f"cannot read {source}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -78,7 +81,7 @@ def read_items(source: str) -> list[Item]:
 def _item(line: str, number: int, where: str) -> Item:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenjouleError(f"{where}: not valid JSON: {error}") from error
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str) or not value["prompt"].strip():
         raise TokenjouleError(f'{where}: needs an object with a "prompt" that is not empty')
@@ -92,20 +95,28 @@ def _item(line: str, number: int, where: str) -> Item:
 
 
 def _finished_ids(output: Path) -> set[str | int]:
-    """Ids with a result in `output`. A last line that a kill cut short is removed; failed ones run again."""
+    """Ids with a result in `output`; failed ones run again.
+
+    A last line that a kill cut short is removed, once everything before it has proved to be ours.
+    """
     if not output.is_file():
         return set()
-    raw = output.read_bytes()
-    whole = raw.rfind(b"\n") + 1
-    if whole < len(raw):
-        os.truncate(output, whole)
+    *lines, rest = output.read_bytes().split(b"\n")
     done: set[str | int] = set()
-    for number, line in enumerate(raw[:whole].decode("utf-8", "replace").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
+        foreign = TokenjouleError(f"{output}, line {number}: not a result of --prompts")
         try:
             value = json.loads(line)
-            identity, error = value["id"], value.get("error")
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            raise TokenjouleError(f"{output}, line {number}: not a result of --prompts") from problem
-        if error is None:
-            done.add(identity)
+        except (ValueError, RecursionError) as problem:
+            raise foreign from problem
+        if not isinstance(value, dict) or not {"id", "error"} <= value.keys():
+            raise foreign
+        if not isinstance(value["id"], str | int):
+            raise foreign
+        if value["error"] is None:
+            done.add(value["id"])
+    if rest and not rest.startswith(b'{"id":'[: len(rest)]):
+        raise TokenjouleError(f"{output}, line {len(lines) + 1}: not a result of --prompts")
+    if rest:
+        os.truncate(output, sum(len(line) + 1 for line in lines))
     return done

@@ -10,6 +10,11 @@ from engine.steps import StopReason
 SCHEMA = "tokenjoule.generation/1"
 
 
+def format_j(joules: float | None) -> str:
+    """Three digits, or a question mark for what is not known."""
+    return "?" if joules is None else f"{joules:.3g}"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """Which model ran. `shape_only`: its weights are random, figures are about shape and cost alone."""
@@ -38,16 +43,22 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A joule budget and what came of it. `spent_j` is the settled figure, `reserve_j` was held back."""
+    """A joule budget and what came of it.
+
+    `spent_j` is the request's own energy (the report's `window_j`) once the meter has settled, with the
+    half-width of its 95 % interval where the source allows one; None where the meter told nothing.
+    `reserve_j` was held back for the answer.
+    """
 
     joules: float
     source: str
-    spent_j: float
+    spent_j: float | None
     reserve_j: float
+    uncertainty_j: float | None
 
     @property
-    def overshoot_j(self) -> float:
-        return max(0.0, self.spent_j - self.joules)
+    def overshoot_j(self) -> float | None:
+        return None if self.spent_j is None else max(0.0, self.spent_j - self.joules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +100,11 @@ class Generation:
 
     @property
     def joules_per_token(self) -> float | None:
-        """The paper's Eq. 1: total joules over prompt and new tokens; None for a row among several."""
+        """The paper's Eq. 1: joules of the request over prompt and new tokens.
+
+        Of the request itself (`window_j`): the meter's ticks also cover what was before and after it. Among
+        several rows a row has its share of the steps and an equal part of what lies between them.
+        """
         return self._per(self.prompt_tokens + len(self.token_ids))
 
     @property
@@ -97,11 +112,13 @@ class Generation:
         return self._per(len(self.token_ids))
 
     def _per(self, tokens: int) -> float | None:
-        if not tokens:
+        if not tokens or self.energy.window_j is None:
             return None
-        if len(self.energy.rows) > 1:
-            return self.energy.rows[self.row].total_j / tokens
-        return self.energy.total_j / tokens
+        rows = self.energy.rows
+        if len(rows) < 2:
+            return self.energy.window_j / tokens
+        between_j = self.energy.window_j - sum(row.total_j for row in rows.values())
+        return (rows[self.row].total_j + between_j / len(rows)) / tokens
 
     def to_json(self) -> dict[str, Any]:
         """A plain object, ready for json.dumps. Numbers in joules and seconds."""
@@ -113,6 +130,7 @@ class Generation:
                 "spent_j": self.budget.spent_j,
                 "reserve_j": self.budget.reserve_j,
                 "overshoot_j": self.budget.overshoot_j,
+                "uncertainty_j": self.budget.uncertainty_j,
             }
         return {
             "schema": SCHEMA,

@@ -100,23 +100,32 @@ class Row:
         return len(self.tokens) - len(self.request.prompt_ids)
 
     @property
+    def answer_room(self) -> int:
+        """New tokens kept for a forced answer: all it may take, but no more than half of what there is."""
+        if self.marks is None:
+            return 0
+        return min(self.marks.answer_cost_tokens, (self.limit - len(self.request.prompt_ids)) // 2)
+
+    @property
     def think_limit(self) -> int:
-        """How long `tokens` may get while a steered row thinks, so that an answer still fits."""
-        return self.limit - (self.marks.answer_cost_tokens if self.marks else 0)
+        """How long `tokens` may get while a budgeted row thinks, so that an answer still fits."""
+        return self.limit - self.answer_room
 
     def emit(self, token: int, *, forward: int | None) -> str:
         """Make `token` part of the row; returns the text that is certain now. Sets `ended` where it ends."""
         self.tokens.append(token)
         self.from_forward.append(forward)
+        injected = forward is None and self.new_tokens > 1
         piece, stopped = "", False
-        if token not in self.request.eos_ids:  # which is no text, even where the tokenizer could write it
+        if injected:  # a stop sequence is for what the model writes: the closer or the prefix may hold it
+            piece = self._stops.finish() + self._stream.push(token)
+        elif token not in self.request.eos_ids:  # which is no text, even where the tokenizer could write it
             piece, stopped = self._stops.push(self._stream.push(token), self._stream.pending)
         self.text += piece
         before = self.phase
         self._follow_phase()
         # A token that the row wrote itself belongs to the phase it was written in, an injected one to the
         # phase it opens.
-        injected = forward is None and self.new_tokens > 1
         self.phases.append(self.phase if injected else before)
         if token in self.request.eos_ids:
             self.ended = StopReason.EOS
@@ -143,14 +152,30 @@ class Row:
         return self.marks.closer + self.marks.answer_prefix
 
     def answer(self) -> str | None:
-        """The text behind the closer and the answer prefix; None where the row thinks and never answered."""
-        if self.marks is None or self.answer_from is None:
+        """The text behind the closer and the answer prefix, cut where a stop sequence ended the row.
+
+        None on a model that does not mark its thinking, and where the row thought and never answered.
+        """
+        if self.marks is None or self.phase is Phase.THINK:
             return None
-        ids = self.tokens[self.answer_from :]
+        ids = self.tokens[max(self.answer_from or 0, len(self.request.prompt_ids)) :]
         prefix = self.marks.answer_prefix
         if tuple(ids[: len(prefix)]) == prefix:
             ids = ids[len(prefix) :]
-        return self.tokenizer.decode([token for token in ids if token not in self.request.eos_ids]).strip()
+        text = self.tokenizer.decode([token for token in ids if token not in self.request.eos_ids])
+        if self.ended is StopReason.STOP_SEQUENCE:
+            found = [at for sequence in self.request.stop_sequences if (at := text.find(sequence)) >= 0]
+            text = text[: min(found, default=len(text))]
+        return text.strip()
+
+    def has_room_to_answer(self) -> bool:
+        """Whether closer, prefix and one token of an answer still fit."""
+        needed = 0 if self.marks is None else len(self.marks.closer) + len(self.marks.answer_prefix) + 1
+        return len(self.tokens) + needed <= self.limit
+
+    def bounds_thinking(self) -> bool:
+        """Whether a policy of this row budgets its thinking, which then leaves room for an answer."""
+        return any(getattr(policy, "bounds_thinking", False) for policy in self.request.policies)
 
     def _rest(self) -> str:
         if self.ended is StopReason.STOP_SEQUENCE:

@@ -27,8 +27,9 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UsageError(f"temperature must be 0 or more, not {self.temperature}")
+        coldest = 1e-4  # below, logits over temperature leave what fp32 can hold apart
+        if not (math.isfinite(self.temperature) and (self.temperature == 0 or self.temperature >= coldest)):
+            raise UsageError(f"temperature must be 0, or {coldest:g} and more, not {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"top-k must be at least 1, not {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:

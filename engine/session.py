@@ -3,13 +3,16 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 
 from engine.decode import Decoder
 from engine.energy.ledger import Ledger
+from engine.energy.meter import play
 from engine.energy.report import EnergyReport
+from engine.errors import UsageError
 from engine.result import Budget, Ended, Generation, ModelCard, Timing
 from engine.rows import Row
-from engine.steps import Hook, Step, StopReason
+from engine.steps import Hook, Phase, Step, StopReason
 from engine.stop.joule import JouleBudget
 from kernels import cost
 from kernels.cost import Dims, RowWork
@@ -27,24 +30,39 @@ class Origin:
 
 
 class Session:
-    """Iterate over `steps()` once, then take `results()`; `cancel()` in between ends early."""
+    """Iterate over `steps()` once, then take `results()`; `cancel()` in between ends early.
 
-    def __init__(self, decoder: Decoder, ledger: Ledger, origin: Origin, hooks: Sequence[Hook]) -> None:
+    `running` is held while the session runs: one meter serves one request at a time.
+    """
+
+    def __init__(
+        self, decoder: Decoder, ledger: Ledger, origin: Origin, hooks: Sequence[Hook], running: Lock
+    ) -> None:
         self._decoder, self._ledger, self._origin = decoder, ledger, origin
-        self._hooks = tuple(hooks)
+        self._hooks, self._running = tuple(hooks), running
         self._first_token_s = 0.0
-        self._started_s = time.monotonic()
 
     @property
     def ledger(self) -> Ledger:
         return self._ledger
 
     def steps(self) -> Iterator[Step]:
-        """Every new token of every row as it comes."""
-        for step in self._decoder.steps():
-            if not self._first_token_s:
-                self._first_token_s = time.monotonic() - self._started_s
-            yield step
+        """Every new token of every row as it comes. The request, and its account, begin with the first.
+
+        Raises `UsageError` while another session of the same engine runs: both would book the whole device.
+        """
+        if not self._running.acquire(blocking=False):
+            raise UsageError("another request of this engine is running; its meter serves one at a time")
+        try:
+            started_s = time.monotonic()
+            play(self._ledger.poller.meter)
+            self._ledger.start()
+            for step in self._decoder.steps():
+                if not self._first_token_s:
+                    self._first_token_s = time.monotonic() - started_s
+                yield step
+        finally:
+            self._running.release()
 
     def cancel(self) -> None:
         self._decoder.cancel()
@@ -104,10 +122,20 @@ class Session:
         policy = next((p for p in row.request.policies if isinstance(p, JouleBudget)), None)
         if policy is None:
             return None
-        return Budget(policy.joules, report.source, report.window_j, policy.reserve_j)
+        return Budget(
+            joules=policy.joules,
+            source=report.source,
+            spent_j=report.window_j,
+            reserve_j=policy.reserve_j,
+            uncertainty_j=report.window_uncertainty_j,
+        )
 
     def _timing(self, report: EnergyReport) -> Timing:
-        decodes = [mark for mark in self._ledger.marks if mark.kind == "decode"]
+        decodes = [
+            mark
+            for mark in self._ledger.marks
+            if mark.kind == "decode" and mark.shares[0].phase != Phase.PROBE
+        ]
         decode_s = sum(mark.end_s - mark.start_s for mark in decodes)
         prefill_s = sum(m.end_s - m.start_s for m in self._ledger.marks if m.kind == "prefill")
         tokens = sum(len(mark.shares) for mark in decodes)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from engine.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -113,7 +115,8 @@ class Step:
     """One new token of one row. `forced`: it was injected, no forward chose it. `stop`: it is the last.
 
     `index` counts the row's new tokens from 0; `text` is what may be printed now (text that could still turn
-    into a stop sequence or is half a character is held back).
+    into a stop sequence or is half a character is held back, and comes with the result where the row is ended
+    from outside).
     """
 
     row: int
@@ -195,12 +198,12 @@ class StopPolicy(Protocol):
 
 
 def tapped_layers(needs: frozenset[str]) -> frozenset[int]:
-    """The L of every "hidden:L". Raises `ValueError` for a need that no engine can meet."""
+    """The L of every "hidden:L". Raises `UsageError` for a need that no engine can meet."""
     layers = set()
     for need in needs:
         name, _, layer = need.partition(":")
         if name == "hidden" and layer.isdigit():
             layers.add(int(layer))
         elif need not in ("logits", "probe", "sync"):
-            raise ValueError(f'unknown need {need!r}; known: "logits", "hidden:LAYER", "probe", "sync"')
+            raise UsageError(f'unknown need {need!r}; known: "logits", "hidden:LAYER", "probe", "sync"')
     return frozenset(layers)

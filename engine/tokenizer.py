@@ -120,7 +120,10 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             code = ord(text[error.start])
             raise TokenjouleError(f"the text is not valid Unicode: U+{code:04X} at {error.start}") from error
-        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        try:
+            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        except Exception as error:  # bare Exception, as for an unknown character without an unk_token
+            raise TokenjouleError(f"the tokenizer cannot encode this text: {error}") from error
 
     def encode_inside(self, text: str) -> list[int]:
         """Ids of `text` for insertion after other tokens, without special tokens.

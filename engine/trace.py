@@ -88,6 +88,6 @@ class Trace:
     def _write(self, event: dict[str, Any]) -> None:
         if self.failure is None:
             try:
-                self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
+                self._file.write(json.dumps(event) + "\n")
             except OSError as error:
                 self.failure = f"cannot write {self._path}: {error.strerror}"

@@ -105,6 +105,12 @@ class SafetensorsCheckpoint:
                     raise TokenjouleError(f"{path} does not hold {name}, which the index places there")
                 self._files[name], self._path_of[name] = file, path
         self._check(config, directory)
+        if config.tied_head and "lm_head.weight" in self._files:
+            head, embedding = self.tensor("lm_head.weight"), self.tensor("model.embed_tokens.weight")
+            if not torch.equal(head, embedding):
+                raise TokenjouleError(
+                    f"{directory}: tie_word_embeddings is true, but lm_head.weight is not the embedding"
+                )
 
     def tensor(self, name: str) -> Tensor:
         try:
@@ -143,7 +149,7 @@ def _shards(directory: Path) -> Iterator[tuple[Path, list[str] | None]]:
     """(file, the names it must hold; None for all it has)."""
     if (directory / INDEX).is_file():
         placed = read_json(directory / INDEX).get("weight_map")
-        if not isinstance(placed, dict) or not placed:
+        if not isinstance(placed, dict) or not placed or not all(isinstance(f, str) for f in placed.values()):
             raise TokenjouleError(f"{directory / INDEX} has no weight_map")
         for shard in sorted(set(placed.values())):
             if not (directory / shard).is_file():

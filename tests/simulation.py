@@ -5,6 +5,7 @@
 
 import random
 from dataclasses import dataclass
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,7 +136,7 @@ def run(
         budget_j=budget_j,
     )
     card = ModelCard("simulated", "none", 0, "float32", "none", True)
-    session = Session(decoder, ledger, Origin(card, "none", "simulated", DIMS, 0.0), ())
+    session = Session(decoder, ledger, Origin(card, "none", "simulated", DIMS, 0.0), (), Lock())
     for _ in session.steps():
         pass
     [result] = session.results()

@@ -53,7 +53,7 @@ def _change(directory: Path, **changes: object) -> None:
 def test_bad_checkpoints_get_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, spoil: str, message: str
 ) -> None:
-    status, out, err = run(capsys, "--model", str(bad_checkpoint(tmp_path, spoil)), PROMPT)
+    status, out, err = run(capsys, "--model", str(bad_checkpoint(tmp_path, spoil)), PROMPT, "--quiet")
     assert (status, out) == (1, "")
     [line] = err.splitlines()
     assert message in line
@@ -92,6 +92,13 @@ LONG = "1+" * 200 + "1="
         ([PROMPT, "--budget-tokens", "0"], 2, "at least 1"),
         ([PROMPT, "--max-new-tokens", "1.5"], 2, "whole number"),
         ([PROMPT, "--temperature", "-1"], 2, "temperature"),
+        ([PROMPT, "--temperature", "1e-40"], 2, "temperature"),
+        ([PROMPT, "--max-new-tokens", "²"], 2, "whole number"),
+        ([PROMPT, "--device", "²"], 2, "CUDA index"),
+        ([PROMPT, "--seed", "-1"], 2, "seed"),
+        ([PROMPT, "--plot", "picture"], 2, ".png"),
+        ([PROMPT, "--trace", ""], 2, "name of a file"),
+        (["--prompts", ""], 2, "name of a file"),
         ([PROMPT, "--backend", "gpu"], 1, "backend gpu"),
         ([PROMPT, "--device", "cuda"], 2, "CUDA index"),
         ([PROMPT, "--energy-source", "sunshine"], 2, "unknown energy source"),
@@ -141,3 +148,145 @@ def test_a_prompt_file_must_be_utf8(capsys: pytest.CaptureFixture[str], tmp_path
     assert "not valid UTF-8: byte 3" in err
     file.write_bytes(b"1+1=")
     assert run(capsys, "--prompt-file", str(file), "--quiet")[0] == 0
+
+
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_absurdly_deep_json_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    directory = bad_checkpoint(tmp_path, "nothing")
+    (directory / name).write_text(DEEP)
+    status, out, err = run(capsys, "--model", str(directory), PROMPT, "--quiet")
+    assert (status, out) == (1, "")
+    [line] = err.splitlines()
+    assert name in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer_types": 5},
+        {"layer_types": [["a"]]},
+        {"max_window_layers": "x"},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "beta_fast": "a"}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "attention_factor": []}},
+        {"rope_parameters": {"rope_type": "yarn"}},
+        {"rope_parameters": {"rope_type": "linear", "factor": float("nan")}},
+        {"rope_parameters": {"rope_type": "llama3", "factor": 2.0, "original_max_position_embeddings": "x"}},
+        {"rms_norm_eps": float("nan")},
+        {"rope_parameters": {"rope_theta": float("inf")}},
+    ],
+)
+def test_wrong_types_in_a_config_are_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: dict[str, object]
+) -> None:
+    tiny.write(tmp_path, "qwen2")
+    shutil.copy(BUNDLED / "tokenizer.json", tmp_path)
+    _change(tmp_path, **change)
+    if "max_window_layers" in change:
+        path = tmp_path / "config.json"
+        config = json.loads(path.read_text())
+        del config["layer_types"]
+        path.write_text(json.dumps(config))
+    capsys.readouterr()  # transformers' own progress
+    status, out, err = run(capsys, "--model", str(tmp_path), PROMPT, "--quiet")
+    assert (status, out) == (1, "")
+    [line] = err.splitlines()
+    assert "config.json: " in line
+
+
+def test_an_index_of_numbers_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    directory = bad_checkpoint(tmp_path, "nothing")
+    (directory / "model.safetensors.index.json").write_text('{"weight_map": {"a": 5}}')
+    status, _, err = run(capsys, "--model", str(directory), PROMPT, "--quiet")
+    assert status == 1
+    assert "has no weight_map" in err
+
+
+def test_no_file_serves_twice(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A trace over the prompts, the results or the recording would destroy them."""
+    precious = tmp_path / "precious.jsonl"
+    precious.write_text('{"prompt": "1+1=", "id": "a"}\n')
+    same = str(precious)
+    for argv in (
+        ["--prompts", same, "--trace", same],
+        ["--prompts", same, "--output", same],
+        [PROMPT, "--energy-source", f"replay:{same}", "--trace", same],
+        ["--prompt-file", same, "--plot", str(tmp_path / "x" / ".." / "precious.jsonl")],
+    ):
+        status, out, err = run(capsys, *argv, "--quiet")
+        assert (status, out) == (2, "")
+        assert "are the same file" in err
+        assert precious.read_text() == '{"prompt": "1+1=", "id": "a"}\n'
+
+
+@pytest.mark.parametrize("content", ["single line no newline", "a\nb", '{"id": [1], "error": null}\n'])
+def test_a_foreign_output_file_is_left_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str
+) -> None:
+    prompts, notes = tmp_path / "in.jsonl", tmp_path / "notes.txt"
+    prompts.write_text('{"prompt": "1+1="}\n')
+    notes.write_text(content)
+    status, _, err = run(capsys, "--prompts", str(prompts), "--output", str(notes), "--quiet")
+    assert status == 1
+    assert "not a result of --prompts" in err
+    assert notes.read_text() == content
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return Inject(5)",
+        "return Stop('x')",
+        "return Probe(text=3)",
+        "return True",
+    ],
+)
+def test_a_policy_with_wrong_values_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, body: str
+) -> None:
+    file = tmp_path / "odd.py"
+    file.write_text(
+        "from engine.steps import Inject, Probe, Stop\n"
+        "from engine.stop import Policy\n"
+        "class Odd(Policy):\n"
+        "    needs = frozenset({'probe'})\n"
+        f"    def on_token(self, step): {body}\n"
+    )
+    status, out, err = run(capsys, PROMPT, "--quiet", "--stop", f"{file}:Odd")
+    assert status == 1
+    assert out == "4\n", "the first token was there"
+    [line] = err.splitlines()
+    assert "Odd returned" in line
+
+
+def test_a_policy_that_cannot_be_copied_or_served_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "odd.py"
+    file.write_text(
+        "import threading\n"
+        "from engine.stop import Policy\n"
+        "class Locked(Policy):\n"
+        "    def __init__(self): self.lock = threading.Lock()\n"
+        "class Deep(Policy):\n"
+        "    needs = frozenset({'hidden:99'})\n"
+    )
+    for name, message in (("Locked", "cannot be copied"), ("Deep", "hidden:99")):
+        status, out, err = run(capsys, PROMPT, "--quiet", "--stop", f"{file}:{name}")
+        assert (status, out) == (2, "")
+        [line] = err.splitlines()
+        assert message in line
+
+
+def test_replay_has_a_minimum_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    log = tmp_path / "run.jsonl"
+    lines = [{"event": "reading", "time_s": i / 100, "energy_uj": i * 3_000_000} for i in range(3000)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = (PROMPT, "--quiet", "--energy-source", f"replay:{log}")
+    status, _, err = run(capsys, *arguments, "--budget-joules", "1e-6")
+    assert status == 1
+    assert "predicted minimum" in err

@@ -359,7 +359,7 @@ def test_a_meter_that_fails_leaves_the_text_and_says_so(directory: Path) -> None
     assert result.energy.problem == "the meter failed: the counter is gone"
     known = [j for j in result.per_token_j if j is not None]
     assert 0 < len(known) < 19
-    phases = sum(phase.energy_j for phase in result.energy.phases.values())
+    phases = sum(phase.energy_j or 0.0 for phase in result.energy.phases.values())
     assert phases + result.energy.unattributed_j == pytest.approx(result.energy.total_j, abs=1e-9)
 
 

@@ -6,7 +6,8 @@ differences of it, so that steps, gaps and edges add up to the meter's own diffe
 
 Only ticks are measured; where energy fell inside a tick is not known. For the part g of a tick with energy
 ΔE the standard deviation is ΔE·sqrt(g(1-g)/3): the increments of a Dirichlet process with concentration 2,
-for which half a tick holds any share of its energy with equal chance.
+for which half a tick holds any share of its energy with equal chance. Over several ticks the deviations add
+up, they are not squared: where steps draw more than the gaps between them, every tick errs the same way.
 """
 
 import math
@@ -59,8 +60,7 @@ class Cumulative:
     def __init__(self, readings: Sequence[Reading], sensor: Sensor) -> None:
         if len(readings) < 2:
             raise ValueError(f"attribution needs two readings or more, found {len(readings)}")
-        delay = sensor.lag_s + sensor.window_s / 2
-        self.times = [reading.time_s - delay for reading in readings]
+        self.times = [reading.time_s - sensor.delay_s for reading in readings]
         self.energies = [reading.energy_uj - readings[0].energy_uj for reading in readings]
 
     def at(self, time_s: float) -> int:
@@ -74,8 +74,8 @@ class Cumulative:
         below, above = self.energies[index - 1], self.energies[index]
         return below + round((above - below) * (time_s - start) / (stop - start))
 
-    def variance(self, spans: Sequence[tuple[float, float]]) -> float:
-        """µJ² of the energy inside disjoint, ordered spans, from not knowing where in a tick it fell."""
+    def deviation(self, spans: Sequence[tuple[float, float]]) -> float:
+        """Standard deviation in µJ of the energy inside disjoint, ordered spans."""
         held: dict[int, float] = {}
         for start, stop in spans:
             index = max(bisect_right(self.times, start) - 1, 0)
@@ -88,7 +88,7 @@ class Cumulative:
         total = 0.0
         for index, part in held.items():
             energy = self.energies[index + 1] - self.energies[index]
-            total += energy**2 * max(part * (1 - part), 0.0) / 3
+            total += energy * math.sqrt(max(part * (1 - part), 0.0) / 3)
         return total
 
 
@@ -103,8 +103,8 @@ def attribute(
         raise ValueError("the counter fell between two readings")
     rise = Cumulative(readings, sensor)
     steps = tuple(rise.at(mark.end_s) - rise.at(mark.start_s) for mark in marks)
-    quantum = sensor.resolution_uj**2 / 6  # two roundings to the counter's step, each uniform
-    deviations = tuple(math.sqrt(rise.variance([(m.start_s, m.end_s)]) + quantum) for m in marks)
+    quantum = sensor.resolution_uj / math.sqrt(6)  # two roundings to the counter's step, each uniform
+    deviations = tuple(math.hypot(rise.deviation([(m.start_s, m.end_s)]), quantum) for m in marks)
     total = rise.energies[-1]
     return Attribution(
         steps_uj=steps,

@@ -32,7 +32,7 @@ class CpuEstimateMeter:
         cpu_clock: Callable[[], int] = time.process_time_ns,
     ) -> None:
         watts = _watts_per_core(watts_per_core)
-        cores = os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.watts_per_core = watts
         self.device = f"CPU, this process on {cores} core{'s' if cores > 1 else ''}"
         self.note = f"estimate: busy CPU time at {watts:g} W per core; nothing was measured"

@@ -7,11 +7,11 @@ It owns the marks and nothing else: readings belong to the poller, physics to `a
 import math
 from collections.abc import Sequence
 
-from engine.energy.attribution import Cumulative, Share, StepMark, attribute
+from engine.energy.attribution import Attribution, Cumulative, Share, StepMark, attribute
 from engine.energy.meter import MICROJOULES_PER_JOULE, Meter, PhaseListener, Reading
 from engine.energy.poller import Poller
 from engine.energy.predict import StepPredictor
-from engine.energy.report import EnergyReport, by_phase, by_row, joules, total_uncertainty_j
+from engine.energy.report import EnergyReport, by_phase, by_row, joules, uncertainty_j
 from engine.errors import MeterError
 from engine.steps import EnergySoFar
 from kernels.cost import RowWork
@@ -38,14 +38,14 @@ class Ledger:
     ) -> None:
         self.poller = poller
         self._host = host
-        self._host_start_uj = host.read().energy_uj if host else 0
+        self._host_start_uj: int | None = None
         self.predictor = predictor
         self.setup_j = setup_j
         self._sensor = poller.meter.sensor
         self._clock = poller.clock
         self._prior_w = prior_w if prior_w is not None else self._sensor.peak_w
         self._listener = poller.meter if isinstance(poller.meter, PhaseListener) else None
-        self._delay_s = self._sensor.lag_s + self._sensor.window_s / 2
+        self._delay_s = self._sensor.delay_s
         self._marks: list[StepMark] = []
         self._kind = "idle"
         self._tokens: dict[str, int] = {}
@@ -53,9 +53,12 @@ class Ledger:
         self._recent: list[Reading] = []
         self._base_uj: int | None = None
         self._power_w: float | None = None
-        self._begun_s = 0.0
-        self.start_s = self._now()
-        self.end_s = self.start_s
+        self._begun_s = self.start_s = self.end_s = 0.0
+
+    def start(self) -> None:
+        """The request begins now."""
+        self._host_start_uj = self._host_uj()
+        self.start_s = self.end_s = self._begun_s = self._now()
 
     @property
     def marks(self) -> Sequence[StepMark]:
@@ -92,8 +95,8 @@ class Ledger:
         settled_s, settled_uj = self._settled()
         power_w = self._power_w if self._power_w is not None else self._prior_w
         since_s = max(now - settled_s, 0.0)
-        exact = self._fresh and self.poller.failure is None
-        since_j = 0.0 if exact else since_s * (power_w or 0.0)
+        current = self._exact and self.poller.failure is None
+        since_j = 0.0 if current else since_s * (power_w or 0.0)
         sd = None
         if self._sensor.gain_error is not None:
             # Half the prediction as its standard deviation: idle to twice the power lies within two of them.
@@ -117,18 +120,22 @@ class Ledger:
     def finish(self) -> EnergyReport:
         """Wait until the meter covers the end of the request, then attribute. The ledger is then closed."""
         self.end_s = self._now()
+        host_uj = self._host_uj()
         if self._listener:
             self._listener.enter("idle")  # an interrupted forward was never ended
-        problem = None if self._fresh else self._settle()
+        problem = None if self._exact else self._settle()
         if self.poller.failure is not None:
             problem = f"the meter failed: {self.poller.failure}"
-        return self._report(problem)
+        host_j = None
+        if host_uj is not None and self._host_start_uj is not None:
+            host_j = joules(host_uj - self._host_start_uj)
+        return self._report(problem, host_j)
 
     def _settle(self) -> str | None:
         """Wait for the reading that covers the end; what went wrong, if it did not come."""
         sensor = self._sensor
-        covered_s = self.end_s + sensor.lag_s + sensor.window_s
-        wait_s = _SETTLE_S + sensor.lag_s + sensor.window_s + 2 * (sensor.period_s or 0.0)
+        covered_s = self.end_s + sensor.tail_s
+        wait_s = _SETTLE_S + sensor.tail_s + 2 * (sensor.period_s or 0.0)
         try:
             if self.poller.wait_for_change(covered_s, wait_s) or self.poller.failure is not None:
                 return None
@@ -136,24 +143,26 @@ class Ledger:
             return "interrupted before the meter had covered the end"
         return f"no reading came within {wait_s:.1f} s after the end"
 
-    def _report(self, problem: str | None) -> EnergyReport:
+    def _report(self, problem: str | None, host_j: float | None) -> EnergyReport:
         meter, sensor = self.poller.meter, self._sensor
         readings = self.readings()
-        known = sensor.gain_error is not None
+        found: Attribution | None = None
+        marks: Sequence[StepMark] = self._marks
+        deviations: dict[str, float] = {}
+        window_sd_uj = 0.0
         if len(readings) < 2:
             problem = problem or "the meter gave fewer than two readings"
-            readings = [Reading(self.start_s, self.start_s, 0), Reading(self.end_s, self.end_s, 0)]
-        last_s = readings[-1].time_s - self._delay_s
-        marks = [mark for mark in self._marks if mark.end_s <= last_s] if problem else self._marks
-        found = attribute(readings, marks, sensor, start_s=self.start_s, end_s=self.end_s)
-        rise = Cumulative(readings, sensor)
-        deviations: dict[str, float] = {}
-        for name in {share.phase for mark in marks for share in mark.shares}:
-            spans = [(m.start_s, m.end_s) for m in marks if any(s.phase == name for s in m.shares)]
-            deviations[name] = math.sqrt(rise.variance(spans) + sensor.resolution_uj**2 / 6)
-        idle_j = None
-        if sensor.idle_w is not None:
-            idle_j = sensor.idle_w * (readings[-1].time_s - readings[0].time_s)
+        else:
+            last_s = readings[-1].time_s - self._delay_s
+            if problem:
+                marks = [mark for mark in marks if mark.end_s <= last_s]
+            found = attribute(readings, marks, sensor, start_s=self.start_s, end_s=self.end_s)
+            rise = Cumulative(readings, sensor)
+            window_sd_uj = rise.deviation([(self.start_s, self.end_s)])
+            for name in {share.phase for mark in marks for share in mark.shares}:
+                spans = [(m.start_s, m.end_s) for m in marks if any(s.phase == name for s in m.shares)]
+                deviations[name] = math.hypot(rise.deviation(spans), sensor.resolution_uj / math.sqrt(6))
+        known = sensor.has_intervals
         return EnergyReport(
             source=meter.name,
             measured=meter.measured,
@@ -161,19 +170,38 @@ class Ledger:
             note=meter.note,
             attribution="interpolated",
             tick_s=0.0 if self._fresh else (self.poller.tick_s() or sensor.period_s or 0.0),
-            ticks=found.ticks,
-            total_j=joules(found.total_uj),
-            uncertainty_j=total_uncertainty_j(found.total_uj, sensor),
-            unattributed_j=joules(found.unattributed_uj),
-            window_j=joules(found.window_uj),
-            idle_j=idle_j,
+            ticks=found.ticks if found else 0,
+            total_j=joules(found.total_uj) if found else None,
+            uncertainty_j=uncertainty_j(found.total_uj, 0.0, sensor) if found else None,
+            window_j=joules(found.window_uj) if found else None,
+            window_uncertainty_j=(
+                uncertainty_j(found.window_uj, window_sd_uj, sensor) if found and known else None
+            ),
+            unattributed_j=joules(found.unattributed_uj) if found else None,
+            idle_j=(
+                sensor.idle_w * (readings[-1].time_s - readings[0].time_s)
+                if found and sensor.idle_w is not None
+                else None
+            ),
             setup_j=self.setup_j,
-            host_j=joules(self._host.read().energy_uj - self._host_start_uj) if self._host else None,
-            phases=by_phase(marks, found, self._tokens, deviations if known else None),
-            rows=by_row(marks, found, with_sd=known),
+            host_j=host_j,
+            phases=by_phase(self._marks, found, self._tokens, deviations if known else None),
+            rows=by_row(marks, found, with_sd=known) if found else {},
             complete=problem is None,
             problem=problem,
         )
+
+    def _host_uj(self) -> int | None:
+        """The host's counter; None without one, or when it fails: the device's account goes on."""
+        try:
+            return self._host.read().energy_uj if self._host else None
+        except MeterError:
+            return None
+
+    @property
+    def _exact(self) -> bool:
+        """Whether a reading taken now tells of everything up to now."""
+        return self.poller.fresh and self._sensor.tail_s == 0
 
     @property
     def _fresh(self) -> bool:
@@ -212,6 +240,9 @@ class Ledger:
     def readings(self) -> list[Reading]:
         """From the last reading that is over before the start to the first one that covers the end."""
         kept = list(self.poller.log(self.start_s + self._delay_s).readings)
+        # That log begins with a reading taken wholly before; a later one may still be over in time.
+        over = [i for i, r in enumerate(kept) if r.time_s - self._delay_s <= self.start_s]
+        kept = kept[over[-1] if over else 0 :]
         if self.end_s > self.start_s:
             after = (i for i, r in enumerate(kept) if r.time_s - self._delay_s >= self.end_s)
             kept = kept[: next(after, len(kept)) + 1]

@@ -35,8 +35,8 @@ class Sensor:
     """What is known of the sensor behind a meter.
 
     `period_s`: time between two changes of the reading; 0 where every read is fresh; None if unknown.
-    `lag_s`: a reading taken at t tells of the energy used up to t - lag_s.
-    `window_s`: width of the boxcar that the sensor averages over, 0 for none.
+    `lag_s`: a reading taken at t tells of the energy used up to t - lag_s; None if unknown.
+    `window_s`: width of the boxcar that the sensor averages over, 0 for none, None if unknown.
     `resolution_uj`: the counter's step.
     `gain_error`: half-width, relative, of the 95 % interval of the sensor's gain; None where no such
     bound is known, which is the case for every estimate.
@@ -45,12 +45,27 @@ class Sensor:
     """
 
     period_s: float | None = 0.0
-    lag_s: float = 0.0
-    window_s: float = 0.0
+    lag_s: float | None = 0.0
+    window_s: float | None = 0.0
     resolution_uj: int = 1
     gain_error: float | None = None
     idle_w: float | None = None
     peak_w: float | None = None
+
+    @property
+    def delay_s(self) -> float:
+        """How old the energy is that a reading tells of, on average; unknown parts count as 0."""
+        return (self.lag_s or 0.0) + (self.window_s or 0.0) / 2
+
+    @property
+    def tail_s(self) -> float:
+        """How long after its use energy may still be missing from a reading; unknown parts count as 0."""
+        return (self.lag_s or 0.0) + (self.window_s or 0.0)
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether an honest interval can be given: the gain is bounded, lag and window are known."""
+        return self.gain_error is not None and self.lag_s is not None and self.window_s is not None
 
 
 class Meter(Protocol):
@@ -75,8 +90,22 @@ class Meter(Protocol):
 
 
 @runtime_checkable
+class Recording(Protocol):
+    """A meter that plays something back: it stands at its beginning until it is told to play."""
+
+    def play(self) -> None:
+        """Time runs from now on; once it does, further calls change nothing."""
+
+
+@runtime_checkable
 class PhaseListener(Protocol):
     """A meter that stands in for a device needs to be told what the device would be doing."""
 
     def enter(self, kind: str) -> None:
         """From now on the device does work of `kind`: idle, prefill or decode."""
+
+
+def play(meter: Meter) -> None:
+    """Let a recording run; nothing for every other meter."""
+    if isinstance(meter, Recording):
+        meter.play()

@@ -58,7 +58,12 @@ class NvmlCounterMeter:
         self.device = self._gpu.name
         self.note = ""
         self.sensor = Sensor(
-            period_s=None, resolution_uj=1000, gain_error=GAIN_ERROR, peak_w=self._gpu.power_limit_w
+            period_s=None,
+            lag_s=None,
+            window_s=None,
+            resolution_uj=1000,
+            gain_error=GAIN_ERROR,
+            peak_w=self._gpu.power_limit_w,
         )
         try:
             self.read()
@@ -79,8 +84,9 @@ class NvmlCounterMeter:
 class NvmlPowerMeter:
     """Instant power (field 186) integrated over this meter's own reads, by the trapezoid rule.
 
-    Between two reads the power is taken to change linearly, so the figure is worth what the spacing of
-    the reads is worth; it starts at 0 when the meter is opened. `power_w` is the power of the last read.
+    The integral advances when the power that NVML gives has changed, or after 0.1 s of the same power: the
+    sensor's own updates are the ticks, not our reads, between which nothing new is known. It starts at 0
+    when the meter is opened.
     Where the GPU has no instant power, `nvmlDeviceGetPowerUsage` takes its place and `note` says so.
     Raises `MeterError` when the GPU cannot be opened.
     """
@@ -92,7 +98,13 @@ class NvmlPowerMeter:
         self._clock = clock
         self._gpu = _Gpu(uuid)
         self.device = self._gpu.name
-        self.sensor = Sensor(period_s=None, gain_error=GAIN_ERROR, peak_w=self._gpu.power_limit_w)
+        self.sensor = Sensor(
+            period_s=None,
+            lag_s=None,
+            window_s=None,
+            gain_error=GAIN_ERROR,
+            peak_w=self._gpu.power_limit_w,
+        )
         self._time_ns = 0
         self._integral = 0  # in half picojoules (mW x ns / 2): whole numbers, nothing is ever rounded away
         try:
@@ -109,16 +121,14 @@ class NvmlPowerMeter:
             else "this GPU has no instant power: power.draw, maybe a 1 s average, integrated between polls"
         )
 
-    @property
-    def power_w(self) -> float:
-        return self._power_mw / 1000
-
     def read(self) -> Reading:
         """The integral now, in µJ since opening. Raises `MeterError` when NVML gives no power."""
         before_s = self._clock()
         power_mw = self._read_mw()
         after_s = self._clock()
         time_ns = _nanoseconds((before_s + after_s) / 2)
+        if power_mw == self._power_mw and time_ns - self._time_ns < _HOLD_NS:
+            return Reading(before_s, after_s, self._integral // 2_000_000)
         self._integral += (self._power_mw + power_mw) * max(time_ns - self._time_ns, 0)
         self._power_mw, self._time_ns = power_mw, max(time_ns, self._time_ns)
         return Reading(before_s, after_s, self._integral // 2_000_000)
@@ -142,6 +152,7 @@ class NvmlPowerMeter:
         return int(getattr(fields[0].value, _VALUE_MEMBER[fields[0].valueType]))
 
 
+_HOLD_NS = 100_000_000  # a steady load may show the same power for long; the published updates are 100 ms
 _NO_COUNTER = "this GPU has no energy counter (Volta and newer have one): use --energy-source nvml-power"
 
 

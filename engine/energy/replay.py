@@ -19,7 +19,7 @@ from engine.errors import MeterError
 
 
 class ReplayMeter:
-    """Replays `path` from its beginning, starting at the first `read`.
+    """Replays `path` from its beginning; it stands there until `play`, which a request's start calls.
 
     The value holds between two entries of the log. The sensor's period is the median time between two
     changes of the recorded value; nothing else is known of it. `duration_s` is the recording's length.
@@ -44,18 +44,24 @@ class ReplayMeter:
         self.duration_s = self._times_s[-1]
         self.device = f"recording {path.name}"
         self.note = f"replay of {path.name}: the joules of that recording, not of this run"
-        self.sensor = Sensor(period_s=_median_change_s(self._times_s, self._energies_uj))
+        self.sensor = Sensor(
+            period_s=_median_change_s(self._times_s, self._energies_uj),
+            peak_w=_highest_w(self._times_s, self._energies_uj),
+        )
 
     def read(self) -> Reading:
         """The recorded counter, in µJ. Raises `MeterError` once the recording is over."""
         before_s = self._clock()
-        if self._started_s is None:
-            self._started_s = before_s
-        elapsed_s = before_s - self._started_s
+        elapsed_s = 0.0 if self._started_s is None else before_s - self._started_s
         if elapsed_s > self.duration_s:
             raise MeterError(f"the recording ended after {self.duration_s:g} s")
         energy_uj = self._energies_uj[bisect_right(self._times_s, elapsed_s) - 1]
         return Reading(before_s, self._clock(), energy_uj)
+
+    def play(self) -> None:
+        """The recording runs from now on."""
+        if self._started_s is None:
+            self._started_s = self._clock()
 
     def close(self) -> None:
         """Nothing is held."""
@@ -126,6 +132,18 @@ def _from_npz(path: Path) -> tuple[list[float], list[int]]:
 def _refuse_rows(path: Path, complaint: str, bad: Any) -> None:
     if bad.any():
         raise MeterError(f"{path}: row {int(bad.argmax())}: {complaint}")
+
+
+def _highest_w(times_s: Sequence[float], energies_uj: Sequence[int]) -> float | None:
+    """The highest mean power over a tenth of the recording, which a few late polls cannot inflate."""
+    stride = max(len(times_s) // 10, 1)
+    pairs = zip(range(0, len(times_s) - stride), range(stride, len(times_s)), strict=True)
+    powers = [
+        (energies_uj[j] - energies_uj[i]) / MICROJOULES_PER_JOULE / (times_s[j] - times_s[i])
+        for i, j in pairs
+        if times_s[j] > times_s[i]
+    ]
+    return max(powers, default=0.0) or None
 
 
 def _median_change_s(times_s: Sequence[float], energies_uj: Sequence[int]) -> float | None:

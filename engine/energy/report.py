@@ -13,9 +13,12 @@ _Z95 = 1.96
 
 @dataclass(frozen=True, slots=True)
 class PhaseEnergy:
-    """`sd_j`: from interpolation, gain error excluded; None where the source allows no interval."""
+    """`sd_j`: from interpolation, gain error excluded; None where the source allows no interval.
 
-    energy_j: float
+    `energy_j` is None where the meter told nothing.
+    """
+
+    energy_j: float | None
     sd_j: float | None
     tokens: int
     elapsed_s: float
@@ -33,10 +36,11 @@ class RowEnergy:
 class EnergyReport:
     """Joules of one request; `sum(phases) + unattributed_j == total_j` to the microjoule.
 
-    `total_j` is the difference of two readings of the meter, one before the request and one after it;
-    `window_j` is the part between its start and its end. `uncertainty_j` is the half-width of the 95 %
-    interval of `total_j`, gain error included; None where the source allows none. `complete` is False when
-    the meter failed or never settled; what it did tell is still here and `problem` says what happened.
+    `total_j` is the meter's own difference over the whole ticks that cover the request, so on a slow meter
+    some of what was before and after it is inside; `window_j` is the request's own part, from its start to
+    its end, interpolated in the two ticks at its edges. Each has the half-width of its 95 % interval beside
+    it, gain error included, None where the source allows none. `complete` is False when the meter failed or
+    never settled: what it did tell is here (None: nothing), and `problem` says what happened.
     """
 
     source: str
@@ -46,10 +50,11 @@ class EnergyReport:
     attribution: str
     tick_s: float
     ticks: int
-    total_j: float
+    total_j: float | None
     uncertainty_j: float | None
-    unattributed_j: float
-    window_j: float
+    unattributed_j: float | None
+    window_j: float | None
+    window_uncertainty_j: float | None
     idle_j: float | None
     setup_j: float | None
     host_j: float | None
@@ -72,6 +77,8 @@ class EnergyReport:
             "total_j": self.total_j,
             "uncertainty_j": self.uncertainty_j,
             "unattributed_j": self.unattributed_j,
+            "window_j": self.window_j,
+            "window_uncertainty_j": self.window_uncertainty_j,
             "idle_j": self.idle_j,
             "setup_j": self.setup_j,
             "host_j": self.host_j,
@@ -92,33 +99,39 @@ def joules(energy_uj: float) -> float:
     return energy_uj / MICROJOULES_PER_JOULE
 
 
-def total_uncertainty_j(total_uj: int, sensor: Sensor) -> float | None:
-    """Half-width of the 95 % interval of a difference of two readings; None without a bound on the gain."""
+def uncertainty_j(energy_uj: int, sd_uj: float, sensor: Sensor) -> float | None:
+    """Half-width of the 95 % interval of an energy with that deviation; None without a bound on the gain."""
     if sensor.gain_error is None:
         return None
-    rounding = _Z95 * sensor.resolution_uj / math.sqrt(6)
-    return joules(math.hypot(rounding, sensor.gain_error * total_uj))
+    spread = math.hypot(sd_uj, sensor.resolution_uj / math.sqrt(6))  # two roundings to the counter's step
+    return joules(math.hypot(_Z95 * spread, sensor.gain_error * energy_uj))
 
 
 def by_phase(
     marks: Sequence[StepMark],
-    found: Attribution,
+    found: Attribution | None,
     tokens: Mapping[str, int],
     deviations_uj: Mapping[str, float] | None,
 ) -> dict[str, PhaseEnergy]:
-    """Each phase's joules and seconds, a step's split among its rows. `tokens`: emitted, by phase."""
+    """Each phase's joules and seconds, a step's split among its rows. `tokens`: emitted, by phase.
+
+    `found` may cover only the first of `marks`, where the meter failed, or be None.
+    """
+    covered = found.steps_uj if found else ()
     energy: dict[str, int] = {}
     elapsed: dict[str, float] = {}
-    for mark, step_uj in zip(marks, found.steps_uj, strict=True):
+    for index, mark in enumerate(marks):
         weight = sum(share.tokens for share in mark.shares)
-        for share, part in zip(mark.shares, split(step_uj, mark.shares), strict=True):
+        parts = split(covered[index], mark.shares) if index < len(covered) else [0] * len(mark.shares)
+        for share, part in zip(mark.shares, parts, strict=True):
             energy[share.phase] = energy.get(share.phase, 0) + part
             span = (mark.end_s - mark.start_s) * share.tokens / weight
             elapsed[share.phase] = elapsed.get(share.phase, 0.0) + span
+    told = {share.phase for mark in marks[: len(covered)] for share in mark.shares}
     return {
         name: PhaseEnergy(
-            energy_j=joules(energy[name]),
-            sd_j=None if deviations_uj is None else joules(deviations_uj[name]),
+            energy_j=joules(energy[name]) if name in told else None,
+            sd_j=joules(deviations_uj[name]) if deviations_uj and name in deviations_uj else None,
             tokens=tokens.get(name, 0),
             elapsed_s=elapsed[name],
         )

@@ -14,6 +14,7 @@ from kernels.cost import RowWork
 
 _PREFILL_TOKENS = 16
 _REPEATS = 3
+_MOST_THREADS = torch.get_num_threads()  # as the process began
 _WORTH_IT = 0.9  # more threads must take at most this share of one thread's time
 
 
@@ -27,6 +28,7 @@ def warm_up(model: Model, poller: Poller) -> tuple[StepPredictor, float | None]:
     cache = model.new_cache(tokens + 3 * _REPEATS + 2)
     row = cache.add_row()
     ledger = Ledger(poller)
+    ledger.start()
 
     def timed(kind: str, count: int) -> float:
         ledger.begin(kind, [RowWork(count, cache.length(row) + count)])
@@ -59,9 +61,10 @@ def _choose_threads(decode: Callable[[], float]) -> None:
     A step of the bundled model (0.7 M parameters) takes 0.8 ms on one thread of a 2-core EPYC and as long on
     two, which burn twice the CPU time; on a busy machine two take 20 ms, spent waiting for each other.
     """
-    many = torch.get_num_threads()
+    many = max(_MOST_THREADS, torch.get_num_threads())  # an earlier, smaller model may have left 1
     if many == 1:
         return
+    torch.set_num_threads(many)
     with_many = decode()
     torch.set_num_threads(1)
     if with_many < _WORTH_IT * decode():

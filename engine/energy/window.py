@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from engine.energy.attribution import Share
 from engine.energy.ledger import Ledger
-from engine.energy.meter import Meter
+from engine.energy.meter import Meter, play
 from engine.energy.poller import Poller
 from engine.energy.report import EnergyReport
 from engine.energy.sources import open_meter, require_measured
@@ -26,6 +26,8 @@ class Window:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._report: EnergyReport | None = None
+        play(ledger.poller.meter)
+        ledger.start()
         ledger.begin("decode")
 
     def mark(self, kind: str, *, tokens: int = 1) -> None:
@@ -68,7 +70,8 @@ def measure(
 ) -> Iterator[Window]:
     """Joules of the code inside the `with`, step by step, from the same meters and the same attribution.
 
-    `source` as on the command line; `cuda_device` is torch's index of the GPU to read, None for the CPU.
+    `source` as on the command line; `cuda_device` is torch's index of the GPU to read. None means the CPU,
+    on a machine with a GPU, too: name the device that the code runs on.
     `meter` replaces both. Raises `UsageError` and `MeterError` before anything ran. An exception of the code
     inside passes through; the report is there all the same.
     """

@@ -4,9 +4,13 @@ from engine.steps import Context, Inject, Probe, ProbeReading, Step, Stop
 
 
 class Policy:
-    """See `engine.steps.StopPolicy`. What `needs` does not name is neither computed nor paid for."""
+    """See `engine.steps.StopPolicy`. What `needs` does not name is neither computed nor paid for.
+
+    `bounds_thinking`: the row's thinking also ends in time for an answer within the request's tokens.
+    """
 
     needs: frozenset[str] = frozenset()
+    bounds_thinking = False
 
     def reset(self, context: Context) -> None:
         """A row begins."""

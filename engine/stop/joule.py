@@ -16,6 +16,8 @@ class JouleBudget(Policy):
     g too low: the true joules then stay within the budget, too.
     """
 
+    bounds_thinking = True
+
     def __init__(self, joules: float, *, gain_bound: float = 0.0) -> None:
         if not (math.isfinite(joules) and joules > 0):
             raise UsageError(f"a joule budget must be positive, not {joules}")

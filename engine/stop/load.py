@@ -38,7 +38,7 @@ def checked(policy: StopPolicy, reference: str) -> StopPolicy:
         raise UsageError(f"stop policy {reference}: needs must be a frozenset, found {type(needs).__name__}")
     try:
         tapped_layers(needs)
-    except ValueError as error:
+    except UsageError as error:
         raise UsageError(f"stop policy {reference}: {error}") from error
     for method in ("reset", "on_token", "on_probe"):
         if not callable(getattr(policy, method, None)):

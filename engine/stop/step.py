@@ -8,6 +8,8 @@ from engine.stop.base import Policy
 class StepBudget(Policy):
     """At most `steps` steps of the chain of thought, cut where a step ends: at the format's separator."""
 
+    bounds_thinking = True
+
     def __init__(self, steps: int) -> None:
         if steps < 1:
             raise UsageError(f"a step budget must be at least 1, not {steps}")

@@ -8,6 +8,8 @@ from engine.stop.base import Policy
 class TokenBudget(Policy):
     """At most `tokens` thinking tokens; on a model that does not think, at most `tokens` new tokens."""
 
+    bounds_thinking = True
+
     def __init__(self, tokens: int) -> None:
         if tokens < 1:
             raise UsageError(f"a token budget must be at least 1, not {tokens}")

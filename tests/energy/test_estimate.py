@@ -26,7 +26,7 @@ def no_variable(monkeypatch):
 
 
 def test_busy_time_times_watts(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
     clock, cpu = VirtualClock(7.0), CpuClock(10**9)
     meter = CpuEstimateMeter(clock=clock, cpu_clock=cpu)
     assert meter.read().energy_uj == 0

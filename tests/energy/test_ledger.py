@@ -25,6 +25,7 @@ def decode(ledger: Ledger, device: Device, *, steps: int, watts: float, seconds:
 def test_a_fresh_meter_gives_every_step_its_true_joules() -> None:
     device = Device(FRESH)
     ledger = Ledger(device.poller)
+    ledger.start()
     decode(ledger, device, steps=3, watts=100, seconds=0.01)
     decode(ledger, device, steps=2, watts=500, seconds=0.02)
     device.spend(90, 0.5)
@@ -41,6 +42,7 @@ def test_the_account_is_the_meters_own_difference() -> None:
     device = Device(SLOW)
     device.sleep(0.33)
     ledger = Ledger(device.poller)
+    ledger.start()
     decode(ledger, device, steps=60, watts=400, seconds=0.013)
     report = ledger.finish()
     readings = ledger.readings()
@@ -62,6 +64,7 @@ def test_what_is_spent_follows_the_truth_between_ticks() -> None:
     device = Device(SLOW)
     device.sleep(0.3)
     ledger = Ledger(device.poller, prior_w=400.0)
+    ledger.start()
     for _ in range(100):
         decode(ledger, device, steps=1, watts=400, seconds=0.007)
         true = true_j(device, ledger.start_s, device.clock())
@@ -73,6 +76,7 @@ def test_what_is_spent_follows_the_truth_between_ticks() -> None:
 def test_a_meter_that_never_settles_makes_the_account_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(SimulatedProfile(period_s=0.1))
     ledger = Ledger(device.poller)
+    ledger.start()
     decode(ledger, device, steps=30, watts=400, seconds=0.013)
     stuck_uj = device.meter.read().energy_uj
     monkeypatch.setattr(device.meter, "read", lambda: Reading(device.clock(), device.clock(), stuck_uj))
@@ -87,6 +91,7 @@ def test_prediction_is_right_for_steady_steps_and_an_upper_bound_for_jittery_one
     device = Device(FRESH)
     predictor = StepPredictor(DIMS, WarmUp(18, 0.004, 16, 0.008))  # the warm-up saw steps half as long
     ledger = Ledger(device.poller, predictor=predictor, prior_w=300)
+    ledger.start()
     for index in range(200):
         decode(ledger, device, steps=1, watts=400, seconds=0.008 * (1.5 if index % 4 == 0 else 1.0))
     expected, upper = ledger.predict([RowWork(1, 220)], 20)
@@ -97,6 +102,7 @@ def test_prediction_is_right_for_steady_steps_and_an_upper_bound_for_jittery_one
 def test_idle_rows_pay_nothing_and_active_rows_share() -> None:
     device = Device(FRESH)
     ledger = Ledger(device.poller)
+    ledger.start()
     ledger.begin("decode")
     device.spend(100, 0.1)
     ledger.end([Share(0, "think", 1), Share(1, "answer", 3)])
@@ -133,7 +139,7 @@ def test_a_whole_request_on_a_slow_sensor_adds_up_in_its_json() -> None:
     assert sum(known) == pytest.approx(decode_j, abs=1e-6)
     assert len(energy["per_token_j"]) == found["new_tokens"] == len(found["token_ids"])
     assert found["energy"]["joules_per_token"] == pytest.approx(
-        energy["total_j"] / (found["prompt_tokens"] + found["new_tokens"])
+        energy["window_j"] / (found["prompt_tokens"] + found["new_tokens"])
     )
     assert found["stop"] == {
         "reason": "policy",

@@ -223,7 +223,6 @@ def test_power_is_integrated_by_trapezoids(driver):
     clock.sleep(0.5)
     driver.instant_mw = 300_000
     assert meter.read().energy_uj == 100_000_000  # (100 + 300)/2 W x 0.5 s
-    assert meter.power_w == 300.0
     clock.sleep(0.25)
     assert meter.read().energy_uj == 175_000_000
     assert meter.name == "nvml-power"
@@ -236,12 +235,29 @@ def test_fractions_of_a_microjoule_are_carried(driver):
     meter = NvmlPowerMeter(UUID, clock=clock)
     for microseconds in range(1, 10_001):
         clock.jump(microseconds * 1e-6)
+        driver.instant_mw = 332 if microseconds % 2 else 334
         meter.read()
-    assert meter.read().energy_uj == 3330
+    assert meter.read().energy_uj == pytest.approx(3330, abs=1)
+
+
+def test_the_integral_ticks_with_the_sensor_not_with_our_reads(driver):
+    """Between two updates of the power nothing new is known; a steady power still advances, every 0.1 s."""
+    clock = VirtualClock()
+    meter = NvmlPowerMeter(UUID, clock=clock)
+    changes = []
+    last = meter.read().energy_uj
+    for millisecond in range(1, 601):
+        clock.jump(millisecond / 1000)
+        driver.instant_mw = 100_000 + 50_000 * ((millisecond // 60) % 2 if millisecond < 300 else 1)
+        now = meter.read().energy_uj
+        if now != last:
+            changes.append(millisecond)
+        last = now
+    assert changes == [60, 120, 180, 240, 300, 400, 500, 600]
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 10**6)), min_size=1, max_size=30))
+@given(st.lists(st.tuples(st.floats(0.101, 2), st.integers(1, 10**6)), min_size=1, max_size=30))
 def test_power_integral_is_monotone_and_complete(steps):
     driver, clock = FakeNvml(), VirtualClock(1e6)
     with pytest.MonkeyPatch.context() as patch:
@@ -275,7 +291,10 @@ def test_power_falls_back_where_fields_are_unknown(driver, monkeypatch):
         raise driver.NVMLError_FunctionNotFound("Function Not Found")
 
     monkeypatch.setattr(driver, "nvmlDeviceGetFieldValues", unsupported)
-    assert NvmlPowerMeter(UUID).power_w == 90.0
+    clock = VirtualClock()
+    meter = NvmlPowerMeter(UUID, clock=clock)
+    clock.sleep(1.0)
+    assert meter.read().energy_uj == 90_000_000
 
 
 def test_no_power_at_all(driver):

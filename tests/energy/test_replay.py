@@ -29,10 +29,24 @@ def recording(tmp_path, lines):
     return path
 
 
+def test_a_recording_stands_at_its_beginning_until_it_is_played(tmp_path):
+    clock = VirtualClock()
+    meter = ReplayMeter(recording(tmp_path, LINES), clock=clock)
+    first = meter.read().energy_uj
+    clock.sleep(1000.0)
+    assert meter.read().energy_uj == first
+    meter.play()
+    clock.sleep(1000.0)
+    with pytest.raises(MeterError, match="ended"):
+        meter.read()
+
+
 def test_jsonl_holds_between_changes_and_ends(tmp_path):
     clock = VirtualClock(7.0)
     meter = ReplayMeter(recording(tmp_path, LINES), clock=clock)
-    clock.sleep(50.0)  # time before the first read is not part of it
+    clock.sleep(50.0)  # time before it is played is not part of it
+    meter.play()
+    meter.play()  # once is enough
     seen = []
     for elapsed_s in (0.0, 0.2, 0.25, 0.75, 1.0, 1.5):
         clock.jump(57.0 + elapsed_s)
@@ -95,6 +109,7 @@ def test_npz_energy(tmp_path):
     clock = VirtualClock()
     path = save(tmp_path, time_s=[2.0, 2.5, 3.0], energy_j=[10.0, 10.5, 12.0000001], other=["x"])
     meter = ReplayMeter(path, clock=clock)
+    meter.play()
     seen = []
     for elapsed_s in (0.0, 0.5, 1.0):
         clock.jump(elapsed_s)
@@ -106,6 +121,7 @@ def test_npz_power_is_integrated(tmp_path):
     clock = VirtualClock()
     path = save(tmp_path, time_s=np.float32([0.0, 0.5, 1.5]), power_w=np.array([100, 300, 0], dtype=np.int32))
     meter = ReplayMeter(path, clock=clock)
+    meter.play()
     seen = []
     for elapsed_s in (0.0, 0.5, 1.5):
         clock.jump(elapsed_s)
@@ -160,6 +176,7 @@ def test_what_was_recorded_is_what_is_read(tmp_path_factory, steps):
     path.write_text("".join(json.dumps({"event": "reading", **row}) + "\n" for row in rows))
     clock = VirtualClock()
     meter = ReplayMeter(path, clock=clock)
+    meter.play()
     for index, time_s in enumerate(times_s):
         clock.jump(time_s - times_s[0])
         last_of_equal_times = max(i for i, other_s in enumerate(times_s) if other_s == times_s[index])

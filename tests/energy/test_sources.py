@@ -110,7 +110,7 @@ def test_replay(tmp_path):
     path.write_text("".join(f'{{"event": "reading", "time_s": {t}, "energy_uj": {t}}}\n' for t in range(3)))
     clock = VirtualClock()
     meter = open_meter(f"replay:{path}", cuda_device=None, clock=clock)
-    meter.read()
+    meter.play()
     clock.sleep(2.0)
     assert meter.read().energy_uj == 2
 

@@ -34,7 +34,7 @@ def one_run(seed: int, kind: type[JouleBudget] = JouleBudget) -> dict[str, Any]:
         return seconds, peak_w * min(1.0, power * rng.uniform(1 - jitter, 1 + jitter))
 
     token_j = token_s * (1 + jitter) * peak_w * min(1.0, power * (1 + jitter))
-    slack_j = token_j + (profile.period_s + profile.lag_s + profile.window_s) * peak_w
+    slack_j = token_j + (profile.period_s + profile.lag_s) * peak_w
     prefill_j = 20 * token_s * 0.1 * peak_w
     budget_j = prefill_j * 1.3 + 14 * token_j + rng.uniform(1, 28) * slack_j
     answer = rng.randrange(0, 8)

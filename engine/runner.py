@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import signal
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, TextIO
@@ -14,10 +16,10 @@ from engine.result import Generation
 from engine.steps import StopPolicy, StopReason
 from engine.trace import Trace
 
-CANCELLED = 130
+CANCELLED = 128 + signal.SIGINT  # what a shell reports
 
 
-class Requests:
+class Runner:
     """An engine loaded as the options say, and what each request is run with."""
 
     def __init__(self, engine: Engine, options: argparse.Namespace, policies: Sequence[StopPolicy]) -> None:
@@ -25,7 +27,9 @@ class Requests:
         self.trace = Trace(options.trace) if options.trace else None
 
     @classmethod
-    def open(cls, options: argparse.Namespace, policies: Sequence[StopPolicy]) -> "Requests":
+    def open(cls, options: argparse.Namespace, policies: Sequence[StopPolicy]) -> "Runner":
+        if not options.quiet:
+            print(f"loading {options.model or 'the bundled model'}", file=sys.stderr, flush=True)
         engine = Engine.load(
             options.model,
             backend=options.backend,
@@ -39,7 +43,7 @@ class Requests:
             announce(engine)
         return cls(engine, options, policies)
 
-    def __enter__(self) -> "Requests":
+    def __enter__(self) -> "Runner":
         return self
 
     def __exit__(
@@ -86,27 +90,32 @@ class Requests:
         return result
 
 
-def run_one(requests: Requests, prompt: str, *, stdout: TextIO) -> int:
+def run_one(runner: Runner, prompt: str, *, stdout: TextIO) -> int:
     """One prompt to stdout; the exit status."""
-    options = requests.options
-    result = requests.run(prompt, stdout=None if options.json else stdout)
+    options = runner.options
+    result = runner.run(prompt, stdout=None if options.json else stdout)
     if options.json:
-        stdout.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
+        stdout.write(json.dumps(result.to_json()) + "\n")  # ASCII: any terminal or locale can print it
         stdout.flush()
     if options.plot:
         draw_request(result, options.plot)
-    if requests.trace and requests.trace.failure:
-        raise TokenjouleError(requests.trace.failure)
-    return status_of(result)
+    if runner.trace and runner.trace.failure:
+        raise TokenjouleError(runner.trace.failure)
+    return _status(result, measured=options.require_measured)
 
 
-def status_of(result: Generation) -> int:
-    """0, or 130 for a cancelled run. Raises `TokenjouleError` for a failed one, whose text is out by now."""
+def _status(result: Generation, *, measured: bool) -> int:
+    """0, or 130 for a cancelled run. Raises `TokenjouleError` for a failed one, whose text is out by now.
+
+    `measured`: a measurement was required, so that an incomplete one is a failure.
+    """
     if result.error is not None:
         raise TokenjouleError(result.error)
+    if measured and not result.energy.complete:
+        raise TokenjouleError(f"the energy was not measured completely: {result.energy.problem}")
     return CANCELLED if result.stop.answer_end is StopReason.CANCELLED else 0
 
 
 def as_line(identity: object, outcome: dict[str, Any]) -> str:
     """One result of many, as JSON."""
-    return json.dumps({"id": identity, **outcome}, ensure_ascii=False)
+    return json.dumps({"id": identity, **outcome})
