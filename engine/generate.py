@@ -5,6 +5,7 @@ line. Exit status: 0 done, 1 failed, 2 wrong usage, 130 cancelled with Ctrl-C.
 """
 
 import argparse
+import io
 import math
 import os
 import signal
@@ -106,6 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     if sys.stdout is None:
         return _complain("stdout is closed", 1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows "?"
     try:
         options = parser().parse_args(argv)
         _check(options)
@@ -210,7 +214,7 @@ def _prompt(options: argparse.Namespace) -> str:
             raise TokenjouleError("stdin is closed")
         try:
             raw = sys.stdin.buffer.read() if stdin else Path(options.prompt_file).read_bytes()
-            text = raw.decode("utf-8")
+            text = raw.decode("utf-8-sig")
         except OSError as error:
             raise TokenjouleError(f"cannot read {name}: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -266,4 +270,6 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said; torch takes a moment to leave
+    sys.exit(status)

@@ -58,7 +58,7 @@ def read_items(source: str) -> list[Item]:
     """The prompts of a JSONL file. Raises `TokenjouleError` naming the line that is wrong."""
     try:
         # Not splitlines(): U+2028 and its like may stand inside a JSON string.
-        lines = Path(source).read_bytes().decode("utf-8").split("\n")
+        lines = Path(source).read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise TokenjouleError(f"cannot read {source}: {error.strerror}") from error
     except UnicodeDecodeError as error:
