@@ -175,3 +175,14 @@ def test_wrong_lengths_are_refused() -> None:
         cache.truncate(row, 4)
     with pytest.raises(ValueError, match="at least one token"):
         cache.extend({row: 0})
+
+
+def test_the_last_holder_of_a_page_needs_no_copy() -> None:
+    """Two rows share a partly filled page and are extended together: one copies, the other keeps it."""
+    cache = small_cache(pages=2, page_size=4)
+    one = cache.add_row()
+    cache.extend({one: 2})
+    two = cache.fork(one)
+    layout = cache.extend({one: 1, two: 1})
+    assert len({int(slot) // 4 for slot in layout.slots}) == 2
+    assert cache.free_pages == 0
