@@ -152,8 +152,7 @@ class Decoder:
                 row=row.number,
                 position=len(row.tokens),
             )
-        elapsed = self._ledger.end(shares)
-        return elapsed
+        return self._ledger.end(shares)
 
     def _emit(self, row: Row, token: int) -> Iterator[Step]:
         """One chosen token, what the policies make of it, and the tokens they inject."""
@@ -222,6 +221,7 @@ class Decoder:
         return ()
 
     def _stop(self, row: Row, step: Step, stop: Stop, policy: StopPolicy | None) -> Sequence[int]:
+        """End the row, or its thinking; returns the tokens to inject."""
         name = _name(policy) if policy is not None else None
         if row.phase is Phase.THINK and stop.reason is not StopReason.GIVE_UP:
             return row.close_thinking(stop.reason, name)
@@ -239,11 +239,8 @@ class Decoder:
                 continue
             action = _call(policy.on_probe, step, reading)
             if action is not None:
-                _checked(action, policy, (Stop,))
-            if isinstance(action, Stop) and row.phase is Phase.THINK and action.reason != StopReason.GIVE_UP:
-                yield from self._inject(row, row.close_thinking(action.reason, _name(policy)))
-            elif isinstance(action, Stop):
-                row.end(action.reason, _name(policy))
+                stop = _checked(action, policy, (Stop,))
+                yield from self._inject(row, self._stop(row, step, stop, policy))
 
     def _predict(self, steps: int) -> tuple[float, float]:
         work = [RowWork(1, len(row.tokens)) for row in self.active]

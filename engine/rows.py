@@ -148,7 +148,7 @@ class Row:
         assert self.marks is not None and self.phase is Phase.THINK
         self.thinking_cut, self.cut_by, self.chosen = reason, policy, None
         self.phase, self.answer_from = Phase.ANSWER, len(self.tokens) + len(self.marks.closer)
-        self.limit = min(self.limit, len(self.tokens) + self.marks.answer_cost_tokens)
+        self.limit = min(self.limit, len(self.tokens) + self.answer_room)
         return self.marks.closer + self.marks.answer_prefix
 
     def answer(self) -> str | None:
