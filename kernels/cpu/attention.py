@@ -7,17 +7,20 @@ and in which order sums run does not depend on its neighbours or on the number o
 
 import numpy as np
 
-from kernels.cpu.blend import blend
+from kernels.cpu.blend import blend, prefetch
 from kernels.cpu.crew import finish, take, wait
 from kernels.cpu.gemv import tile
-from kernels.cpu.target import LANES, compiled, exp_of_negative
+from kernels.cpu.target import LANES, compiled, exp_of_negative, largest_of, sum_of
 
 SPLIT = 128  # positions per chunk: 256 KB of bf16 keys and values at 8 heads of 64
-BLOCK = 16  # positions that meet all query heads of a group while they are in the nearest cache
+AHEAD = 8  # positions whose keys are asked for while others are worked on
+BLOCK = 64  # positions that meet all query heads of a group while they are in the nearest cache
 
 
 @compiled
-def attention(claim, q, keys, values, n_kv_heads, pages, first_page, page_size, positions, window, partial, out):
+def attention(
+    claim, q, keys, values, n_kv_heads, pages, first_page, page_size, positions, window, partial, out
+):
     """softmax(q·kᵀ/√D)·v over each query's own positions, causal, within the window.
 
     q, out (N, H, D) fp32; keys, values (L·K, D) float32 or (L·K, D/2) pairs of bf16; pages: the pages of all
@@ -26,13 +29,13 @@ def attention(claim, q, keys, values, n_kv_heads, pages, first_page, page_size, 
     per head the weighted values, even and odd columns apart for pairs, then their weights' sum and the
     largest score; claim of two phases.
     """
-    n_new, n_heads, dim = q.shape
+    n_new, n_heads = q.shape[:2]
     halves, padded = partial.shape[2], partial.shape[3] - LANES
     chunks = 0
     for n in range(n_new):
         chunks += splits(positions[n], window)
     laid = np.zeros((n_heads, halves, padded), np.float32)
-    slots = np.empty(BLOCK, np.int64)
+    slots = np.empty(SPLIT, np.int64)
     chunk = take(claim, 0)
     while chunk < chunks:
         n, split = 0, chunk
@@ -47,12 +50,12 @@ def attention(claim, q, keys, values, n_kv_heads, pages, first_page, page_size, 
         state = partial[chunk]
         state[:] = np.float32(0)
         state[:, 0, padded + 1] = np.float32(-np.inf)
-        for start in range(begin, end, BLOCK):
-            count = min(BLOCK, end - start)
-            for i in range(count):
-                page = (start + i) // page_size
-                slots[i] = pages[first_page[n] + page] * page_size + (start + i) - page * page_size
-            _see(laid, keys, values, n_kv_heads, slots, count, state)
+        for position in range(begin, end):
+            page = position // page_size
+            slot = pages[first_page[n] + page] * page_size + position - page * page_size
+            slots[position - begin] = slot
+        for start in range(0, end - begin, BLOCK):
+            _see(laid, keys, values, n_kv_heads, slots[start : end - begin], state)
         finish(claim, 0)
         chunk = take(claim, 0)
     wait(claim, 0, chunks)
@@ -85,59 +88,61 @@ def _lay(q, laid):
 
 
 @compiled
-def _see(laid, keys, values, n_kv_heads, slots, count, state):
-    """Let all heads of one query see the positions in `slots`; `state` is its part of `partial`."""
+def _see(laid, keys, values, n_kv_heads, slots, state):
+    """Let all heads of one query see the first `BLOCK` of `slots`; `state` is its part of `partial`."""
+    count = min(BLOCK, slots.size)
     n_heads, padded = laid.shape[0], laid.shape[2]
     group = n_heads // n_kv_heads
-    weights = np.zeros((n_heads, BLOCK), np.float32)
+    weights = np.full((n_heads, BLOCK), np.float32(-np.inf), np.float32)
     fades = np.empty(n_heads, np.float32)
-    index = np.empty(BLOCK, np.int64)
+    index = np.empty((n_kv_heads, BLOCK), np.int64)
     for kv in range(n_kv_heads):
         for i in range(count):
-            index[i] = slots[i] * n_kv_heads + kv
-        _scores(keys, index, count, laid, kv * group, (kv + 1) * group, weights)
-        for head in range(kv * group, (kv + 1) * group):
-            before = state[head, 0, padded + 1]
-            largest = before
-            for i in range(count):
-                largest = max(largest, weights[head, i])
-            total = np.float32(0)
-            for i in range(count):
-                weights[head, i] = exp_of_negative(weights[head, i] - largest)
-            for i in range(count):
-                total += weights[head, i]
-            fades[head] = exp_of_negative(before - largest)
-            state[head, 0, padded] = state[head, 0, padded] * fades[head] + total
-            state[head, 0, padded + 1] = largest
-        head = kv * group
-        while (kv + 1) * group - head >= 4:
-            blend(values, index, count, weights, fades, state, head, 4)
+            index[kv, i] = slots[i] * n_kv_heads + kv
+    # Position by position, not head by head: 128 bytes of every kilobyte would leave prefetching no pattern.
+    for i in range(0, count, 4):
+        for position in range(i, min(i + 4, count)):
+            prefetch(values, index[0, position], n_kv_heads)
+            if position + AHEAD < slots.size:
+                prefetch(keys, slots[position + AHEAD] * n_kv_heads, n_kv_heads)
+        for kv in range(n_kv_heads):
+            _scores(keys, index[kv], i, min(4, count - i), laid, kv * group, (kv + 1) * group, weights)
+    for head in range(n_heads):
+        row = weights[head]
+        before = state[head, 0, padded + 1]
+        largest = max(before, largest_of(row, BLOCK))
+        for i in range(BLOCK):
+            row[i] = exp_of_negative(row[i] - largest)
+        fades[head] = exp_of_negative(before - largest)
+        state[head, 0, padded] = state[head, 0, padded] * fades[head] + sum_of(row)
+        state[head, 0, padded + 1] = largest
+    for kv in range(n_kv_heads):
+        head, beyond = kv * group, (kv + 1) * group
+        while beyond - head >= 4:
+            blend(values, index[kv], count, weights, fades, state, head, 4)
             head += 4
-        while head < (kv + 1) * group:
-            blend(values, index, count, weights, fades, state, head, 1)
+        while head < beyond:
+            blend(values, index[kv], count, weights, fades, state, head, 1)
             head += 1
 
 
 @compiled
-def _scores(keys, index, count, laid, head, last_head, scores):
-    """scores[h, i] = keys[index[i]] · laid[h] for the heads head:last_head and i < count."""
-    while head < last_head:
-        many = 4 if last_head - head >= 4 else 1
-        i = 0
-        while i < count:
-            if many == 4 and count - i >= 4:
-                tile(keys, index, i, laid, head, scores, i, 4, 4)
-                i += 4
-            elif many == 4:
+def _scores(keys, index, first, count, laid, head, beyond, scores):
+    """scores[h, first + i] = keys[index[first + i]] · laid[h] for h in head:beyond, i < count <= 4."""
+    while beyond - head >= 4:
+        if count == 4:
+            tile(keys, index, first, laid, head, scores, first, 4, 4)
+        else:
+            for i in range(first, first + count):
                 tile(keys, index, i, laid, head, scores, i, 1, 4)
-                i += 1
-            elif count - i >= 4:
-                tile(keys, index, i, laid, head, scores, i, 4, 1)
-                i += 4
-            else:
+        head += 4
+    while head < beyond:
+        if count == 4:
+            tile(keys, index, first, laid, head, scores, first, 4, 1)
+        else:
+            for i in range(first, first + count):
                 tile(keys, index, i, laid, head, scores, i, 1, 1)
-                i += 1
-        head += many
+        head += 1
 
 
 @compiled

@@ -4,7 +4,7 @@ import numpy as np
 
 from kernels.cpu.crew import finish, take, wait
 from kernels.cpu.gemv import dot_rows, place_normed, spread
-from kernels.cpu.target import compiled, narrow
+from kernels.cpu.target import compiled, mean_square_of, narrow
 
 
 @compiled
@@ -52,10 +52,7 @@ def _normalise(head, gain, eps):
     """head = gain · head / sqrt(mean(head²) + eps), unless gain is empty."""
     if not gain.size:
         return
-    total = np.float32(0)
-    for d in range(head.size):
-        total += head[d] * head[d]
-    scale = np.float32(1) / np.sqrt(total / np.float32(head.size) + eps)
+    scale = np.float32(1) / np.sqrt(mean_square_of(head) + eps)
     for d in range(head.size):
         head[d] *= scale * gain[d]
 

@@ -10,6 +10,28 @@ from kernels.cpu.target import LANES
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _FLOATS, _INTS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
+LINE = 64  # bytes of a cache line; more on few CPUs, where every second request is then in vain
+
+
+@intrinsic
+def prefetch(typing_context, values, row, rows):
+    """Ask for values[row : row + rows] ahead of its use; `values` (…, columns) contiguous."""
+
+    def generate(context, builder, signature, args):
+        pointer = ir.IntType(8).as_pointer()
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        stride = cgutils.unpack_tuple(builder, array.strides)[0]
+        base = builder.gep(builder.bitcast(array.data, pointer), [builder.mul(args[1], stride)])
+        kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        size = builder.mul(args[2], stride)
+        with cgutils.for_range_slice(builder, _I64(0), size, _I64(LINE), intp=_I64) as (offset, _):
+            # to be read, into all caches, data
+            builder.call(function, [builder.gep(base, [offset]), _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(values, types.intp, types.intp), generate
+
 
 @intrinsic(prefer_literal=True)
 def blend(typing_context, values, index, count, weights, fades, state, head, heads):

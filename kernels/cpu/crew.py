@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -46,7 +45,7 @@ def _add(typing_context, counters, index, amount):
 
 @compiled
 def take(claim, phase):
-    """The next chunk of the phase, which the caller must `finish`; from the number of chunks on: none left."""
+    """The next chunk of the phase, to be finished by `finish`; from the number of chunks on: none left."""
     return _add(claim, phase * 16, 1)
 
 
@@ -70,7 +69,8 @@ class _Seat:
         self.bell = threading.Lock()
         self.bell.acquire()
         self.job: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
-        threading.Thread(target=self._work, daemon=True, name="tokenjoule-cpu").start()
+        self.thread = threading.Thread(target=self._work, daemon=True, name="tokenjoule-cpu")
+        self.thread.start()
 
     def _work(self) -> None:
         while True:

@@ -9,7 +9,10 @@ ROWS = 64  # of the vocabulary per chunk
 
 @compiled
 def head_logits(claim, x, gain, eps, w, logits):
-    """logits = W·rmsnorm(x). x (B, E) bf16 bits or fp32; gain (E,) fp32; w as `gemv.matrix`; logits (B, V) fp32."""
+    """logits = W·rmsnorm(x).
+
+    x (B, E) bf16 bits or fp32; gain (E,) fp32; w as `gemv.matrix`; logits (B, V) fp32, written.
+    """
     laid = spread(w, x.shape[0])
     place_normed(x, gain, eps, laid)
     vocabulary = w.shape[0]

@@ -10,20 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-# fp32 numbers per vector register, from the CPU that numba compiles for. LLVM splits a vector that is too
-# wide for the CPU, so this is about speed only: 16 with AVX-512, else 8 (AVX2; two of NEON's registers).
-_HOST = llvmlite.binding.get_host_cpu_features()
-LANES = 16 if _HOST.get("avx512f", False) else 8
-# Whether the CPU multiplies pairs of bf16 (vdpbf16ps): Zen 4, Cooper Lake, Sapphire Rapids and later.
-BF16_DOT = LANES == 16 and _HOST.get("avx512bf16", False)
 
-# Sums may be reordered and contracted, which vectorises them; NaN and infinity keep their meaning.
-_FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+def _features() -> set[str]:
+    """What numba compiles for: this CPU, or what NUMBA_CPU_FEATURES says."""
+    asked = numba.config.CPU_FEATURES
+    if asked is None:
+        return {name for name, present in llvmlite.binding.get_host_cpu_features().items() if present}
+    return {name[1:] for name in asked.split(",") if name.startswith("+")}
+
+
+# fp32 numbers per vector: 16 with AVX-512, else 8 (AVX2; two registers of NEON or SSE). LLVM splits what is
+# too wide for the CPU, so this is about speed only.
+LANES = 16 if "avx512f" in _features() else 8
+# Whether the CPU multiplies pairs of bf16 (vdpbf16ps): Zen 4, Cooper Lake, Sapphire Rapids and later.
+BF16_DOT = {"avx512f", "avx512bf16"} <= _features()
 
 
 def _sources() -> tuple[str, int]:
@@ -35,14 +42,23 @@ def _sources() -> tuple[str, int]:
 _STAMP = _sources()
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], *, reorder: bool = False) -> Any:
     """`function` compiled at its first call, without the GIL, kept on disk beside the source.
+
+    `reorder`: its sum may be added in any order, which vectorises it. Only for functions of one reduction:
+    elsewhere the compiler makes several versions of a loop, and which one runs, and so the rounding, would
+    depend on where arrays lie and how many rows a batch has.
 
     numba looks for changes only in the file of the function itself, and would keep a stage that calls an
     edited `gemv.py`; the stamp of the whole package stands in for the file's.
     """
-    dispatcher = njit(nogil=True, cache=True, error_model="numpy", fastmath=_FASTMATH)(function)
-    kept = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    fastmath = {"reassoc", "nsz"} if reorder else False
+    dispatcher = njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
+    try:
+        dispatcher.enable_caching()
+    except RuntimeError:  # no folder that may be written to, here or in the home: compiled every time
+        return dispatcher
+    kept: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if hasattr(kept, "_source_stamp"):
         kept._source_stamp = _STAMP
     return dispatcher
@@ -96,6 +112,17 @@ def narrow(typing_context, value, array):
 
 
 @intrinsic
+def _nearest_whole(typing_context, x):
+    """A float32 rounded to a whole number. numba's own `floor` is a call, which ends vectorisation."""
+
+    def generate(context, builder, signature, args):
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.rint.f32"), args)
+
+    return types.float32(types.float32), generate
+
+
+@intrinsic
 def _power_of_two(typing_context, exponent):
     """2 to a float32 that holds a whole number from -126 to 127."""
 
@@ -109,12 +136,14 @@ def _power_of_two(typing_context, exponent):
 
 @compiled
 def exp_of_negative(x):
-    """exp(x) for x <= 0 to 3e-7 relative, 1e-38 below -87: plain arithmetic, so that loops of it vectorise.
+    """exp(x) for x <= 0 to 3e-7 relative, 0 below -60: plain arithmetic, so that loops of it vectorise.
 
+    A weight of 1e-26 of the largest changes no fp32 sum, and far smaller ones would make subnormal products.
     x = n·ln 2 + r with |r| <= 0.35; Taylor's series of exp(r) to r⁷/7! is off by 5e-9 there.
     """
-    x = max(x, np.float32(-87.0))
-    n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    lowest = np.float32(-60)
+    x, seen = max(x, lowest), np.float32(x > lowest)
+    n = _nearest_whole(x * np.float32(1.4426950408889634))
     r = (x - n * np.float32(0.693359375)) + n * np.float32(0.693359375 - 0.6931471805599453)
     series = np.float32(1 / 5040)
     series = series * r + np.float32(1 / 720)
@@ -124,4 +153,51 @@ def exp_of_negative(x):
     series = series * r + np.float32(0.5)
     series = series * r + np.float32(1)
     series = series * r + np.float32(1)
-    return series * _power_of_two(n)
+    return series * _power_of_two(n) * seen
+
+
+@intrinsic(prefer_literal=True)
+def largest_of(typing_context, row, count):
+    """The largest of the first `count` float32 of a row, contiguous; a literal multiple of LANES."""
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+
+    def generate(context, builder, signature, args):
+        kind = ir.VectorType(ir.FloatType(), LANES)
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        fold = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [kind, kind]), f"llvm.maxnum.v{LANES}f32"
+        )
+        reduce = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.FloatType(), [kind]), f"llvm.vector.reduce.fmax.v{LANES}f32"
+        )
+        parts = []
+        for start in range(0, count.literal_value, LANES):
+            pointer = builder.gep(data, [ir.IntType(64)(start)])
+            parts.append(builder.load(builder.bitcast(pointer, kind.as_pointer()), align=4))
+        largest = parts[0]
+        for part in parts[1:]:
+            largest = builder.call(fold, [largest, part])
+        return builder.call(reduce, [largest])
+
+    return types.float32(row, count), generate
+
+
+def _sum_of(row):
+    total = np.float32(0)
+    for value in row:
+        total += value
+    return total
+
+
+def _mean_square_of(row):
+    total = np.float32(0)
+    for stored in row:
+        total += widen(stored) * widen(stored)
+    return total / np.float32(row.size)
+
+
+# (n,) float32 -> float32
+sum_of = compiled(_sum_of, reorder=True)
+# (n,) float32 or bf16 bits -> float32
+mean_square_of = compiled(_mean_square_of, reorder=True)
