@@ -4,7 +4,6 @@ Fits tensors to the compiled stages and chooses between them and the library; co
 Between the stages of one layer queries and attended values stay fp32; the residual is in the model's dtype.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from kernels.api import AttentionShape, BackendUnavailable, HeadWeights, LayerCa
 from kernels.cpu.attention import attention, splits
 from kernels.cpu.attention_input import attention_input
 from kernels.cpu.attention_output import attention_output
-from kernels.cpu.crew import Crew, cores, new_claim
+from kernels.cpu.crew import Crew, cores, new_claim, worthwhile_crew
 from kernels.cpu.gemv import matrix, spread, stored
 from kernels.cpu.head import head_logits
 from kernels.cpu.mlp import mlp
@@ -26,8 +25,6 @@ from kernels.reference import TorchBackend, TorchHead, TorchLayer
 DTYPES = (torch.bfloat16, torch.float32)
 MANY_TOKENS = 16  # with more new tokens than these, torch's matrix product is the faster
 ALONE_BYTES = 256 * 1024  # a stage that reads less is done before a helper wakes
-WORTH_IT = 0.9  # more threads must take less than this share of the time of fewer
-TRIALS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +113,8 @@ class CpuBackend:
         library = self._library.prepare_head(weights, norm_eps)
         head = CpuHead(library, np.float32(norm_eps), _vector(weights.norm), _matrix(weights.weight))
         if self._measure:
-            self._crew = Crew(self._worthwhile_threads(head))
+            x = torch.ones(1, len(head.norm), dtype=weights.weight.dtype)
+            self._crew = worthwhile_crew(lambda crew: self._head_logits(x, head, crew))
             self._measure = False
         return head
 
@@ -236,24 +234,6 @@ class CpuBackend:
             )
             self._places = places
         return places
-
-    def _worthwhile_threads(self, head: CpuHead) -> int:
-        """The fewest threads, in powers of two, that read the LM head about as fast as any number.
-
-        The shortest of several interleaved runs: what a number can do, whatever else the machine was doing.
-        """
-        counts = sorted({cores(), *(2**power for power in range(cores().bit_length()))})
-        x = torch.ones(1, len(head.norm), dtype=head.library.weights.weight.dtype)
-        crews = {count: Crew(count) for count in counts if count <= cores()}
-        shortest = dict.fromkeys(crews, float("inf"))
-        self._head_logits(x, head, crews[1])  # compiles, maps the weights
-        for _ in range(TRIALS):
-            for count, crew in crews.items():
-                begun = time.perf_counter()
-                self._head_logits(x, head, crew)
-                shortest[count] = min(shortest[count], time.perf_counter() - begun)
-        best_s = min(shortest.values())
-        return next(count for count in crews if WORTH_IT * shortest[count] <= best_s)
 
 
 def _matrix(weight: Tensor) -> Any:

@@ -10,6 +10,7 @@ and ends the process when two threads call it. Helpers sleep between stages; the
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from kernels.cpu.target import compiled
+
+WORTH_IT = 0.9  # more threads must take less than this share of the time of fewer
+TRIALS, MOST_TRIALS, MOST_S = 8, 60, 1.5  # rounds of measuring
 
 
 def cores() -> int:
@@ -113,3 +117,26 @@ class Crew:
             for seat in self._seats:
                 seat.offer((stage, args))
             stage(*args)
+
+
+def worthwhile_crew(work: Callable[[Crew], object]) -> Crew:
+    """The smallest crew, in powers of two, that does `work` about as fast as any up to all cores.
+
+    The shortest of interleaved runs counts: what a crew can do, whatever else the machine was doing. Where
+    all cores have not come out fastest it goes on for a while: they may have been busy with something else.
+    """
+    powers = {2**power for power in range(cores().bit_length())}
+    crews = [Crew(count) for count in sorted({cores(), *powers}) if count <= cores()]
+    shortest = [float("inf")] * len(crews)
+    work(crews[0])  # compiles, maps the weights
+    chosen, start = crews[0], time.perf_counter()
+    for trial in range(MOST_TRIALS):
+        for index, crew in enumerate(crews):
+            begun = time.perf_counter()
+            work(crew)
+            shortest[index] = min(shortest[index], time.perf_counter() - begun)
+        best_s = min(shortest)
+        chosen = next(crew for crew, s in zip(crews, shortest, strict=True) if WORTH_IT * s <= best_s)
+        if trial >= TRIALS and (chosen is crews[-1] or time.perf_counter() - start > MOST_S):
+            break
+    return chosen
