@@ -40,6 +40,7 @@ from engine.weights import (
     SafetensorsCheckpoint,
     load_weights,
 )
+from kernels.api import BackendUnavailable
 
 NEW_TOKENS = 512  # where the caller names no limit; the context may be shorter
 ANSWER_TOKENS = 16
@@ -113,7 +114,11 @@ class Engine:
                 checkpoint = SafetensorsCheckpoint(where.directory, config)
             kind = choose_dtype(dtype, config)
             check_memory(config, kind, place)
-            loaded = Model(config, load_weights(checkpoint, config, dtype=kind, device=place), chosen)
+            weights = load_weights(checkpoint, config, dtype=kind, device=place)
+            try:
+                loaded = Model(config, weights, chosen)
+            except BackendUnavailable as error:
+                raise TokenjouleError(str(error)) from error
             predictor, power_w = warm_up(loaded, poller)
             after = poller.poll()
         except BaseException:

@@ -150,5 +150,7 @@ def load(name: str, device: torch.device) -> Backend:
         reason = "no CUDA device was found" if not torch.cuda.is_available() else "not in this version"
         raise BackendUnavailable(f"backend gpu: {reason}; the torch backend runs everywhere")
     if name == "cpu":
-        raise BackendUnavailable("backend cpu: not in this version; the torch backend runs everywhere")
+        from kernels.cpu.backend import CpuBackend
+
+        return CpuBackend(device)
     raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")

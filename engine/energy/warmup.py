@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -18,10 +19,19 @@ _MOST_THREADS = torch.get_num_threads()  # as the process began
 _WORTH_IT = 0.9  # more threads must take at most this share of one thread's time
 
 
+@runtime_checkable
+class MeasuresThreads(Protocol):
+    """A backend with threads of its own, which leaves to torch what torch does faster."""
+
+    @property
+    def threads(self) -> int: ...
+
+
 def warm_up(model: Model, poller: Poller) -> tuple[StepPredictor, float | None]:
     """(predictor, watts while decoding where every read of the meter is fresh, else None).
 
-    On a CPU this sets torch's number of threads, for the whole process, to 1 where more do not decode faster.
+    On a CPU this sets torch's number of threads, for the whole process: to that of a backend which has
+    measured its own, else to 1 where more do not decode faster.
     Token ids are 0: the cost of a forward does not depend on them.
     """
     tokens = min(_PREFILL_TOKENS, model.config.max_context // 2)
@@ -41,7 +51,9 @@ def warm_up(model: Model, poller: Poller) -> tuple[StepPredictor, float | None]:
 
     timed("prefill", tokens)  # the first forward pays for the library's own start
     timed("decode", 1)
-    if model.backend.device.type == "cpu":
+    if isinstance(model.backend, MeasuresThreads):
+        torch.set_num_threads(model.backend.threads)
+    elif model.backend.device.type == "cpu":
         _choose_threads(decode)
     cache.truncate(row, 0)
     prefill_s = timed("prefill", tokens)

@@ -1,0 +1,26 @@
+"""RMSNorm and the LM head."""
+
+from kernels.cpu.crew import finish, take, wait
+from kernels.cpu.gemv import dot_rows, place_normed, spread
+from kernels.cpu.target import compiled
+
+ROWS = 64  # of the vocabulary per chunk
+
+
+@compiled
+def head_logits(claim, x, gain, eps, w, logits):
+    """logits = W·rmsnorm(x).
+
+    x (B, E) bf16 bits or fp32; gain (E,) fp32; w as `gemv.matrix`; logits (B, V) fp32, written.
+    """
+    laid = spread(w, x.shape[0])
+    place_normed(x, gain, eps, laid)
+    vocabulary = w.shape[0]
+    chunks = -(-vocabulary // ROWS)
+    chunk = take(claim, 0)
+    while chunk < chunks:
+        first = chunk * ROWS
+        dot_rows(w, first, min(ROWS, vocabulary - first), laid, logits, first)
+        finish(claim, 0)
+        chunk = take(claim, 0)
+    wait(claim, 0, chunks)
