@@ -222,6 +222,9 @@ class Decoder:
 
     def _stop(self, row: Row, step: Step, stop: Stop, policy: StopPolicy | None) -> Sequence[int]:
         """End the row, or its thinking; returns the tokens to inject."""
+        closed_itself = step.phase is Phase.THINK and row.phase is Phase.ANSWER
+        if closed_itself and stop.reason is not StopReason.GIVE_UP:
+            return ()  # the model closed its thinking with this very token: it answers already
         name = _name(policy) if policy is not None else None
         if row.phase is Phase.THINK and stop.reason is not StopReason.GIVE_UP:
             return row.close_thinking(stop.reason, name)

@@ -36,7 +36,7 @@ def _positive(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+    if not (text.isascii() and text.isdigit() and len(text) < 19) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
 
@@ -162,44 +162,52 @@ def _check(options: argparse.Namespace) -> None:
 
 def _check_files(options: argparse.Namespace) -> None:
     """No file may serve twice (one would overwrite the other), and all that is written can be."""
-    kind, _, recording = options.energy_source.partition(":")
+    kind, _, source = options.energy_source.partition(":")
     files = {
         "--prompt-file": None if options.prompt_file == "-" else options.prompt_file,
         "--prompts": options.prompts,
         "--output": options.output,
         "--trace": options.trace,
         "--plot": options.plot,
-        "the recording": recording if kind == "replay" else None,
+        "the recording": source if kind == "replay" else None,
+        "the profile": source if kind == "simulated" and source else None,
     }
-    seen: dict[str, str] = {}
+    for number, policy in enumerate(name for name in options.stop if name != "none"):
+        files[f"--stop ({number + 1})"] = policy.rpartition(":")[0] or policy
+    seen: dict[object, str] = {}
     for name, path in files.items():
         if path is None:
             continue
         if not path:
             raise UsageError(f"{name} needs the name of a file")
-        real = os.path.realpath(path)
-        if real in seen:
+        real: object = os.path.realpath(path)
+        try:
+            state = os.stat(os.path.realpath(path))
+            real = (state.st_dev, state.st_ino)  # hard links, too
+        except OSError:
+            pass  # it is not there yet
+        if real in seen and not (name.startswith("--stop") and seen[real].startswith("--stop")):
             raise UsageError(f"{seen[real]} and {name} are the same file, {path}")
         seen[real] = name
     if options.plot:
-        from engine.plot import check_plot
+        with _deferred_interrupt():
+            from engine.plot import check_plot
 
-        check_plot(options.plot)
-    for path in (options.plot, options.output):
+            check_plot(options.plot)
+    for path in (options.plot, options.output, options.trace):
         if path:
-            _writable(path, keep=True)
-    if options.trace:
-        _writable(options.trace, keep=False)
+            _writable(path)
 
 
-def _writable(path: str, *, keep: bool) -> None:
+def _writable(path: str) -> None:
+    """Raises `TokenjouleError` unless `path` can be written; what it holds stays."""
     existed = os.path.exists(path)
     try:
-        with open(path, "a" if keep else "w", encoding="utf-8"):
+        with open(path, "a", encoding="utf-8"):
             pass
     except OSError as error:
         raise TokenjouleError(f"cannot write {path}: {error.strerror}") from error
-    if keep and not existed:
+    if not existed:
         os.remove(path)
 
 

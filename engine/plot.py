@@ -37,6 +37,8 @@ def draw_request(result: Generation, path: str) -> None:
     each.bar([0], [prefill_j], width=0.9, color=_COLOURS["prefill"], label="prefill")
     for phase, run in groupby(enumerate(result.phases_by_token), key=lambda item: item[1]):
         known = [index for index, _ in run if result.per_token_j[index] is not None]
+        if not known:
+            continue
         label = phase if phase not in each.get_legend_handles_labels()[1] else None
         heights = [per_token[i] for i in known]
         each.bar(known, heights, width=0.9, color=_COLOURS.get(phase, "#54A24B"), label=label)
@@ -47,8 +49,9 @@ def draw_request(result: Generation, path: str) -> None:
     worth = "measured" if energy.measured else "not measured"
     each.set_ylabel("J of the forward")
     each.set_ylim(bottom=0)
+    count = len(result.token_ids)
     each.set_title(
-        f"{result.model.id} · {len(result.token_ids)} new tokens · {format_j(energy.window_j)} J "
+        f"{result.model.id} · {count} new token{'' if count == 1 else 's'} · {format_j(energy.window_j)} J "
         f"({energy.source}, {worth}) · stop: {result.stop.reason}"
     )
     each.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
@@ -59,6 +62,7 @@ def draw_request(result: Generation, path: str) -> None:
         range(len(running)),
         running,
         where="post",
+        marker="o" if len(running) == 1 else None,
         color="#333333",
         label="request so far,\ngaps spread evenly",
     )

@@ -77,7 +77,7 @@ class Timing:
 class Generation:
     """One row's outcome. With several rows in a request each has its own, and they share `energy`.
 
-    `decode_j` has one entry per new token: the row's joules of the forward that chose it, None for the
+    `per_token_j` has one entry per new token: the row's joules of the forward that chose it, None for the
     first (prefill chose it) and for injected ones (no forward chose them).
     """
 

@@ -101,10 +101,12 @@ class Row:
 
     @property
     def answer_room(self) -> int:
-        """New tokens kept for a forced answer: all it may take, but no more than half of what there is."""
+        """New tokens kept for a forced answer: all it may take, but at most half of what there is."""
         if self.marks is None:
             return 0
-        return min(self.marks.answer_cost_tokens, (self.limit - len(self.request.prompt_ids)) // 2)
+        shortest = len(self.marks.closer) + len(self.marks.answer_prefix) + 1
+        half = (self.limit - len(self.request.prompt_ids)) // 2
+        return min(self.marks.answer_cost_tokens, max(half, shortest))
 
     @property
     def think_limit(self) -> int:
@@ -148,7 +150,7 @@ class Row:
         assert self.marks is not None and self.phase is Phase.THINK
         self.thinking_cut, self.cut_by, self.chosen = reason, policy, None
         self.phase, self.answer_from = Phase.ANSWER, len(self.tokens) + len(self.marks.closer)
-        self.limit = min(self.limit, len(self.tokens) + self.answer_room)
+        self.limit = min(self.limit, len(self.tokens) + self.marks.answer_cost_tokens)
         return self.marks.closer + self.marks.answer_prefix
 
     def answer(self) -> str | None:
@@ -163,10 +165,7 @@ class Row:
         if tuple(ids[: len(prefix)]) == prefix:
             ids = ids[len(prefix) :]
         text = self.tokenizer.decode([token for token in ids if token not in self.request.eos_ids])
-        if self.ended is StopReason.STOP_SEQUENCE:
-            found = [at for sequence in self.request.stop_sequences if (at := text.find(sequence)) >= 0]
-            text = text[: min(found, default=len(text))]
-        return text.strip()
+        return text[: len(text) - self._stops.dropped].strip()
 
     def has_room_to_answer(self) -> bool:
         """Whether closer, prefix and one token of an answer still fit."""

@@ -24,7 +24,7 @@ class Runner:
 
     def __init__(self, engine: Engine, options: argparse.Namespace, policies: Sequence[StopPolicy]) -> None:
         self.engine, self.options, self.policies = engine, options, list(policies)
-        self.trace = Trace(options.trace) if options.trace else None
+        self.trace = Trace(options.trace, keep=options.output is not None) if options.trace else None
 
     @classmethod
     def open(cls, options: argparse.Namespace, policies: Sequence[StopPolicy]) -> "Runner":

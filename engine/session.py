@@ -41,6 +41,8 @@ class Session:
         self._decoder, self._ledger, self._origin = decoder, ledger, origin
         self._hooks, self._running = tuple(hooks), running
         self._first_token_s = 0.0
+        self._begun = self._holding = False
+        self._results: list[Generation] | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -51,8 +53,11 @@ class Session:
 
         Raises `UsageError` while another session of the same engine runs: both would book the whole device.
         """
+        if self._begun:
+            raise UsageError("a session runs once; start another")
         if not self._running.acquire(blocking=False):
             raise UsageError("another request of this engine is running; its meter serves one at a time")
+        self._begun = self._holding = True
         try:
             started_s = time.monotonic()
             play(self._ledger.poller.meter)
@@ -62,18 +67,31 @@ class Session:
                     self._first_token_s = time.monotonic() - started_s
                 yield step
         finally:
-            self._running.release()
+            self._release()
 
     def cancel(self) -> None:
         self._decoder.cancel()
 
     def results(self) -> list[Generation]:
-        """Settles the account and gives one result per row; calls the hooks' `on_end`."""
+        """Settle the account: one result per row, the same when asked again. Calls the hooks' `on_end`."""
+        if self._results is not None:
+            return self._results
+        if not self._begun:  # nothing ran, and nothing is to be booked
+            self._begun = True
+            self._ledger.start()
         self._decoder.cancel()  # nothing to do unless the caller stopped iterating
         report = self._ledger.finish()
         timing = self._timing(report)
         results = [self._result(row, report, timing) for row in self._decoder.rows]
-        return [self._tell(result) for result in results]
+        self._release()
+        self._results = [self._tell(result) for result in results]
+        return self._results
+
+    def _release(self) -> None:
+        """The meter is free for the next request."""
+        if self._holding:
+            self._holding = False
+            self._running.release()
 
     def _tell(self, result: Generation) -> Generation:
         """Every hook hears of the end; one that fails costs neither the others nor the result."""

@@ -9,6 +9,7 @@ class StopSequences:
     def __init__(self, sequences: Sequence[str]) -> None:
         self._sequences = tuple(sequences)
         self._held = ""
+        self.dropped = 0  # characters from the stop sequence on, once one was found
 
     def push(self, piece: str, pending: str = "") -> tuple[str, bool]:
         """(text that is certain now, whether a stop sequence was found; the text then ends before it).
@@ -22,6 +23,7 @@ class StopSequences:
         found = [at for sequence in self._sequences if (at := shown.find(sequence)) >= 0]
         if found:
             self._held = ""
+            self.dropped = len(shown) - min(found)
             return shown[: min(found)], True
         keep = max((_overlap(text, sequence) for sequence in self._sequences), default=0)
         self._held = text[len(text) - keep :]

@@ -17,17 +17,18 @@ SCHEMA = "tokenjoule.trace/1"
 
 
 class Trace:
-    """Appends to a file. When writing fails the run goes on without it, and `failure` says what happened.
+    """Writes a file anew, or appends to it with `keep`.
 
-    Raises `TokenjouleError` for a file that cannot be opened.
+    When writing fails the run goes on without a trace, and `failure` says what happened. Raises
+    `TokenjouleError` for a file that cannot be opened.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, keep: bool = False) -> None:
         self._path = path
         self._request = 0
         self.failure: str | None = None
         try:
-            self._file: IO[str] = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            self._file: IO[str] = open(path, "a" if keep else "w", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
             raise TokenjouleError(f"cannot write {path}: {error.strerror}") from error
         self._write({"event": "trace", "schema": SCHEMA})

@@ -99,6 +99,7 @@ LONG = "1+" * 200 + "1="
         ([PROMPT, "--plot", "picture"], 2, ".png"),
         ([PROMPT, "--trace", ""], 2, "name of a file"),
         (["--prompts", ""], 2, "name of a file"),
+        ([PROMPT, "--max-new-tokens", "9" * 5000], 2, "whole number"),
         ([PROMPT, "--backend", "gpu"], 1, "backend gpu"),
         ([PROMPT, "--device", "cuda"], 2, "CUDA index"),
         ([PROMPT, "--energy-source", "sunshine"], 2, "unknown energy source"),
@@ -221,6 +222,33 @@ def test_no_file_serves_twice(capsys: pytest.CaptureFixture[str], tmp_path: Path
         assert (status, out) == (2, "")
         assert "are the same file" in err
         assert precious.read_text() == '{"prompt": "1+1=", "id": "a"}\n'
+
+
+def test_inputs_of_every_kind_are_safe_from_outputs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    policy, profile, text = tmp_path / "p.py", tmp_path / "s.json", tmp_path / "q.txt"
+    policy.write_text("policy")
+    profile.write_text("{}")
+    text.write_text(PROMPT)
+    (tmp_path / "linked.txt").hardlink_to(text)
+    for argv in (
+        [PROMPT, "--stop", f"{policy}:P", "--trace", str(policy)],
+        [PROMPT, "--energy-source", f"simulated:{profile}", "--trace", str(profile)],
+        ["--prompt-file", str(text), "--trace", str(tmp_path / "linked.txt")],
+    ):
+        status, _, err = run(capsys, *argv, "--quiet")
+        assert status == 2
+        assert "are the same file" in err
+    assert (policy.read_text(), profile.read_text(), text.read_text()) == ("policy", "{}", PROMPT)
+
+
+def test_a_refused_run_leaves_an_old_trace_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    trace = tmp_path / "t.jsonl"
+    trace.write_text("old\n")
+    for argv in (["--temperature", "-1"], ["--model", "/no/such/model"], ["--energy-source", "sun"]):
+        assert run(capsys, PROMPT, "--trace", str(trace), "--quiet", *argv)[0] != 0
+    assert trace.read_text() == "old\n"
 
 
 @pytest.mark.parametrize("content", ["single line no newline", "a\nb", '{"id": [1], "error": null}\n'])

@@ -196,3 +196,52 @@ def test_a_head_that_is_said_to_be_tied_must_be(tmp_path: Path) -> None:
     save_file({**tensors, "lm_head.weight": torch.randn(97, 48)}, tmp_path / "model.safetensors")
     with pytest.raises(TokenjouleError, match="tie_word_embeddings is true"):
         tiny.load_model(tmp_path)
+
+
+def test_a_budget_that_ends_with_the_models_own_closer_leaves_it_its_answer() -> None:
+    """The bundled model closes this chain by itself after 27 tokens; a budget of 27 costs nothing."""
+    with Engine.load(energy_source="estimate") as engine:
+        free = engine.generate("47+35-18+6=")
+        thought = free.phases_by_token.count("think")
+        for tokens in range(thought - 2, thought + 3):
+            result = engine.generate("47+35-18+6=", budget_tokens=tokens)
+            assert result.answer == "70", tokens
+            assert result.stop.answer_end is StopReason.EOS
+            assert result.stop.forced_answer == (tokens < thought)
+
+
+@pytest.mark.parametrize("new", [3, 4, 5, 6])
+def test_a_forced_answer_uses_what_is_left(new: int) -> None:
+    with Engine.load(energy_source="estimate") as engine:
+        result = engine.generate("47+35-18+6=", budget_tokens=1, max_new_tokens=new)
+    if new > 3:
+        assert result.answer
+    assert len(result.token_ids) == new or result.stop.answer_end is StopReason.EOS
+
+
+def test_results_are_the_same_when_asked_again_and_a_session_runs_once(engine: Engine) -> None:
+    session = engine.start([PROMPT], max_new_tokens=4)
+    for _ in session.steps():
+        pass
+    first = session.results()
+    assert session.results() is first
+    with pytest.raises(UsageError, match="runs once"):
+        next(session.steps())
+
+
+def test_a_session_that_never_ran_books_nothing(engine: Engine) -> None:
+    time.sleep(0.2)
+    [result] = engine.start([PROMPT], max_new_tokens=4).results()
+    assert result.token_ids == ()
+    assert result.stop.reason is StopReason.CANCELLED
+    assert (result.energy.window_j or 0.0) < 0.1
+
+
+def test_results_free_the_engine_whoever_holds_the_iterator(engine: Engine) -> None:
+    session = engine.start([PROMPT], max_new_tokens=9)
+    steps = session.steps()
+    next(steps)
+    session.results()
+    assert len(engine.generate(PROMPT, max_new_tokens=4).token_ids) == 4
+    steps.close()
+    assert len(engine.generate(PROMPT, max_new_tokens=4).token_ids) == 4

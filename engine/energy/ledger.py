@@ -161,7 +161,8 @@ class Ledger:
             window_sd_uj = rise.deviation([(self.start_s, self.end_s)])
             for name in {share.phase for mark in marks for share in mark.shares}:
                 spans = [(m.start_s, m.end_s) for m in marks if any(s.phase == name for s in m.shares)]
-                deviations[name] = math.hypot(rise.deviation(spans), sensor.resolution_uj / math.sqrt(6))
+                rounding_uj = sensor.resolution_uj * math.sqrt(len(spans) / 6)  # two for each span
+                deviations[name] = math.hypot(rise.deviation(spans), rounding_uj)
         known = sensor.has_intervals
         return EnergyReport(
             source=meter.name,

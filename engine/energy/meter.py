@@ -64,8 +64,14 @@ class Sensor:
 
     @property
     def has_intervals(self) -> bool:
-        """Whether an honest interval can be given: the gain is bounded, lag and window are known."""
-        return self.gain_error is not None and self.lag_s is not None and self.window_s is not None
+        """Whether an honest interval can be given.
+
+        The gain must be bounded, lag and window known, and the window no wider than the period: a wider one
+        smears energy over ticks, which interpolation knows nothing of.
+        """
+        if self.gain_error is None or self.lag_s is None or self.window_s is None:
+            return False
+        return self.window_s <= (self.period_s or 0.0)
 
 
 class Meter(Protocol):

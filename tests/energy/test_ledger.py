@@ -153,3 +153,35 @@ def test_a_whole_request_on_a_slow_sensor_adds_up_in_its_json() -> None:
     # 300 W for 20 ms each: 6 J a token, whatever the ticks made of it.
     inner = known[10:50]
     assert sum(inner) / len(inner) == pytest.approx(6.0, rel=0.02)
+
+
+def test_a_window_wider_than_the_period_admits_no_interval() -> None:
+    """It smears energy over ticks: interpolation is then biased, and no interval may hide it."""
+    device = Device(SimulatedProfile(period_s=0.01, lag_s=0.0, window_s=0.1))
+    device.sleep(0.3)
+    ledger = Ledger(device.poller)
+    ledger.start()
+    decode(ledger, device, steps=10, watts=400, seconds=0.013)
+    report = ledger.finish()
+    assert report.complete
+    assert report.window_uncertainty_j is None
+    assert report.phases["answer"].sd_j is None
+    assert report.uncertainty_j is not None
+
+
+def test_a_phase_of_many_spans_has_two_roundings_for_each() -> None:
+    """1 mJ resolution, 50 steps with gaps, fresh reads: the phase is off by up to 50 roundings."""
+    inside = 0
+    for offset in range(40):
+        device = Device(SimulatedProfile(period_s=0.0, lag_s=0.0, window_s=0.0, resolution_uj=1000))
+        device.sleep(0.0001 * offset)
+        ledger = Ledger(device.poller)
+        ledger.start()
+        for _ in range(50):
+            decode(ledger, device, steps=1, watts=1.0, seconds=0.0033)
+            device.spend(0.5, 0.0017 + 0.00001 * offset)
+        answer = ledger.finish().phases["answer"]
+        assert answer.sd_j is not None
+        assert answer.energy_j is not None
+        inside += abs(answer.energy_j - 50 * 0.0033) <= 1.96 * answer.sd_j
+    assert inside >= 36
