@@ -66,16 +66,25 @@ class Spent:
 
 
 class FakeModel:
-    """Thinks until it is closed, then answers with `answer_tokens` tokens and an EOS.
+    """Thinks until closed, or for `closes_after` tokens; answers with `answer_tokens` tokens and an EOS.
 
     `cost(kind, tokens)` gives (seconds, watts) of each forward.
     """
 
-    def __init__(self, device: Device, cost: Any, *, answer_tokens: int, context: int = 8192) -> None:
+    def __init__(
+        self,
+        device: Device,
+        cost: Any,
+        *,
+        answer_tokens: int,
+        closes_after: int | None = None,
+        context: int = 8192,
+    ) -> None:
         self.config = SimpleNamespace(n_layers=0, max_context=context, vocab_size=256)
         self.device, self.cost, self.answer_tokens = device, cost, answer_tokens
         self.forwards: list[Spent] = []
         self._answered: int | None = None
+        self._thoughts, self._closes_after = 0, closes_after
 
     def new_cache(self, tokens: int, *, rows: int = 1) -> KVCache:
         return KVCache(
@@ -96,9 +105,12 @@ class FakeModel:
         seconds, watts = self.cost(kind, len(tokens))
         self.forwards.append(Spent(kind, self.device.clock(), seconds, watts))
         self.device.spend(watts, seconds)
-        if CLOSER in tokens:
+        if PREFIX in tokens:
             self._answered = 0
-        chosen = THOUGHT
+        self._thoughts += 1
+        chosen = PREFIX if CLOSER in tokens else THOUGHT
+        if self._closes_after is not None and self._thoughts == self._closes_after:
+            chosen = CLOSER
         if self._answered is not None:
             chosen = EOS if self._answered == self.answer_tokens else ANSWER
             self._answered += 1

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from engine.energy.predict import WarmUp
+from engine.energy.simulated import SimulatedProfile
 from engine.errors import UsageError
 from engine.steps import Step, Stop, StopReason
 from engine.stop import JouleBudget
@@ -90,6 +91,20 @@ def test_a_thousand_simulated_budgets_are_kept_used_and_answered() -> None:
     used = [share for share in shares if share is not None]
     assert len(used) > 150
     assert min(used) >= 0.97, sorted(used)[:10]
+
+
+def test_a_budget_that_runs_out_where_the_model_closes_costs_no_answer() -> None:
+    """Budgets one token apart, around the length at which the model closes its thinking by itself."""
+    reasons = set()
+    for budget_j in range(60, 240, 2):
+        device = Device(SimulatedProfile(period_s=0.0, lag_s=0.0, window_s=0.0))
+        model = FakeModel(device, lambda kind, tokens: (0.01, 200.0), answer_tokens=3, closes_after=60)
+        _, result = run(device, model, [JouleBudget(budget_j)], budget_j=budget_j)
+        assert result.answer == "aaa", budget_j
+        assert result.stop.answer_end == StopReason.EOS
+        assert result.budget.spent_j <= budget_j
+        reasons.add(result.stop.reason)
+    assert reasons == {StopReason.JOULE_BUDGET, StopReason.EOS}
 
 
 class TwiceAsMuch(JouleBudget):
