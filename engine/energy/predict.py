@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kernels import cost
-from kernels.cost import Dims, RowWork
+from kernels.cost import Cost, Dims, RowWork
 
 _FORGET = 0.05  # weight of the newest step in the running averages
+_NEAR = 1024  # positions, well above the warm-up's, where a step does not cost less than that one did
 _Z99 = 2.33  # one-sided 99 % quantile of the normal distribution
 
 
@@ -37,14 +38,32 @@ class StepPredictor:
         further = max(warm_up.prefill_s - prefill.bytes * self._seconds_per_byte, 0.0)
         self._seconds_per_flop = further / max(prefill.flops - decode.flops, 1.0)
         self._decode_flops = decode.flops
+        self._lines: dict[int, tuple[float, float]] = {}
         self._scale, self._spread, self._largest = 1.0, 0.0, 1.0
         self.steps = 0
 
     def model_seconds(self, rows: Sequence[RowWork]) -> float:
         """By the warm-up alone."""
-        work = cost.forward(self._dims, rows)
+        if self._dims.window is None and all(row.new == 1 for row in rows):
+            base_s, position_s = self._decode_line(len(rows))
+            return base_s + position_s * sum(row.length for row in rows)
+        return self._seconds_of(cost.forward(self._dims, rows))
+
+    def _seconds_of(self, work: Cost) -> float:
         further = max(work.flops - self._decode_flops, 0.0)
         return work.bytes * self._seconds_per_byte + further * self._seconds_per_flop
+
+    def _decode_line(self, rows: int) -> tuple[float, float]:
+        """(seconds, seconds per cached position) of a decode step over that many rows.
+
+        Without a window a step's cost is a line in the cached positions, and a budget asks for it several
+        times a token.
+        """
+        if rows not in self._lines:
+            low, high = (cost.forward(self._dims, [RowWork(1, n)] * rows) for n in (_NEAR, 2 * _NEAR))
+            slope_s = (self._seconds_of(high) - self._seconds_of(low)) / (rows * _NEAR)
+            self._lines[rows] = (self._seconds_of(low) - slope_s * rows * _NEAR, slope_s)
+        return self._lines[rows]
 
     def seconds(self, rows: Sequence[RowWork]) -> float:
         """Expected seconds of a forward over these rows."""
