@@ -1,5 +1,7 @@
 """The two ways a run can end before it has an answer. Everything a user can cause is one of these."""
 
+EXIT_CANCELLED = 130  # what a shell reports for a program ended by SIGINT
+
 
 class TokenjouleError(Exception):
     """A failure with one clear line for the user: the CLI prints it and exits with status 1."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine.errors import TokenjouleError, UsageError
+from engine.errors import EXIT_CANCELLED, TokenjouleError, UsageError
 
 CLOSED_PIPE = 141  # what a shell reports for a program ended by SIGPIPE
 
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TokenjouleError as error:
         return _complain(error, 1)
     except KeyboardInterrupt:
-        return _complain("cancelled", 128 + signal.SIGINT)
+        return _complain("cancelled", EXIT_CANCELLED)
     except BrokenPipeError:
         # Nobody reads any more. Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import TokenjouleError
-from engine.runner import CANCELLED, Runner, as_line
+from engine.errors import EXIT_CANCELLED, TokenjouleError
+from engine.runner import Runner, as_line, failure_of
 from engine.steps import StopReason
 
 
@@ -37,8 +37,9 @@ def run_prompts(runner: Runner, source: str, output: str | None) -> int:
             try:
                 result = runner.run(item.prompt, stdout=None)
                 if result.stop.answer_end is StopReason.CANCELLED:
-                    return CANCELLED
-                outcome: dict[str, Any] = result.to_json()
+                    return EXIT_CANCELLED
+                failure = failure_of(result, measured=runner.options.require_measured)
+                outcome: dict[str, Any] = {**result.to_json(), "error": failure}
             except TokenjouleError as error:
                 outcome = {"error": str(error)}
             if outcome["error"] is not None:

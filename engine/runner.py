@@ -2,21 +2,18 @@
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, TextIO
 
 from engine.engine import Engine
-from engine.errors import TokenjouleError
+from engine.errors import EXIT_CANCELLED, TokenjouleError
 from engine.plot import draw_request
 from engine.progress import Progress, announce
 from engine.result import Generation
 from engine.steps import StopPolicy, StopReason
 from engine.trace import Trace
-
-CANCELLED = 128 + signal.SIGINT  # what a shell reports
 
 
 class Runner:
@@ -101,19 +98,19 @@ def run_one(runner: Runner, prompt: str, *, stdout: TextIO) -> int:
         draw_request(result, options.plot)
     if runner.trace and runner.trace.failure:
         raise TokenjouleError(runner.trace.failure)
-    return _status(result, measured=options.require_measured)
+    failure = failure_of(result, measured=options.require_measured)
+    if failure is not None:
+        raise TokenjouleError(failure)  # the text is out by now
+    return EXIT_CANCELLED if result.stop.answer_end is StopReason.CANCELLED else 0
 
 
-def _status(result: Generation, *, measured: bool) -> int:
-    """0, or 130 for a cancelled run. Raises `TokenjouleError` for a failed one, whose text is out by now.
-
-    `measured`: a measurement was required, so that an incomplete one is a failure.
-    """
+def failure_of(result: Generation, *, measured: bool) -> str | None:
+    """Why a run counts as failed. `measured`: a measurement was required, so an incomplete one fails."""
     if result.error is not None:
-        raise TokenjouleError(result.error)
+        return result.error
     if measured and not result.energy.complete:
-        raise TokenjouleError(f"the energy was not measured completely: {result.energy.problem}")
-    return CANCELLED if result.stop.answer_end is StopReason.CANCELLED else 0
+        return f"the energy was not measured completely: {result.energy.problem}"
+    return None
 
 
 def as_line(identity: object, outcome: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ class Session:
             self._ledger.start()
         self._decoder.cancel()  # nothing to do unless the caller stopped iterating
         report = self._ledger.finish()
-        timing = self._timing(report)
+        timing = self._timing()
         results = [self._result(row, report, timing) for row in self._decoder.rows]
         self._release()
         self._results = [self._tell(result) for result in results]
@@ -148,7 +148,7 @@ class Session:
             uncertainty_j=report.window_uncertainty_j,
         )
 
-    def _timing(self, report: EnergyReport) -> Timing:
+    def _timing(self) -> Timing:
         decodes = [
             mark
             for mark in self._ledger.marks

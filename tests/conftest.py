@@ -16,3 +16,13 @@ def shared_data() -> Path:
     if not root:
         pytest.skip("set TOKENJOULE_DATA to the folder that holds data/ and models/")
     return Path(root)
+
+
+@pytest.fixture(scope="module")
+def letters_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny random model of `tests.letters`, written once a module."""
+    from tests import letters
+
+    path = tmp_path_factory.mktemp("letters")
+    letters.write(path)
+    return path

@@ -11,20 +11,12 @@ from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
 from engine.steps import Inject, Phase, Prefill, Probe, ProbeReading, Step, Stop, StopReason
 from engine.stop import Policy, StepBudget, TokenBudget
-from tests import letters
 from tests.letters import CountedMeter
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("letters")
-    letters.write(path)
-    return path
-
-
 @pytest.fixture
-def engine(directory: Path) -> Any:
-    with Engine.load(directory, meter=CountedMeter()) as engine:  # type: ignore[arg-type]
+def engine(letters_directory: Path) -> Any:
+    with Engine.load(letters_directory, meter=CountedMeter()) as engine:  # type: ignore[arg-type]
         yield engine
 
 
@@ -169,7 +161,7 @@ def test_a_token_budget_closes_the_thinking_and_bounds_the_answer(
     assert result.phases_by_token == ("think",) * 10 + ("answer",) * 7
 
 
-def test_a_step_budget_cuts_where_a_step_ends(engine: Engine, directory: Path) -> None:
+def test_a_step_budget_cuts_where_a_step_ends(engine: Engine, letters_directory: Path) -> None:
     for seed in range(50):  # until one does not close by itself
         free = engine.generate(PROMPT, max_new_tokens=80, temperature=1.0, seed=seed)
         if 91 not in free.token_ids:
@@ -177,9 +169,9 @@ def test_a_step_budget_cuts_where_a_step_ends(engine: Engine, directory: Path) -
     token = statistics.mode(token for token in free.token_ids[:60] if token < 26)  # its letter is in no mark
     letter = chr(33 + token)
     assert free.token_ids[:60].count(token) >= 2
-    config = directory / "generation_config.json"
+    config = letters_directory / "generation_config.json"
     config.write_text(config.read_text().replace('"x"', f'"{letter}"'))
-    with Engine.load(directory, meter=CountedMeter()) as other:  # type: ignore[arg-type]
+    with Engine.load(letters_directory, meter=CountedMeter()) as other:  # type: ignore[arg-type]
         cut = other.generate(
             PROMPT,
             max_new_tokens=80,
@@ -286,12 +278,12 @@ def test_ends_are_named(engine: Engine) -> None:
     assert full.prompt_tokens + len(full.token_ids) == 256
 
 
-def test_an_eos_ends_the_row_unless_it_is_ignored(directory: Path, tmp_path: Path) -> None:
-    with Engine.load(directory, meter=CountedMeter()) as engine:  # type: ignore[arg-type]
+def test_an_eos_ends_the_row_unless_it_is_ignored(letters_directory: Path, tmp_path: Path) -> None:
+    with Engine.load(letters_directory, meter=CountedMeter()) as engine:  # type: ignore[arg-type]
         plain = engine.generate(PROMPT, max_new_tokens=20).token_ids
     import shutil
 
-    shutil.copytree(directory, tmp_path / "eos")
+    shutil.copytree(letters_directory, tmp_path / "eos")
     (tmp_path / "eos/generation_config.json").write_text(f'{{"eos_token_id": [96, {plain[7]}]}}')
     with Engine.load(tmp_path / "eos", meter=CountedMeter()) as engine:  # type: ignore[arg-type]
         ended = engine.generate(PROMPT, max_new_tokens=20)
@@ -347,9 +339,9 @@ def test_energy_is_booked_to_tokens_and_adds_up(engine: Engine) -> None:
     assert result.to_json()["energy"]["per_token_sd_j"] == [None] * 10
 
 
-def test_a_meter_that_fails_leaves_the_text_and_says_so(directory: Path) -> None:
+def test_a_meter_that_fails_leaves_the_text_and_says_so(letters_directory: Path) -> None:
     meter = CountedMeter(watts=10)
-    with Engine.load(directory, meter=meter) as engine:  # type: ignore[arg-type]
+    with Engine.load(letters_directory, meter=meter) as engine:  # type: ignore[arg-type]
         whole = engine.generate(PROMPT, max_new_tokens=20)
         meter.fails_after = meter.reads + 12
         result = engine.generate(PROMPT, max_new_tokens=20, budget_joules=1000, answer_tokens=1)
@@ -391,7 +383,7 @@ def test_unneeded_hidden_states_are_not_kept(engine: Engine, monkeypatch: pytest
     assert asked == [frozenset()] * 3
 
 
-def test_bfloat16_rows_run(directory: Path) -> None:
-    with Engine.load(directory, dtype="bf16", meter=CountedMeter()) as engine:  # type: ignore[arg-type]
+def test_bfloat16_rows_run(letters_directory: Path) -> None:
+    with Engine.load(letters_directory, dtype="bf16", meter=CountedMeter()) as engine:  # type: ignore[arg-type]
         assert engine.model.dtype is torch.bfloat16
         assert len(engine.generate(PROMPT, max_new_tokens=5).token_ids) == 5

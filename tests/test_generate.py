@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.energy.estimate import CpuEstimateMeter
+from engine.errors import MeterError
 from tests.cli import PROMPT, run
 
 ROOT = Path(__file__).parents[1]
@@ -191,6 +192,38 @@ def test_prompts_are_resumed_where_they_ended(capsys: pytest.CaptureFixture[str]
     before = results.read_bytes()
     assert run(capsys, *arguments)[0] == 0
     assert results.read_bytes() == before
+
+
+def test_a_required_measurement_that_fails_is_run_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --require-measured an incomplete account is a failed line, which the next run takes up again."""
+
+    def breaks(meter: CpuEstimateMeter) -> None:
+        raise MeterError("the sensor is gone")
+
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import engine.energy.estimate as estimate\n"
+        "from engine.stop import Policy\n"
+        "class Unplug(Policy):\n"
+        "    def on_token(self, step): estimate.CpuEstimateMeter.read = estimate.CpuEstimateMeter.breaks\n"
+    )
+    monkeypatch.setattr(CpuEstimateMeter, "read", CpuEstimateMeter.read)
+    monkeypatch.setattr(CpuEstimateMeter, "breaks", breaks, raising=False)
+    monkeypatch.setattr(CpuEstimateMeter, "measured", True)
+    prompts, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('{"prompt": "47+35="}\n')
+    arguments = ("--prompts", str(prompts), "--output", str(results), "--quiet", "--require-measured")
+    source = ("--energy-source", "estimate")
+    assert run(capsys, *arguments, *source, "--stop", f"{file}:Unplug")[0] == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(CpuEstimateMeter, "measured", True)
+    assert run(capsys, *arguments, *source)[0] == 0
+    first, second = map(json.loads, results.read_text().splitlines())
+    assert "the sensor is gone" in first["error"]
+    assert first["answer"] == second["answer"] == "82"
+    assert second["error"] is None
 
 
 def test_one_bad_prompt_does_not_stop_the_others(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

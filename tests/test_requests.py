@@ -20,16 +20,9 @@ PROMPT = [5, 6, 7, 8]
 CLOSER, PREFIX = 91, 92
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("letters")
-    letters.write(path)
-    return path
-
-
 @pytest.fixture
-def engine(directory: Path) -> Any:
-    with Engine.load(directory, meter=CountedMeter(watts=10)) as engine:  # type: ignore[arg-type]
+def engine(letters_directory: Path) -> Any:
+    with Engine.load(letters_directory, meter=CountedMeter(watts=10)) as engine:  # type: ignore[arg-type]
         yield engine
 
 
