@@ -29,17 +29,14 @@ from engine.presets import PRESETS
 from engine.result import Generation, ModelCard
 from engine.rows import Request
 from engine.sampler import Sampling
+from engine.schemes import NONE, choose_scheme
 from engine.session import Origin, Session
+from engine.shards import SafetensorsCheckpoint
 from engine.steps import Hook, StopPolicy
 from engine.stop import JouleBudget, TokenBudget
 from engine.thinking import ThinkingFormat
 from engine.tokenizer import Tokenizer
-from engine.weights import (
-    Checkpoint,
-    RandomCheckpoint,
-    SafetensorsCheckpoint,
-    load_weights,
-)
+from engine.weights import Checkpoint, RandomCheckpoint, load_weights
 from kernels.api import BackendUnavailable
 
 NEW_TOKENS = 512  # where the caller names no limit; the context may be shorter
@@ -78,6 +75,7 @@ class Engine:
         backend: str = "auto",
         device: str | int | None = None,
         dtype: str = "auto",
+        quantize: str | None = None,
         random_weights: bool = False,
         seed: int = 0,
         energy_source: str = "auto",
@@ -88,6 +86,7 @@ class Engine:
 
         `model`: None for the bundled one, a Hugging Face directory or id, or "preset:NAME", which needs
         `random_weights`. `device`: a CUDA index, "cpu", or None for the first CUDA device if there is one.
+        `quantize`: "none", "int8" or "int4", None for what the directory holds.
         `meter` replaces `energy_source`. Raises `TokenjouleError` (`UsageError`, `MeterError`) with one line.
         """
         begun = time.monotonic()
@@ -113,8 +112,9 @@ class Engine:
                 assert where.directory is not None
                 checkpoint = SafetensorsCheckpoint(where.directory, config)
             kind = choose_dtype(dtype, config)
-            check_memory(config, kind, place)
-            weights = load_weights(checkpoint, config, dtype=kind, device=place)
+            scheme = choose_scheme(quantize, config.quantization)
+            check_memory(config, kind, scheme, place)
+            weights = load_weights(checkpoint, config, dtype=kind, device=place, scheme=scheme)
             try:
                 loaded = Model(config, weights, chosen)
             except BackendUnavailable as error:
@@ -130,8 +130,8 @@ class Engine:
             architecture=config.architecture,
             parameters=loaded.parameters,
             dtype=str(kind).removeprefix("torch."),
-            quantization="none",
-            shape_only=random_weights,
+            quantization=NONE if scheme is None else scheme.name,
+            shape_only=random_weights or config.shape_only,
         )
         origin = Origin(card, chosen.name, device_name(place), loaded.dims(), time.monotonic() - begun)
         return cls(

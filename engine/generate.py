@@ -63,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
         "--device", metavar="N", help="CUDA device, or cpu (default: first CUDA device, else cpu)"
     )
     model.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto")
+    model.add_argument(
+        "--quantize",
+        choices=("none", "int8", "int4"),
+        help="pack the weights (default: as the checkpoint is)",
+    )
     text = cli.add_argument_group("generation")
     text.add_argument("--max-new-tokens", type=_count, metavar="N", help="default: 512, context permitting")
     text.add_argument("--ignore-eos", action="store_true", help="go on behind an end-of-sequence token")

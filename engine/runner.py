@@ -32,6 +32,7 @@ class Runner:
             backend=options.backend,
             device=options.device,
             dtype=options.dtype,
+            quantize=options.quantize,
             random_weights=options.random_weights,
             energy_source=options.energy_source,
             require_measured_energy=options.require_measured,

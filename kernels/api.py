@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kernels.quantize import Matrix
+
 BACKENDS = ("gpu", "cpu", "torch")
 
 
@@ -32,7 +34,7 @@ class AttentionShape:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer as a checkpoint gives it, projections that read the same input fused.
+    """One layer, projections that read the same input fused; its matrices are plain or packed.
 
     `attention_norm` (E,), `qkv` ((H + 2K)·D, E) rows in the order q, k, v, `qkv_bias` ((H + 2K)·D,),
     `q_norm`, `k_norm` (D,), `output` (E, H·D), `output_bias` (E,), `mlp_norm` (E,),
@@ -40,11 +42,11 @@ class LayerWeights:
     """
 
     attention_norm: Tensor
-    qkv: Tensor
-    output: Tensor
+    qkv: Matrix
+    output: Matrix
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Matrix
+    down: Matrix
     qkv_bias: Tensor | None = None
     q_norm: Tensor | None = None
     k_norm: Tensor | None = None
@@ -58,7 +60,7 @@ class HeadWeights:
     """`norm` (E,), `weight` (V, E)."""
 
     norm: Tensor
-    weight: Tensor
+    weight: Matrix
 
 
 @dataclass(frozen=True, slots=True)
