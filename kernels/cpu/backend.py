@@ -4,6 +4,7 @@ Fits tensors to the compiled stages and chooses between them and the library; co
 Between the stages of one layer queries and attended values stay fp32; the residual is in the model's dtype.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,13 @@ from kernels.cpu.attention import attention, splits
 from kernels.cpu.attention_input import attention_input
 from kernels.cpu.attention_output import attention_output
 from kernels.cpu.crew import Crew, cores, new_claim, worthwhile_crew
-from kernels.cpu.gemv import matrix, spread, stored
+from kernels.cpu.gemv import matrix, stored
 from kernels.cpu.head import head_logits
 from kernels.cpu.mlp import mlp
+from kernels.cpu.packed import Int4, Int8, packed
 from kernels.cpu.target import LANES
+from kernels.cpu.unpack import unpack
+from kernels.quantize import Matrix, Quantized
 from kernels.reference import TorchBackend, TorchHead, TorchLayer
 
 DTYPES = (torch.bfloat16, torch.float32)
@@ -29,23 +33,12 @@ ALONE_BYTES = 256 * 1024  # a stage that reads less is done before a helper wake
 
 @dataclass(frozen=True, slots=True)
 class CpuLayer:
-    """A layer's matrices as `gemv.matrix`, without copies, and its vectors in fp32, empty where absent."""
+    """What the library takes, and what the compiled stages take of the same memory."""
 
     library: TorchLayer
     shape: AttentionShape
     eps: np.float32
-    attention_norm: np.ndarray
-    qkv: np.ndarray
-    qkv_bias: np.ndarray
-    q_norm: np.ndarray
-    k_norm: np.ndarray
-    output: np.ndarray
-    output_bias: np.ndarray
-    mlp_norm: np.ndarray
-    gate_up: np.ndarray
-    gate_up_bias: np.ndarray
-    down: np.ndarray
-    down_bias: np.ndarray
+    arrays: Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +48,7 @@ class CpuHead:
     library: TorchHead
     eps: np.float32
     norm: np.ndarray
-    weight: np.ndarray
+    weight: Matrix_
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +77,7 @@ class CpuBackend:
         self._measure = threads is None
         self._crew = Crew(threads or cores())
         self._places: _Places | None = None
+        self._scratch = torch.empty(0)
 
     @property
     def threads(self) -> int:
@@ -95,6 +89,7 @@ class CpuBackend:
             library=self._library.prepare_layer(weights, shape, norm_eps),
             shape=shape,
             eps=np.float32(norm_eps),
+            arrays=Layer(
             attention_norm=_vector(weights.attention_norm),
             qkv=_matrix(weights.qkv),
             qkv_bias=_vector(weights.qkv_bias),
@@ -107,7 +102,7 @@ class CpuBackend:
             gate_up_bias=_vector(weights.gate_up_bias),
             down=_matrix(weights.down),
             down_bias=_vector(weights.down_bias),
-        )
+        ))
 
     def prepare_head(self, weights: HeadWeights, norm_eps: float) -> CpuHead:
         library = self._library.prepare_head(weights, norm_eps)
@@ -120,26 +115,26 @@ class CpuBackend:
 
     def attention_input(self, x: Tensor, layer: CpuLayer, cache: LayerCache, layout: Layout) -> Tensor:
         if len(x) > MANY_TOKENS:
-            return self._library.attention_input(x, layer.library, cache, layout)
+            return self._library.attention_input(x, self._in_full(layer, x.dtype, "qkv"), cache, layout)
         places, shape = self._placed(layout), layer.shape
         q = torch.empty(len(x), shape.n_heads, shape.head_dim)
         self._crew.run(
             attention_input,
             new_claim(),
             stored(x.contiguous()),
-            layer.attention_norm,
+            layer.arrays.attention_norm,
             layer.eps,
-            layer.qkv,
-            layer.qkv_bias,
-            layer.q_norm,
-            layer.k_norm,
+            layer.arrays.qkv,
+            layer.arrays.qkv_bias,
+            layer.arrays.q_norm,
+            layer.arrays.k_norm,
             places.cos,
             places.sin,
             places.slots,
             q.numpy(),
             stored(cache.keys),
             stored(cache.values),
-            alone=layer.qkv.nbytes < ALONE_BYTES,
+            alone=_bytes(layer.arrays.qkv) < ALONE_BYTES,
         )
         return q
 
@@ -171,51 +166,67 @@ class CpuBackend:
 
     def attention_output(self, x: Tensor, attended: Tensor, layer: CpuLayer) -> Tensor:
         if len(x) > MANY_TOKENS:
-            return self._library.attention_output(x, attended, layer.library)
+            return self._library.attention_output(x, attended, self._in_full(layer, x.dtype, "output"))
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         self._crew.run(
             attention_output,
             new_claim(),
             stored(x.contiguous()),
             attended.flatten(1).numpy(),
-            layer.output,
-            layer.output_bias,
+            layer.arrays.output,
+            layer.arrays.output_bias,
             stored(out),
-            alone=layer.output.nbytes < ALONE_BYTES,
+            alone=_bytes(layer.arrays.output) < ALONE_BYTES,
         )
         return out
 
     def mlp(self, x: Tensor, layer: CpuLayer) -> Tensor:
         if len(x) > MANY_TOKENS:
-            return self._library.mlp(x, layer.library)
+            return self._library.mlp(x, self._in_full(layer, x.dtype, "gate_up", "down"))
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         self._crew.run(
             mlp,
             new_claim(2),
             stored(x.contiguous()),
-            layer.mlp_norm,
+            layer.arrays.mlp_norm,
             layer.eps,
-            layer.gate_up,
-            layer.gate_up_bias,
-            layer.down,
-            layer.down_bias,
-            spread(layer.down, len(x)),
+            layer.arrays.gate_up,
+            layer.arrays.gate_up_bias,
+            layer.arrays.down,
+            layer.arrays.down_bias,
+            np.empty((len(x), _rows(layer.arrays.gate_up) // 2), np.float32),
             stored(out),
-            alone=layer.gate_up.nbytes < ALONE_BYTES,
+            alone=_bytes(layer.arrays.gate_up) < ALONE_BYTES,
         )
         return out
 
     def head_logits(self, x: Tensor, head: CpuHead) -> Tensor:
-        if len(x) > MANY_TOKENS:
+        if len(x) > MANY_TOKENS and isinstance(head.weight, np.ndarray):
             return self._library.head_logits(x, head.library)
         return self._head_logits(x, head, self._crew)
 
     def _head_logits(self, x: Tensor, head: CpuHead, crew: Crew) -> Tensor:
-        logits = torch.empty(len(x), len(head.weight))
-        alone = head.weight.nbytes < ALONE_BYTES
+        logits = torch.empty(len(x), _rows(head.weight))
+        alone = _bytes(head.weight) < ALONE_BYTES
         arguments = (stored(x.contiguous()), head.norm, head.eps, head.weight, logits.numpy())
         crew.run(head_logits, new_claim(), *arguments, alone=alone)
         return logits
+
+    def _in_full(self, layer: CpuLayer, dtype: torch.dtype, *names: str) -> TorchLayer:
+        """The library's layer with the matrices `names` not packed, until the next call."""
+        weights = layer.library.weights
+        wanted = {name: w for name in names if isinstance(w := getattr(weights, name), Quantized)}
+        if not wanted:
+            return layer.library
+        # one buffer for all layers: fresh memory would cost more than writing to it
+        size = sum(w.numel() for w in wanted.values())
+        if self._scratch.numel() < size or self._scratch.dtype is not dtype:
+            self._scratch = torch.empty(size, dtype=dtype)
+        parts = self._scratch[:size].split([w.numel() for w in wanted.values()])
+        full = {name: part.view(w.shape) for part, (name, w) in zip(parts, wanted.items(), strict=True)}
+        for name, out in full.items():
+            self._crew.run(unpack, new_claim(), getattr(layer.arrays, name), stored(out))
+        return dataclasses.replace(layer.library, weights=dataclasses.replace(weights, **full))
 
     def _placed(self, layout: Layout) -> _Places:
         """The layout's arrays, made once per forward."""
@@ -236,11 +247,21 @@ class CpuBackend:
         return places
 
 
-def _matrix(weight: Tensor) -> Any:
+def _matrix(weight: Matrix) -> Any:
+    if isinstance(weight, Quantized):
+        return packed(weight)
     if weight.dtype not in DTYPES:
         kind = str(weight.dtype).removeprefix("torch.")
         raise BackendUnavailable(f"backend cpu: weights in {kind}; it takes bf16 and fp32")
     return matrix(weight)
+
+
+def _rows(matrix: Matrix_) -> int:
+    return len(matrix) if isinstance(matrix, np.ndarray) else matrix.rows
+
+
+def _bytes(matrix: Matrix_) -> int:
+    return matrix.nbytes if isinstance(matrix, np.ndarray) else matrix.words.nbytes
 
 
 def _vector(weight: Tensor | None) -> np.ndarray:

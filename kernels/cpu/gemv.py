@@ -13,7 +13,7 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 from torch import Tensor
 
 from kernels.cpu.target import BF16_DOT, LANES, BFloat, compiled, mean_square_of, narrow, widen
@@ -44,30 +44,21 @@ def matrix(weight: Tensor) -> np.ndarray:
     return weight.view(torch.int32).numpy().view(np.uint32) if weight.element_size() == 2 else weight.numpy()
 
 
-def spread(w, vectors):
-    """Zeros for `vectors` x that W is to meet: (vectors, halves, padded length), float32 or, rounded, uint16.
+def room_for(w):
+    """Zeros for x that W of numba's type `w` is to meet, as a function to compile.
 
-    Column c of x stands at [:, c % halves, c // halves].
+    (vectors, halves, padded length), float32 or, rounded, uint16: column c of x stands at
+    [:, c % halves, c // halves].
     """
-    words = -(-w.shape[1] // LANES) * LANES
-    if w.dtype != np.uint32:
-        return np.zeros((vectors, 1, words), np.float32)
-    if BF16_DOT:
-        return np.zeros((vectors, 1, 2 * words), np.uint16)
-    return np.zeros((vectors, 2, words), np.float32)
-
-
-@overload(spread)
-def _spread(w, vectors):
     pairs = w.dtype == types.uint32
     halves = 2 if pairs and not BF16_DOT else 1
     width = 2 if pairs and BF16_DOT else 1
     kind = np.uint16 if pairs and BF16_DOT else np.float32
 
-    def zeros(w, vectors):
+    def spread(w, vectors):
         return np.zeros((vectors, halves, width * -(-w.shape[1] // LANES) * LANES), kind)
 
-    return zeros
+    return spread
 
 
 @compiled
