@@ -5,7 +5,7 @@ so that loading takes no more memory than the weights and a few pieces.
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from engine import tensors
 from engine.config import ModelConfig
 from engine.errors import TokenjouleError
+from engine.loading import LoadStep, OnProgress, Work, ignore
 from engine.schemes import Scheme
 from engine.tensors import Projection, expected_shapes
 from kernels.api import HeadWeights, LayerWeights
@@ -110,13 +111,13 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device,
     scheme: Scheme | None = None,
-    report: Callable[[int, int], None] = lambda done, of: None,
+    on_progress: OnProgress = ignore,
 ) -> ModelWeights:
     """The weights of every stage on `device`, vectors and unpacked matrices in `dtype`.
 
     `scheme`: pack the matrices so, from the numbers as the checkpoint has them; those of a checkpoint that
-    is packed already are used in place. `report` hears of every layer. Raises `TokenjouleError` for weights
-    or scales that are not finite where they are packed.
+    is packed already are used in place. `on_progress` hears of every layer. Raises `TokenjouleError` where
+    weights to be packed, or scales, are not finite.
     """
 
     def vector(*names: str) -> Tensor:
@@ -138,9 +139,10 @@ def load_weights(
                 fields[f"{name}_bias"] = vector(*bias_names(checkpoint, projection))
         for name, (norm, _) in tensors.layer_norms(config, index).items():
             fields[name] = vector(norm)
-        report(index + 1, config.n_layers)
+        on_progress(LoadStep(work, index + 1, config.n_layers))
         return LayerWeights(**fields)  # type: ignore[arg-type]
 
+    work = Work.WEIGHTS if scheme is None or checkpoint.scheme is not None else Work.PACKING
     # First, while there is room for what they are made of: they are the largest.
     embedding = matrix(tensors.embedding(config))
     head = embedding if config.tied_head else matrix(tensors.head(config))

@@ -7,6 +7,8 @@ Dims: N new tokens over all rows, B rows, H query heads, K key/value heads, D he
 F feed-forward size, V vocabulary, P pages, L slots of a page pool (pages x page size).
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -137,6 +139,18 @@ class Backend(Protocol):
 
     def head_logits(self, x: Tensor, head: Any) -> Tensor:
         """W_head·rmsnorm(x). x (B, E) -> (B, V) fp32."""
+
+
+def compilations(backend: Backend, report: Callable[[int], None]) -> AbstractContextManager[None]:
+    """In here `report` hears of every function that `backend` compiles: how many are done, 0 at the start.
+
+    What was compiled before, and kept, it does not hear of.
+    """
+    if backend.name == "cpu":
+        from kernels.cpu.compiling import compilations
+
+        return compilations(report)
+    return nullcontext()
 
 
 def load(name: str, device: torch.device) -> Backend:
