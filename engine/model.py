@@ -80,14 +80,15 @@ class Model:
         x = self._embed(torch.tensor(tokens, device=device))
         last = torch.tensor([row.stop - 1 for row in layout.rows], device=device)
         hidden: dict[int, Tensor] = {}
-        backend = self.backend
-        for index, (layer, pool) in enumerate(zip(self._layers, cache.layers, strict=True)):
-            q = backend.attention_input(x, layer, pool, layout)
-            attended = backend.attention(q, layer, pool, layout)
-            x = backend.attention_output(x, attended, layer)
-            x = backend.mlp(x, layer)
-            if index in taps:
-                hidden[index] = x[last]
+        backend, begin = self.backend, 0
+        for tap in [*sorted(taps), self.config.n_layers - 1]:
+            end = tap + 1
+            if end > begin:
+                some = slice(begin, end)
+                x = backend.layers(x, self._layers[some], cache.layers[some], layout)
+            if tap in taps:
+                hidden[tap] = x[last]
+            begin = end
         return backend.head_logits(x[last], self._head), hidden
 
     def _embed(self, tokens: Tensor) -> Tensor:

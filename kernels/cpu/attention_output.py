@@ -13,7 +13,8 @@ ROWS = 32  # of a matrix per chunk: 128 KB to 512 KB of bf16 weights, 10 to 40 �
 def attention_output(claim, x, attended, w, bias, out):
     """out = x + W·attended + bias.
 
-    x, out (N, E) bf16 bits or fp32; attended (N, H·D) fp32; w as `product` takes it; bias (E,) fp32, or empty.
+    x, out (N, E) bf16 bits or fp32, may be the same; attended (N, H·D) fp32; w as `product` takes it; bias
+    (E,) fp32, or empty.
     """
     add_product(claim, 0, x, attended, w, bias, out)
 

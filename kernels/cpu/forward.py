@@ -1,8 +1,8 @@
 """All stages of all layers in one call, for few new tokens.
 
-Between stages the Python interpreter, the library's tensors and a helper's sleep cost 130 to 190 µs a stage once
-the weights of the last one have swept the caches (1B on 2 cores of an EPYC; 15 µs where nothing was swept), four
-times a layer. In here the next stage begins when the last chunk of the one before is done.
+Between stages the Python interpreter, the library's tensors and a helper's sleep cost 130 to 190 µs a stage
+once the weights of the last one have swept the caches (1B on 2 cores of an EPYC; 15 µs where nothing was
+swept), four times a layer. In here the next stage begins when the last chunk of the one before is done.
 """
 
 from typing import NamedTuple
@@ -127,10 +127,11 @@ def forward(
 ):
     """x through all layers, in place.
 
-    x (N, E) bf16 bits or fp32, written; like: one of the layers; layers (layers, 24) int64, the `addresses` of
-    each; keys, values (L, K, D), key_rows, value_rows as in `attention`: one layer's cache; pools (layers, 2)
-    int64: where each layer's keys and values begin; windows (layers,) int64, 0 for none; q, attended (N, H, D),
-    hidden (N, F), partial: shared, written; the rest as in the stages; claim of PHASES phases per layer.
+    x (N, E) bf16 bits or fp32, written; like: one of the layers; layers (layers, 24) int64, the `addresses`
+    of each; keys, values (L, K, D), key_rows, value_rows as in `attention`: one layer's cache; pools
+    (layers, 2) int64: where each layer's keys and values begin; windows (layers,) int64, 0 for none; q,
+    attended (N, H, D), hidden (N, F), partial: shared, written; the rest as in the stages; claim of PHASES
+    phases per layer.
     """
     last = -(-x.shape[1] // ROWS)  # chunks of a layer's last phase
     for number in range(layers.shape[0]):

@@ -1,7 +1,7 @@
-"""What every stage asks of a matrix, whatever it holds: bf16 or fp32 numbers (`gemv`) or packed ones (`packed`).
+"""What every stage asks of a matrix, whether it holds bf16 or fp32 (`gemv`) or packed numbers (`packed`).
 
-A stage spreads room for its vectors, places them, then takes the product of as many rows as it wants. Which of
-the two runs is decided when the stage is compiled.
+A stage spreads room for its vectors, places them, then takes the product of as many rows as it wants. Which
+of the two runs is decided when the stage is compiled.
 """
 
 from numba import types

@@ -75,6 +75,14 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.V
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
+def fetch_ahead(builder: ir.IRBuilder, pointer: ir.Value) -> None:
+    """Ask for the line at `pointer`, wherever that is, to come into the second-level cache."""
+    i32 = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [pointer, i32(0), i32(2), i32(1)])  # to be read, second level, data
+
+
 def everywhere(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
     """The scalar in all LANES."""
     undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)

@@ -32,7 +32,7 @@ def _(w):
 
 @compiled
 def unpack(claim, w, out):
-    """out[row] = scale · number, rounded once. w as `packed.packed`; out (M, C) bf16 bits or fp32, written."""
+    """out[row] = scale · number, rounded once. w as `product` takes it; out (M, C) bf16 bits or fp32."""
     panels, per_word = w.words.shape[0], _per_word(w)
     group = w.words.shape[1] // w.scales.shape[1]  # in words
     chunk = take(claim, 0)

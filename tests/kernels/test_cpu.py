@@ -215,7 +215,7 @@ def test_strided_inputs_and_odd_memory_are_taken_as_they_are() -> None:
 
 def test_weights_are_not_copied() -> None:
     bench = Bench(Case(), BF16)
-    assert bench.layers[1].gate_up.ctypes.data == bench.layers[0].weights.gate_up.data_ptr()
+    assert bench.layers[1].arrays.gate_up.ctypes.data == bench.layers[0].weights.gate_up.data_ptr()
 
 
 def test_half_precision_is_refused_by_name() -> None:
