@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.errors import TokenjouleError
 from engine.rope import ROPE_TYPES, Rope
+from engine.schemes import Scheme, parse_quantization
 from kernels.api import AttentionShape
 
 FAMILIES = {
@@ -27,7 +28,11 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """One model's shape and constants. `windows`: per layer, how far back attention sees (None: all)."""
+    """One model's shape and constants.
+
+    `windows`: per layer, how far back attention sees (None: all). `quantization`: how the checkpoint's
+    matrices are packed, None where they are not. `shape_only`: it was made of random weights.
+    """
 
     architecture: str
     vocab_size: int
@@ -48,6 +53,8 @@ class ModelConfig:
     windows: tuple[int | None, ...]
     dtype: str | None
     eos_ids: tuple[int, ...]
+    quantization: Scheme | None
+    shape_only: bool
 
     def attention_shape(self, layer: int) -> AttentionShape:
         return AttentionShape(self.n_heads, self.n_kv_heads, self.head_dim, self.windows[layer])
@@ -80,10 +87,6 @@ def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any], source: 
     fields = _Fields(raw, source)
     architecture = _architecture(raw, source)
     family = FAMILIES[architecture]
-    for key in ("quantization_config", "compression_config"):
-        if raw.get(key):
-            method = raw[key].get("quant_method", "?") if isinstance(raw[key], dict) else raw[key]
-            raise TokenjouleError(f"{source}: quantised checkpoint ({key}: {method}) is not supported")
     activation = raw.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise TokenjouleError(f"{source}: hidden_act {activation!r} is not supported, only 'silu' is")
@@ -128,6 +131,8 @@ def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any], source: 
         windows=_windows(raw, family, n_layers, source),
         dtype=dtype,
         eos_ids=_eos_ids(raw, generation, source),
+        quantization=parse_quantization(raw, source),
+        shape_only=fields.boolean("shape_only", False),
     )
 
 

@@ -12,7 +12,7 @@ from threading import Lock
 from types import TracebackType
 
 from engine.chat import ChatTemplate
-from engine.config import ModelConfig, load_config, parse_config
+from engine.config import ModelConfig
 from engine.decode import Decoder
 from engine.energy.ledger import Ledger
 from engine.energy.meter import Meter, Reading
@@ -22,25 +22,22 @@ from engine.energy.report import joules
 from engine.energy.sources import open_meter, require_measured
 from engine.energy.warmup import warm_up
 from engine.errors import MeterError, TokenjouleError, UsageError
+from engine.loading import LoadStep, OnProgress, Work, ignore
 from engine.locate import Location, locate
 from engine.model import Model
 from engine.placement import check_memory, choose_backend, choose_device, choose_dtype, device_name
-from engine.presets import PRESETS
 from engine.result import Generation, ModelCard
 from engine.rows import Request
 from engine.sampler import Sampling
+from engine.schemes import NONE, choose_scheme
 from engine.session import Origin, Session
+from engine.source import open_checkpoint, read_config
 from engine.steps import Hook, StopPolicy
 from engine.stop import JouleBudget, TokenBudget
 from engine.thinking import ThinkingFormat
 from engine.tokenizer import Tokenizer
-from engine.weights import (
-    Checkpoint,
-    RandomCheckpoint,
-    SafetensorsCheckpoint,
-    load_weights,
-)
-from kernels.api import BackendUnavailable
+from engine.weights import load_weights
+from kernels.api import BackendUnavailable, compilations
 
 NEW_TOKENS = 512  # where the caller names no limit; the context may be shorter
 ANSWER_TOKENS = 16
@@ -78,17 +75,21 @@ class Engine:
         backend: str = "auto",
         device: str | int | None = None,
         dtype: str = "auto",
+        quantize: str | None = None,
         random_weights: bool = False,
         seed: int = 0,
         energy_source: str = "auto",
         require_measured_energy: bool = False,
         meter: Meter | None = None,
+        on_progress: OnProgress = ignore,
     ) -> "Engine":
         """Load a model, open the meter of its device, and warm both up; that energy is `setup_j`.
 
         `model`: None for the bundled one, a Hugging Face directory or id, or "preset:NAME", which needs
         `random_weights`. `device`: a CUDA index, "cpu", or None for the first CUDA device if there is one.
-        `meter` replaces `energy_source`. Raises `TokenjouleError` (`UsageError`, `MeterError`) with one line.
+        `quantize`: "none", "int8" or "int4", None for what the directory holds. `meter` replaces
+        `energy_source`. `on_progress` hears of every part of the work that takes time. Raises
+        `TokenjouleError` (`UsageError`, `MeterError`) with one line.
         """
         begun = time.monotonic()
         place = choose_device(device)
@@ -102,24 +103,21 @@ class Engine:
         poller.start()
         try:
             before = poller.poll()
-            config = _config(where, random_weights)
-            tokenizer = (
-                Tokenizer.load(where.directory) if where.directory else Tokenizer.bytes(config.vocab_size)
-            )
-            checkpoint: Checkpoint
-            if random_weights:
-                checkpoint = RandomCheckpoint(config, seed)
-            else:
-                assert where.directory is not None
-                checkpoint = SafetensorsCheckpoint(where.directory, config)
+            config = read_config(where, random_weights=random_weights)
+            tokenizer = _tokenizer(where, config)
+            checkpoint = open_checkpoint(where, config, random_weights=random_weights, seed=seed)
             kind = choose_dtype(dtype, config)
-            check_memory(config, kind, place)
-            weights = load_weights(checkpoint, config, dtype=kind, device=place)
-            try:
-                loaded = Model(config, weights, chosen)
-            except BackendUnavailable as error:
-                raise TokenjouleError(str(error)) from error
-            predictor, power_w = warm_up(loaded, poller)
+            scheme = choose_scheme(quantize, config.quantization)
+            check_memory(config, kind, scheme, place)
+            weights = load_weights(
+                checkpoint, config, dtype=kind, device=place, scheme=scheme, on_progress=on_progress
+            )
+            with compilations(chosen, lambda done: on_progress(LoadStep(Work.KERNELS, done, None))):
+                try:
+                    loaded = Model(config, weights, chosen)
+                except BackendUnavailable as error:
+                    raise TokenjouleError(str(error)) from error
+                predictor, power_w = warm_up(loaded, poller)
             after = poller.poll()
         except BaseException:
             poller.stop()
@@ -130,8 +128,8 @@ class Engine:
             architecture=config.architecture,
             parameters=loaded.parameters,
             dtype=str(kind).removeprefix("torch."),
-            quantization="none",
-            shape_only=random_weights,
+            quantization=NONE if scheme is None else scheme.name,
+            shape_only=random_weights or config.shape_only,
         )
         origin = Origin(card, chosen.name, device_name(place), loaded.dims(), time.monotonic() - begun)
         return cls(
@@ -318,13 +316,11 @@ def _mean_w(before: Reading, after: Reading) -> float | None:
     return rise_j / (after.time_s - before.time_s) if rise_j > 0 else None
 
 
-def _config(where: Location, random_weights: bool) -> ModelConfig:
-    if where.preset is not None:
-        if not random_weights:
-            raise UsageError(f"{where.id} has no weights; add --random-weights (figures are then shape only)")
-        return parse_config(PRESETS[where.preset], {}, where.id)
-    assert where.directory is not None
-    return load_config(where.directory)
+def _tokenizer(where: Location, config: ModelConfig) -> Tokenizer:
+    """A model of random weights needs none of its own."""
+    if where.directory is None or (config.shape_only and not (where.directory / "tokenizer.json").exists()):
+        return Tokenizer.bytes(config.vocab_size)
+    return Tokenizer.load(where.directory)
 
 
 def _host_meter(meter: Meter) -> Meter | None:

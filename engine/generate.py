@@ -5,24 +5,15 @@ line. Exit status: 0 done, 1 failed, 2 wrong usage, 130 cancelled with Ctrl-C.
 """
 
 import argparse
-import io
 import math
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from engine.errors import EXIT_CANCELLED, TokenjouleError, UsageError
-
-CLOSED_PIPE = 141  # what a shell reports for a program ended by SIGPIPE
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
+from engine.cli import Parser, deferred_interrupt, guarded, leave
+from engine.errors import TokenjouleError, UsageError
 
 
 def _positive(text: str) -> float:
@@ -43,7 +34,7 @@ def _count(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    cli = _Parser(prog="python -m engine.generate", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    cli = Parser(prog="python -m engine.generate", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     source = cli.add_argument_group("prompt")
     source.add_argument("prompt", nargs="?", help="the prompt, as text")
     source.add_argument("--prompt-file", metavar="F", help="read the prompt from a file, or - for stdin")
@@ -63,6 +54,11 @@ def parser() -> argparse.ArgumentParser:
         "--device", metavar="N", help="CUDA device, or cpu (default: first CUDA device, else cpu)"
     )
     model.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto")
+    model.add_argument(
+        "--quantize",
+        choices=("none", "int8", "int4"),
+        help="pack the weights (default: as the checkpoint is)",
+    )
     text = cli.add_argument_group("generation")
     text.add_argument("--max-new-tokens", type=_count, metavar="N", help="default: 512, context permitting")
     text.add_argument("--ignore-eos", action="store_true", help="go on behind an end-of-sequence token")
@@ -105,33 +101,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    if sys.stdout is None:
-        return _complain("stdout is closed", 1)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows "?"
-    try:
+
+    def run() -> int:
         options = parser().parse_args(argv)
         _check(options)
         return _run(options)
-    except UsageError as error:
-        return _complain(error, 2)
-    except TokenjouleError as error:
-        return _complain(error, 1)
-    except KeyboardInterrupt:
-        return _complain("cancelled", EXIT_CANCELLED)
-    except BrokenPipeError:
-        # Nobody reads any more. Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED_PIPE
-    except OSError as error:
-        return _complain(f"cannot write: {error.strerror or error}", 1)
 
-
-def _complain(message: object, status: int) -> int:
-    line = " ".join(str(message).split())
-    print(f"tokenjoule: {line}", file=sys.stderr)
-    return status
+    return guarded(run)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -148,7 +124,7 @@ def _check(options: argparse.Namespace) -> None:
     if any(not sequence for sequence in options.stop_sequence):
         raise UsageError("a stop sequence must not be empty")
     _check_files(options)
-    with _deferred_interrupt():
+    with deferred_interrupt():
         from engine.sampler import Sampling
     Sampling(
         options.temperature,
@@ -190,7 +166,7 @@ def _check_files(options: argparse.Namespace) -> None:
             raise UsageError(f"{seen[real]} and {name} are the same file, {path}")
         seen[real] = name
     if options.plot:
-        with _deferred_interrupt():
+        with deferred_interrupt():
             from engine.plot import check_plot
 
             check_plot(options.plot)
@@ -232,30 +208,8 @@ def _prompt(options: argparse.Namespace) -> str:
     return text
 
 
-@contextmanager
-def _deferred_interrupt() -> Iterator[None]:
-    """Ctrl-C in here takes effect at the end: torch's and numpy's modules do not survive a broken import."""
-    pressed = False
-
-    def remember(number: int, frame: object) -> None:
-        nonlocal pressed
-        pressed = True
-
-    try:
-        before = signal.signal(signal.SIGINT, remember)
-    except ValueError:  # not the main thread: Ctrl-C does not arrive here
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
-
-
 def _policies(options: argparse.Namespace) -> list[Any]:
-    with _deferred_interrupt():
+    with deferred_interrupt():
         from engine.stop import StepBudget, load_policy
 
     policies: list[Any] = [load_policy(name) for name in options.stop if name != "none"]
@@ -265,7 +219,7 @@ def _policies(options: argparse.Namespace) -> list[Any]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    with _deferred_interrupt():
+    with deferred_interrupt():
         from engine.prompts import run_prompts
         from engine.runner import Runner, run_one
 
@@ -278,6 +232,4 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said; torch takes a moment to leave
-    sys.exit(status)
+    leave(main())

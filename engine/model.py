@@ -8,9 +8,10 @@ from torch import Tensor
 from engine.cache import KVCache
 from engine.config import ModelConfig
 from engine.rope import inverse_frequencies
-from engine.weights import ModelWeights
+from engine.weights import ModelWeights, element_bytes
 from kernels.api import Backend, Layout
 from kernels.cost import Dims
+from kernels.quantize import take_rows
 
 PAGE_SIZE = 16  # tokens; vLLM's default: little waste per row, few table entries
 
@@ -21,9 +22,11 @@ class Model:
     def __init__(self, config: ModelConfig, weights: ModelWeights, backend: Backend) -> None:
         self.config = config
         self.backend = backend
-        self.dtype = weights.embedding.dtype
+        self.dtype = weights.dtype
         self.parameters = weights.parameters()
         self._embedding = weights.embedding
+        self._weight_bytes = element_bytes(weights.layers[0].qkv)
+        self._head_bytes = element_bytes(weights.head.weight)
         self._frequencies, self._rope_factor = inverse_frequencies(config.rope, config.head_dim)
         self._layers = [
             backend.prepare_layer(layer, config.attention_shape(index), config.norm_eps)
@@ -34,7 +37,6 @@ class Model:
     def dims(self) -> Dims:
         """What `kernels.cost` needs to know of this model. The head is read even where it is tied."""
         config = self.config
-        size = self.dtype.itemsize
         windows = set(config.windows)
         return Dims(
             n_layers=config.n_layers,
@@ -44,8 +46,9 @@ class Model:
             n_kv_heads=config.n_kv_heads,
             head_dim=config.head_dim,
             vocab_size=config.vocab_size,
-            weight_bytes=size,
-            cache_bytes=size,
+            weight_bytes=self._weight_bytes,
+            head_bytes=self._head_bytes,
+            cache_bytes=self.dtype.itemsize,
             window=windows.pop() if len(windows) == 1 else None,
         )
 
@@ -74,7 +77,7 @@ class Model:
         Mutates `cache`.
         """
         device = self.backend.device
-        x = self._embedding[torch.tensor(tokens, device=device)]
+        x = self._embed(torch.tensor(tokens, device=device))
         last = torch.tensor([row.stop - 1 for row in layout.rows], device=device)
         hidden: dict[int, Tensor] = {}
         backend = self.backend
@@ -86,3 +89,9 @@ class Model:
             if index in taps:
                 hidden[index] = x[last]
         return backend.head_logits(x[last], self._head), hidden
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """tokens (N,) int64 -> (N, E)."""
+        if isinstance(self._embedding, Tensor):
+            return self._embedding[tokens]
+        return take_rows(self._embedding, tokens, self.dtype)

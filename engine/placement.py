@@ -1,6 +1,5 @@
 """Where a model runs and in what: device, backend, dtype, and whether its weights fit."""
 
-import math
 import platform
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import torch
 
 from engine.config import ModelConfig
 from engine.errors import TokenjouleError, UsageError
-from engine.weights import expected_shapes
+from engine.schemes import Scheme
+from engine.weights import memory_bytes
 from kernels import api
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,9 +47,11 @@ def choose_dtype(name: str, config: ModelConfig) -> torch.dtype:
     return DTYPES[name]
 
 
-def check_memory(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+def check_memory(
+    config: ModelConfig, dtype: torch.dtype, scheme: Scheme | None, device: torch.device
+) -> None:
     """Refuse what cannot fit before the kernel ends the process for it. Linux and CUDA only."""
-    weights = sum(math.prod(shape) for shape in expected_shapes(config).values()) * dtype.itemsize
+    weights = memory_bytes(config, dtype, scheme)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
     else:
@@ -61,8 +63,9 @@ def check_memory(config: ModelConfig, dtype: torch.dtype, device: torch.device) 
             (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), weights
         )
     if weights > free:
+        form = scheme.name if scheme is not None else str(dtype).removeprefix("torch.")
         raise TokenjouleError(
-            f"the weights take {weights / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, "
+            f"the weights take {weights / 1e9:.1f} GB in {form}, "
             f"{free / 1e9:.1f} GB of memory are free on {device}"
         )
 

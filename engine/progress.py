@@ -15,6 +15,7 @@ from rich.text import Text
 
 from engine.engine import Engine
 from engine.result import Budget, Generation, format_j
+from engine.schemes import NONE
 from engine.steps import Step, StopReason
 
 _REDRAW_S, _LINE_S = 0.1, 1.0
@@ -24,9 +25,10 @@ def announce(engine: Engine) -> None:
     """Which model, device and energy source; a source that measures nothing is said to be one, loudly."""
     origin, meter = engine.origin, engine.poller.meter
     shape = ", random weights: shape only" if origin.card.shape_only else ""
+    packed = "" if origin.card.quantization == NONE else f"{origin.card.quantization} weights, "
     print(
         f"{origin.card.id}: {origin.card.architecture}, {origin.card.parameters / 1e6:.1f} M parameters, "
-        f"{origin.card.dtype}{shape}; backend {origin.backend} on {origin.device}",
+        f"{packed}{origin.card.dtype}{shape}; backend {origin.backend} on {origin.device}",
         file=sys.stderr,
     )
     worth = "MEASURED" if meter.measured else "NOT MEASURED"

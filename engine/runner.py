@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from engine.engine import Engine
 from engine.errors import EXIT_CANCELLED, TokenjouleError
+from engine.loading import LoadingLine
 from engine.plot import draw_request
 from engine.progress import Progress, announce
 from engine.result import Generation
@@ -27,15 +28,18 @@ class Runner:
     def open(cls, options: argparse.Namespace, policies: Sequence[StopPolicy]) -> "Runner":
         if not options.quiet:
             print(f"loading {options.model or 'the bundled model'}", file=sys.stderr, flush=True)
-        engine = Engine.load(
-            options.model,
-            backend=options.backend,
-            device=options.device,
-            dtype=options.dtype,
-            random_weights=options.random_weights,
-            energy_source=options.energy_source,
-            require_measured_energy=options.require_measured,
-        )
+        with LoadingLine(quiet=options.quiet) as line:
+            engine = Engine.load(
+                options.model,
+                backend=options.backend,
+                device=options.device,
+                dtype=options.dtype,
+                quantize=options.quantize,
+                random_weights=options.random_weights,
+                energy_source=options.energy_source,
+                require_measured_energy=options.require_measured,
+                on_progress=line,
+            )
         if not options.quiet:
             announce(engine)
         return cls(engine, options, policies)

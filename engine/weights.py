@@ -1,173 +1,61 @@
-"""From a checkpoint's tensors to the weights of the stages: names, shapes, fusing, dtype, device.
+"""From a checkpoint's tensors to the weights of the stages: fused, in the model's dtype, packed if asked.
 
-Files are memory-mapped; a tensor is copied only where projections are fused or the dtype changes. Tensors
-that the config does not account for are refused: dropping a bias in silence would be another model.
+A tensor that is used as the file has it stays mapped; what is fused, converted or packed is made of pieces,
+so that loading takes no more memory than the weights and a few pieces.
 """
 
-import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.config import ModelConfig, read_json
+from engine import tensors
+from engine.config import ModelConfig
 from engine.errors import TokenjouleError
+from engine.loading import LoadStep, OnProgress, Work, ignore
+from engine.schemes import Scheme
+from engine.tensors import Projection, expected_shapes
 from kernels.api import HeadWeights, LayerWeights
-
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+from kernels.quantize import PANEL, Format, Matrix, Quantized, quantize
 
 
 @dataclass(frozen=True, slots=True)
 class ModelWeights:
-    """`embedding` (V, E); with a tied head `head.weight` is the same tensor."""
+    """`embedding` (V, E); with a tied head `head.weight` is the same object."""
 
-    embedding: Tensor
+    embedding: Matrix
     layers: tuple[LayerWeights, ...]
     head: HeadWeights
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations, and of every matrix that is not packed."""
+        return self.head.norm.dtype
+
     def parameters(self) -> int:
         """How many numbers the model has; a tied head is counted once."""
-        tensors = [self.embedding, self.head.norm]
+        held: list[Matrix] = [self.embedding, self.head.norm]
         if self.head.weight is not self.embedding:
-            tensors.append(self.head.weight)
+            held.append(self.head.weight)
         for layer in self.layers:
-            tensors += [t for name in LayerWeights.__slots__ if (t := getattr(layer, name)) is not None]
-        return sum(tensor.numel() for tensor in tensors)
+            held += [t for name in LayerWeights.__slots__ if (t := getattr(layer, name)) is not None]
+        return sum(matrix.numel() for matrix in held)
 
 
 class Checkpoint(Protocol):
-    """Named tensors, of the shapes that `expected_shapes` lists."""
+    """Named tensors: those of `expected_shapes`, or with a `scheme` those of `packed_tensors`."""
+
+    scheme: Scheme | None
+
+    def dtype(self, name: str) -> torch.dtype: ...
 
     def tensor(self, name: str) -> Tensor: ...
 
-
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model by its Hugging Face name."""
-    hidden, wide = config.hidden_size, config.intermediate_size
-    q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
-    for index in range(config.n_layers):
-        prefix = f"model.layers.{index}."
-        shapes |= {
-            f"{prefix}input_layernorm.weight": (hidden,),
-            f"{prefix}self_attn.q_proj.weight": (q, hidden),
-            f"{prefix}self_attn.k_proj.weight": (kv, hidden),
-            f"{prefix}self_attn.v_proj.weight": (kv, hidden),
-            f"{prefix}self_attn.o_proj.weight": (hidden, q),
-            f"{prefix}post_attention_layernorm.weight": (hidden,),
-            f"{prefix}mlp.gate_proj.weight": (wide, hidden),
-            f"{prefix}mlp.up_proj.weight": (wide, hidden),
-            f"{prefix}mlp.down_proj.weight": (hidden, wide),
-        }
-        if config.qkv_bias:
-            shapes |= {
-                f"{prefix}self_attn.q_proj.bias": (q,),
-                f"{prefix}self_attn.k_proj.bias": (kv,),
-                f"{prefix}self_attn.v_proj.bias": (kv,),
-            }
-        if config.output_bias:
-            shapes[f"{prefix}self_attn.o_proj.bias"] = (hidden,)
-        if config.mlp_bias:
-            shapes |= {
-                f"{prefix}mlp.gate_proj.bias": (wide,),
-                f"{prefix}mlp.up_proj.bias": (wide,),
-                f"{prefix}mlp.down_proj.bias": (hidden,),
-            }
-        if config.qk_norm:
-            shapes[f"{prefix}self_attn.q_norm.weight"] = (config.head_dim,)
-            shapes[f"{prefix}self_attn.k_norm.weight"] = (config.head_dim,)
-    shapes["model.norm.weight"] = (hidden,)
-    if not config.tied_head:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
-    return shapes
-
-
-class SafetensorsCheckpoint:
-    """The safetensors files of a Hugging Face directory, opened and checked against `config`.
-
-    Raises `TokenjouleError` for absent, truncated or foreign files and for missing, unexpected or misshapen
-    tensors, naming the file or the tensor.
-    """
-
-    def __init__(self, directory: Path, config: ModelConfig) -> None:
-        self._files: dict[str, safe_open] = {}
-        self._path_of: dict[str, Path] = {}
-        for path, names in _shards(directory):
-            file = _open(path)
-            held = list(file.keys())
-            for name in names if names is not None else held:
-                if name not in held:
-                    raise TokenjouleError(f"{path} does not hold {name}, which the index places there")
-                self._files[name], self._path_of[name] = file, path
-        self._check(config, directory)
-        if config.tied_head and "lm_head.weight" in self._files:
-            head, embedding = self.tensor("lm_head.weight"), self.tensor("model.embed_tokens.weight")
-            if not torch.equal(head, embedding):
-                raise TokenjouleError(
-                    f"{directory}: tie_word_embeddings is true, but lm_head.weight is not the embedding"
-                )
-
-    def tensor(self, name: str) -> Tensor:
-        try:
-            tensor = self._files[name].get_tensor(name)
-        except SafetensorError as error:
-            raise TokenjouleError(f"{self._path_of[name]}: cannot read {name}: {error}") from error
-        if tensor.dtype not in FLOATS:
-            raise TokenjouleError(f"{self._path_of[name]}: {name} has dtype {tensor.dtype}, not supported")
-        return tensor
-
-    def _check(self, config: ModelConfig, directory: Path) -> None:
-        expected = expected_shapes(config)
-        missing = [name for name in expected if name not in self._files]
-        if missing:
-            raise TokenjouleError(f"{directory} lacks {len(missing)} tensors, the first is {missing[0]}")
-        for name, shape in expected.items():
-            found = tuple(self._files[name].get_slice(name).get_shape())
-            if found != shape:
-                raise TokenjouleError(
-                    f"{self._path_of[name]}: {name} has shape {list(found)}, expected {list(shape)}"
-                )
-        foreign = [name for name in self._files if name not in expected and not _redundant(name, config)]
-        if foreign:
-            raise TokenjouleError(
-                f"{directory} holds {len(foreign)} tensors that a {config.architecture} of this config "
-                f"does not have, the first is {foreign[0]}"
-            )
-
-
-def _redundant(name: str, config: ModelConfig) -> bool:
-    """Tensors some exporters write although the config already determines them."""
-    return name.endswith("rotary_emb.inv_freq") or (config.tied_head and name == "lm_head.weight")
-
-
-def _shards(directory: Path) -> Iterator[tuple[Path, list[str] | None]]:
-    """(file, the names it must hold; None for all it has)."""
-    if (directory / INDEX).is_file():
-        placed = read_json(directory / INDEX).get("weight_map")
-        if not isinstance(placed, dict) or not placed or not all(isinstance(f, str) for f in placed.values()):
-            raise TokenjouleError(f"{directory / INDEX} has no weight_map")
-        for shard in sorted(set(placed.values())):
-            if not (directory / shard).is_file():
-                raise TokenjouleError(f"{directory} lacks the shard {shard}, which {INDEX} names")
-            yield directory / shard, [name for name, file in placed.items() if file == shard]
-    elif (directory / SINGLE).is_file():
-        yield directory / SINGLE, None
-    else:
-        other = next((f.name for f in directory.glob("*.bin")), None)
-        hint = f"; {other} is there, but only safetensors are read" if other else ""
-        raise TokenjouleError(f"{directory} has no {SINGLE} and no {INDEX}{hint}")
-
-
-def _open(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
-        raise TokenjouleError(f"{path} is not a complete safetensors file: {error}") from error
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """A matrix from top to bottom, whole panels but for the last piece; valid until the next is taken."""
 
 
 class RandomCheckpoint:
@@ -176,10 +64,14 @@ class RandomCheckpoint:
     Figures from them are about shape only. Each tensor has its own stream, keyed by (seed, name).
     """
 
+    scheme: Scheme | None = None
+
     def __init__(self, config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> None:
         self._shapes = expected_shapes(config)
-        self._order = {name: index for index, name in enumerate(self._shapes)}
         self._seed, self._dtype = seed, dtype
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._dtype
 
     def tensor(self, name: str) -> Tensor:
         shape = self._shapes[name]
@@ -187,43 +79,138 @@ class RandomCheckpoint:
             return torch.zeros(shape, dtype=self._dtype)
         if len(shape) == 1:
             return torch.ones(shape, dtype=self._dtype)
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._order[name])
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + zlib.crc32(name.encode()))
         return torch.empty(shape, dtype=self._dtype).normal_(0.0, 0.02, generator=generator)
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        yield self.tensor(name)
+
+
+def element_bytes(matrix: Matrix) -> float:
+    """Bytes of one weight, its part of a scale included."""
+    return matrix.format.weight_bytes if isinstance(matrix, Quantized) else matrix.dtype.itemsize
+
+
+def memory_bytes(config: ModelConfig, dtype: torch.dtype, scheme: Scheme | None) -> int:
+    """What the matrices will take, padding included."""
+
+    def size(matrix: Projection) -> int:
+        rows, columns = matrix.shape
+        if scheme is None:
+            return rows * columns * dtype.itemsize
+        (panels, words, lanes), (_, groups, _) = matrix.format(scheme).shapes(rows, columns)
+        return panels * lanes * (words * 4 + groups * 2)
+
+    return sum(size(matrix) for matrix in tensors.matrices(config))
 
 
 def load_weights(
-    checkpoint: Checkpoint, config: ModelConfig, *, dtype: torch.dtype, device: torch.device
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    scheme: Scheme | None = None,
+    on_progress: OnProgress = ignore,
 ) -> ModelWeights:
-    """The weights of every stage in `dtype` on `device`, layer by layer."""
+    """The weights of every stage on `device`, vectors and unpacked matrices in `dtype`.
 
-    def fetch(*names: str) -> Tensor:
+    `scheme`: pack the matrices so, from the numbers as the checkpoint has them; those of a checkpoint that
+    is packed already are used in place. `on_progress` hears of every layer. Raises `TokenjouleError` where
+    weights to be packed, or scales, are not finite.
+    """
+
+    def vector(*names: str) -> Tensor:
         parts = [checkpoint.tensor(name).to(device=device, dtype=dtype) for name in names]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def optional(wanted: bool, *names: str) -> Tensor | None:
-        return fetch(*names) if wanted else None
+    def matrix(projection: Projection) -> Matrix:
+        if checkpoint.scheme is not None:
+            return _stored(checkpoint, projection, projection.format(checkpoint.scheme), device)
+        if scheme is not None:
+            return pack(checkpoint, projection, projection.format(scheme), device)
+        return _plain(checkpoint, projection, dtype, device)
 
     def layer(index: int) -> LayerWeights:
-        attention, mlp = f"model.layers.{index}.self_attn.", f"model.layers.{index}.mlp."
-        return LayerWeights(
-            attention_norm=fetch(f"model.layers.{index}.input_layernorm.weight"),
-            qkv=fetch(*(f"{attention}{part}_proj.weight" for part in "qkv")),
-            qkv_bias=optional(config.qkv_bias, *(f"{attention}{part}_proj.bias" for part in "qkv")),
-            q_norm=optional(config.qk_norm, f"{attention}q_norm.weight"),
-            k_norm=optional(config.qk_norm, f"{attention}k_norm.weight"),
-            output=fetch(f"{attention}o_proj.weight"),
-            output_bias=optional(config.output_bias, f"{attention}o_proj.bias"),
-            mlp_norm=fetch(f"model.layers.{index}.post_attention_layernorm.weight"),
-            gate_up=fetch(f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight"),
-            gate_up_bias=optional(config.mlp_bias, f"{mlp}gate_proj.bias", f"{mlp}up_proj.bias"),
-            down=fetch(f"{mlp}down_proj.weight"),
-            down_bias=optional(config.mlp_bias, f"{mlp}down_proj.bias"),
-        )
+        projections = tensors.layer_matrices(config, index)
+        fields: dict[str, Matrix] = {name: matrix(part) for name, part in projections.items()}
+        for name, projection in projections.items():
+            if projection.biased:
+                fields[f"{name}_bias"] = vector(*bias_names(checkpoint, projection))
+        for name, (norm, _) in tensors.layer_norms(config, index).items():
+            fields[name] = vector(norm)
+        on_progress(LoadStep(work, index + 1, config.n_layers))
+        return LayerWeights(**fields)  # type: ignore[arg-type]
 
-    embedding = fetch("model.embed_tokens.weight")
-    head = embedding if config.tied_head else fetch("lm_head.weight")
+    work = Work.WEIGHTS if scheme is None or checkpoint.scheme is not None else Work.PACKING
+    # First, while there is room for what they are made of: they are the largest.
+    embedding = matrix(tensors.embedding(config))
+    head = embedding if config.tied_head else matrix(tensors.head(config))
     return ModelWeights(
         embedding=embedding,
         layers=tuple(layer(index) for index in range(config.n_layers)),
-        head=HeadWeights(fetch("model.norm.weight"), head),
+        head=HeadWeights(vector(tensors.head_norm(config)[0]), head),
     )
+
+
+def bias_names(checkpoint: Checkpoint, projection: Projection) -> list[str]:
+    """The tensors that make a projection's bias."""
+    if checkpoint.scheme is not None:
+        return [f"{projection.name}.bias"]
+    return [f"{name}.bias" for name, _ in projection.parts]
+
+
+def pack(checkpoint: Checkpoint, projection: Projection, format: Format, device: torch.device) -> Quantized:
+    """A matrix packed piece by piece. Raises `TokenjouleError` for weights that are not finite."""
+    words_shape, scales_shape = format.shapes(*projection.shape)
+    words = torch.empty(words_shape, dtype=torch.int32, device=device)
+    scales = torch.empty(scales_shape, dtype=torch.bfloat16, device=device)
+    panel = 0
+    for piece in _panels(checkpoint, projection):
+        try:
+            some = quantize(piece.to(device), format)
+        except ValueError as error:
+            raise TokenjouleError(f"{projection.name}: {error}") from error
+        words[panel : panel + len(some.words)] = some.words
+        scales[panel : panel + len(some.words)] = some.scales
+        panel += len(some.words)
+    return Quantized(words, scales, projection.shape, format)
+
+
+def _panels(checkpoint: Checkpoint, projection: Projection) -> Iterator[Tensor]:
+    """The rows of all parts, one below the other, in whole panels but for the last piece."""
+    over: Tensor | None = None  # rows of the panel in which one part ends and the next begins
+    for name, _ in projection.parts:
+        for piece in checkpoint.pieces(f"{name}.weight"):
+            joined = piece if over is None else torch.cat((over, piece))
+            whole = len(joined) // PANEL * PANEL
+            over = joined[whole:].clone() if whole < len(joined) else None
+            if whole:
+                yield joined[:whole]
+    if over is not None:
+        yield over
+
+
+def _stored(
+    checkpoint: Checkpoint, projection: Projection, format: Format, device: torch.device
+) -> Quantized:
+    words = checkpoint.tensor(f"{projection.name}.words").to(device)
+    scales = checkpoint.tensor(f"{projection.name}.scales").to(device)
+    if not scales.isfinite().all():
+        raise TokenjouleError(f"{projection.name} has scales that are not finite")
+    return Quantized(words, scales, projection.shape, format)
+
+
+def _plain(
+    checkpoint: Checkpoint, projection: Projection, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    names = [f"{name}.weight" for name, _ in projection.parts]
+    if len(names) == 1 and checkpoint.dtype(names[0]) is dtype and device.type == "cpu":
+        return checkpoint.tensor(names[0])
+    matrix = torch.empty(projection.shape, dtype=dtype, device=device)
+    row = 0
+    for name in names:
+        for piece in checkpoint.pieces(name):
+            matrix[row : row + len(piece)].copy_(piece)
+            row += len(piece)
+    return matrix

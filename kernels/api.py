@@ -7,11 +7,15 @@ Dims: N new tokens over all rows, B rows, H query heads, K key/value heads, D he
 F feed-forward size, V vocabulary, P pages, L slots of a page pool (pages x page size).
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from kernels.quantize import Matrix
 
 BACKENDS = ("gpu", "cpu", "torch")
 
@@ -32,7 +36,7 @@ class AttentionShape:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer as a checkpoint gives it, projections that read the same input fused.
+    """One layer, projections that read the same input fused; its matrices are plain or packed.
 
     `attention_norm` (E,), `qkv` ((H + 2K)·D, E) rows in the order q, k, v, `qkv_bias` ((H + 2K)·D,),
     `q_norm`, `k_norm` (D,), `output` (E, H·D), `output_bias` (E,), `mlp_norm` (E,),
@@ -40,11 +44,11 @@ class LayerWeights:
     """
 
     attention_norm: Tensor
-    qkv: Tensor
-    output: Tensor
+    qkv: Matrix
+    output: Matrix
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Matrix
+    down: Matrix
     qkv_bias: Tensor | None = None
     q_norm: Tensor | None = None
     k_norm: Tensor | None = None
@@ -58,7 +62,7 @@ class HeadWeights:
     """`norm` (E,), `weight` (V, E)."""
 
     norm: Tensor
-    weight: Tensor
+    weight: Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,18 @@ class Backend(Protocol):
 
     def head_logits(self, x: Tensor, head: Any) -> Tensor:
         """W_head·rmsnorm(x). x (B, E) -> (B, V) fp32."""
+
+
+def compilations(backend: Backend, report: Callable[[int], None]) -> AbstractContextManager[None]:
+    """In here `report` hears of every function that `backend` compiles: how many are done, 0 at the start.
+
+    What was compiled before, and kept, it does not hear of.
+    """
+    if backend.name == "cpu":
+        from kernels.cpu.compiling import compilations
+
+        return compilations(report)
+    return nullcontext()
 
 
 def load(name: str, device: torch.device) -> Backend:

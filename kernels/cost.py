@@ -11,7 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Dims:
-    """The sizes that set a decoder's cost. `weight_bytes` and `cache_bytes`: bytes of one element."""
+    """The sizes that set a decoder's cost.
+
+    Bytes of one element: `weight_bytes` in the matrices of the layers, `head_bytes` in the head's, each with
+    its part of a scale where they are packed, `cache_bytes` of a key or value.
+    """
 
     n_layers: int
     hidden_size: int
@@ -21,6 +25,7 @@ class Dims:
     head_dim: int
     vocab_size: int
     weight_bytes: float
+    head_bytes: float
     cache_bytes: float
     window: int | None = None
 
@@ -90,7 +95,7 @@ def mlp(dims: Dims, rows: Sequence[RowWork]) -> Cost:
 
 def head_logits(dims: Dims, rows: Sequence[RowWork]) -> Cost:
     """The LM head, for the last token of each row only."""
-    return _matrix(dims.vocab_size, dims.hidden_size, len(rows), dims.weight_bytes)
+    return _matrix(dims.vocab_size, dims.hidden_size, len(rows), dims.head_bytes)
 
 
 def forward(dims: Dims, rows: Sequence[RowWork]) -> Cost:

@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.api import AttentionShape, HeadWeights, LayerCache, LayerWeights, Layout, RowSpan
+from kernels.quantize import PANEL, Matrix, Quantized, dequantize
+
+_AT_ONCE = 1 << 24  # weights of a packed matrix widened at a time: 32 MB in bf16
 
 
 @dataclass(frozen=True, slots=True)
 class TorchLayer:
-    """What `prepare_layer` returns here: nothing is packed."""
+    """What `prepare_layer` returns here: the weights as they are."""
 
     weights: LayerWeights
     shape: AttentionShape
@@ -29,6 +32,29 @@ class TorchHead:
 
     weights: HeadWeights
     norm_eps: float
+
+
+def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
+    """W·x + b; a packed matrix is widened to x's dtype in parts.
+
+    x (N, C), weight (M, C), bias (M,) -> (N, M).
+    """
+    if isinstance(weight, Tensor):
+        return functional.linear(x, weight, bias)
+    rows = max(_AT_ONCE // (weight.shape[1] * PANEL), 1) * PANEL
+    parts = []
+    for first in range(0, weight.shape[0], rows):
+        some = slice(first, min(first + rows, weight.shape[0]))
+        wide = dequantize(_panels(weight, some), x.dtype)
+        parts.append(functional.linear(x, wide, None if bias is None else bias[some]))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def _panels(packed: Quantized, rows: slice) -> Quantized:
+    """Some rows of a packed matrix, without a copy; they begin with a panel."""
+    some = slice(rows.start // PANEL, -(-rows.stop // PANEL))
+    shape = (rows.stop - rows.start, packed.shape[1])
+    return Quantized(packed.words[some], packed.scales[some], shape, packed.format)
 
 
 def rmsnorm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
@@ -66,7 +92,7 @@ class TorchBackend:
     def attention_input(self, x: Tensor, layer: TorchLayer, cache: LayerCache, layout: Layout) -> Tensor:
         weights, shape = layer.weights, layer.shape
         normed = rmsnorm(x, weights.attention_norm, layer.norm_eps)
-        heads = functional.linear(normed, weights.qkv, weights.qkv_bias).unflatten(-1, (-1, shape.head_dim))
+        heads = linear(normed, weights.qkv, weights.qkv_bias).unflatten(-1, (-1, shape.head_dim))
         q, k, v = heads.split((shape.n_heads, shape.n_kv_heads, shape.n_kv_heads), dim=1)
         if weights.q_norm is not None and weights.k_norm is not None:
             q, k = rmsnorm(q, weights.q_norm, layer.norm_eps), rmsnorm(k, weights.k_norm, layer.norm_eps)
@@ -80,16 +106,16 @@ class TorchBackend:
         return torch.cat([_attend(q, row, layer.shape, cache, layout.page_size) for row in layout.rows])
 
     def attention_output(self, x: Tensor, attended: Tensor, layer: TorchLayer) -> Tensor:
-        return x + functional.linear(attended.flatten(1), layer.weights.output, layer.weights.output_bias)
+        return x + linear(attended.flatten(1), layer.weights.output, layer.weights.output_bias)
 
     def mlp(self, x: Tensor, layer: TorchLayer) -> Tensor:
         weights = layer.weights
         normed = rmsnorm(x, weights.mlp_norm, layer.norm_eps)
-        gate, up = functional.linear(normed, weights.gate_up, weights.gate_up_bias).chunk(2, dim=-1)
-        return x + functional.linear(functional.silu(gate) * up, weights.down, weights.down_bias)
+        gate, up = linear(normed, weights.gate_up, weights.gate_up_bias).chunk(2, dim=-1)
+        return x + linear(functional.silu(gate) * up, weights.down, weights.down_bias)
 
     def head_logits(self, x: Tensor, head: TorchHead) -> Tensor:
-        return functional.linear(rmsnorm(x, head.weights.norm, head.norm_eps), head.weights.weight).float()
+        return linear(rmsnorm(x, head.weights.norm, head.norm_eps), head.weights.weight).float()
 
 
 def _attend(q: Tensor, row: RowSpan, shape: AttentionShape, cache: LayerCache, page_size: int) -> Tensor:

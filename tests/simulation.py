@@ -28,7 +28,7 @@ from kernels.cost import Dims
 EOS, THOUGHT, ANSWER, CLOSER, PREFIX = 0, ord("t"), ord("a"), ord("}"), ord("{")
 FORMAT = ThinkingFormat(opener=None, closer="}", answer_prefix="{", step_separator="\n")
 TOKENIZER = Tokenizer.bytes(256)
-DIMS = Dims(2, 512, 2048, 8, 2, 64, 256, 4.0, 4.0)
+DIMS = Dims(2, 512, 2048, 8, 2, 64, 256, 4.0, 4.0, 4.0)
 
 WARM_UP = WarmUp(18, 0.01, 16, 0.02)
 

@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from engine.config import load_config, parse_config
 from engine.errors import TokenjouleError
 from engine.presets import PRESETS
-from engine.weights import RandomCheckpoint, SafetensorsCheckpoint, expected_shapes
+from engine.shards import SafetensorsCheckpoint
+from engine.tensors import expected_shapes
+from engine.weights import RandomCheckpoint
 from tests import tiny
 
 FILE = "model.safetensors"
@@ -85,7 +87,7 @@ def test_a_dtype_that_is_no_float(directory: Path) -> None:
     tensors = load_file(directory / FILE)
     tensors["model.norm.weight"] = torch.ones(48, dtype=torch.int8)
     save_file(tensors, directory / FILE)
-    assert "dtype torch.int8" in refusal(directory)
+    assert "dtype I8, expected F32, F16, BF16" in refusal(directory)
 
 
 def test_redundant_tensors_are_passed_over(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import torch
 
 from engine.config import load_config
 from engine.model import Model
-from engine.weights import SafetensorsCheckpoint, load_weights
+from engine.shards import SafetensorsCheckpoint
+from engine.weights import load_weights
 from kernels.api import load
 
 SHAPE = {

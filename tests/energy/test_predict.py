@@ -6,7 +6,7 @@ from engine.energy.predict import StepPredictor, WarmUp
 from kernels import cost
 from kernels.cost import Dims, RowWork
 
-DIMS = Dims(4, 256, 1024, 8, 2, 32, 1000, 2.0, 2.0)
+DIMS = Dims(4, 256, 1024, 8, 2, 32, 1000, 2.0, 2.0, 2.0)
 WARM_UP = WarmUp(18, 0.004, 16, 0.02)
 
 
@@ -25,7 +25,7 @@ def test_a_decode_step_is_a_line_in_the_cached_positions(lengths: list[int]) -> 
 
 
 def test_a_window_is_not_a_line() -> None:
-    windowed = Dims(4, 256, 1024, 8, 2, 32, 1000, 2.0, 2.0, window=100)
+    windowed = Dims(4, 256, 1024, 8, 2, 32, 1000, 2.0, 2.0, 2.0, window=100)
     predictor = StepPredictor(windowed, WARM_UP)
     near, far = (predictor.model_seconds([RowWork(1, length)]) for length in (100, 5000))
     assert near == pytest.approx(far, rel=1e-9)

@@ -4,12 +4,12 @@ import pytest
 
 from engine.config import parse_config
 from engine.presets import PRESETS
-from engine.weights import expected_shapes
+from engine.tensors import expected_shapes
 from kernels import cost
 from kernels.cost import Dims, RowWork
 
-LLAMA_1B = Dims(16, 2048, 8192, 32, 8, 64, 128256, 2, 2)
-LLAMA_8B = Dims(32, 4096, 14336, 32, 8, 128, 128256, 2, 2)
+LLAMA_1B = Dims(16, 2048, 8192, 32, 8, 64, 128256, 2, 2, 2)
+LLAMA_8B = Dims(32, 4096, 14336, 32, 8, 128, 128256, 2, 2, 2)
 
 
 @pytest.mark.parametrize(("dims", "gigabytes"), [(LLAMA_1B, 2.4716), (LLAMA_8B, 15.01)])
@@ -35,7 +35,7 @@ def test_weights_are_read_once_for_all_rows() -> None:
 
 @pytest.mark.parametrize("window", [None, 5])
 def test_attention_counts_the_pairs_that_are_seen(window: int | None) -> None:
-    dims = Dims(1, 8, 8, 2, 1, 4, 8, 4, 4, window)
+    dims = Dims(1, 8, 8, 2, 1, 4, 8, 4, 4, 4, window)
     seen = [min(p + 1, window or 99) for p in range(3, 10)]
     assert cost.attention(dims, [RowWork(7, 10)]).flops == 4 * sum(seen) * 2 * 4
 

@@ -1,0 +1,26 @@
+"""The config and the weights of a model that `locate` found."""
+
+from engine.config import ModelConfig, load_config, parse_config
+from engine.errors import UsageError
+from engine.locate import Location
+from engine.presets import PRESETS
+from engine.shards import SafetensorsCheckpoint
+from engine.weights import Checkpoint, RandomCheckpoint
+
+
+def read_config(where: Location, *, random_weights: bool) -> ModelConfig:
+    """Raises `UsageError` for a preset without random weights, `TokenjouleError` for a bad config.json."""
+    if where.preset is not None:
+        if not random_weights:
+            raise UsageError(f"{where.id} has no weights; add --random-weights (figures are then shape only)")
+        return parse_config(PRESETS[where.preset], {}, where.id)
+    assert where.directory is not None
+    return load_config(where.directory)
+
+
+def open_checkpoint(where: Location, config: ModelConfig, *, random_weights: bool, seed: int) -> Checkpoint:
+    """Raises `TokenjouleError` for files that are absent or do not hold what the config says."""
+    if random_weights:
+        return RandomCheckpoint(config, seed)
+    assert where.directory is not None
+    return SafetensorsCheckpoint(where.directory, config)
