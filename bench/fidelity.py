@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from bench.divergence import Divergence, Mean, divergence
+from bench.fidelity_table import PEER as TRANSFORMERS
+from bench.fidelity_table import Z, fidelity_table, kept
 from bench.forced import Forced, paths
 from bench.passages import DATA, Passage, passages_for, stories_directory
 from bench.peers import transformers_logits
@@ -29,10 +31,9 @@ from engine.placement import DTYPES
 from engine.schemes import NONE, SCHEMES
 from kernels.api import BACKENDS
 
-INT8_BOUND = 0.005  # nats of KL per token
 SHORT = {str(kind).removeprefix("torch."): name for name, kind in DTYPES.items()}
 REFERENCE = Arm("torch none", "tokenjoule", "torch", NONE, "float32")
-PEER = Arm("transformers none", "transformers", "torch", NONE, "bfloat16")
+PEER = Arm("transformers none", TRANSFORMERS, "torch", NONE, "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,72 +65,50 @@ def fidelity(subject: Subject, forced: Mapping[str, Forced]) -> Iterator[tuple[s
         yield path, divergence(subject.expected, logits(subject.passages), subject.passages)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One arm on one path; `verdict` "" where nothing is asked of it."""
-
-    model: str
-    arm: Arm
-    path: str
-    divergence: Divergence
-    verdict: str = ""
-
-    @property
-    def broken(self) -> bool:
-        return self.verdict.startswith("NO")
-
-    def record(self, run: Stamp) -> Record:
-        """Samples are the passages' means, intervals ±1.96 standard errors over tokens."""
-        found = self.divergence
-        tokens = len(found.kl)
-        extra = Mean.of(found.nll - found.reference_nll)
-        return Record(
-            benchmark="fidelity",
-            stamp=run,
-            arm=self.arm,
-            case=Case(self.model, False, self.path, rows=1, context=0, new_tokens=tokens),
-            group=f"{self.model} {self.path}",
-            metrics={
-                "kl": Metric("nat", _by_passage(found.kl, found.sizes)),
-                "nll": Metric("nat", _by_passage(found.nll, found.sizes)),
-            },
-            derived={
-                "kl": _value(Mean.of(found.kl)),
-                "kl_max": Value("nat", found.kl.max().item(), source="fp32"),
-                "nll": _value(Mean.of(found.nll)),
-                "nll_over_reference": _value(extra),
-                "top1": Value("1", found.top1, source="fp32"),
-            },
-        )
-
-
-def measure(arms: Sequence[Arm], subject: Subject, failed: Callable[[Arm, str], None]) -> Iterator[Result]:
+def records(
+    arms: Sequence[Arm], subject: Subject, run: Stamp, failed: Callable[[Arm, str], None]
+) -> Iterator[Record]:
     """Every arm on both paths; `failed` hears of those that do not run."""
-    peers: dict[str, Divergence] = {}
     for arm in arms:
         try:
             if arm.engine == PEER.engine:
-                theirs = transformers_logits.paths(subject.directory, torch.bfloat16)
+                theirs = transformers_logits.paths(subject.directory, DTYPES[SHORT[arm.dtype]])
                 for path, found in fidelity(subject, theirs):
-                    peers[path] = found
-                    yield Result(subject.id, arm, path, found)
+                    yield record(subject, arm, path, found, run)
                 continue
             with _load(subject.directory, arm) as engine:
                 for path, found in fidelity(subject, paths(engine.model)):
-                    yield Result(subject.id, arm, path, found, verdict(arm, found, peers.get(path)))
+                    yield record(subject, arm, path, found, run)
         except (TokenjouleError, ImportError) as error:
             failed(arm, str(error))
 
 
-def verdict(arm: Arm, found: Divergence, peer: Divergence | None) -> str:
-    """Whether one of our arms keeps its bound, in words. `peer`: transformers, None where it did not run."""
-    kl = Mean.of(found.kl).value
-    if arm.quantization == "int8":
-        return f"{'yes' if kl <= INT8_BOUND else 'NO'}: at most {INT8_BOUND:g}"
-    if arm.quantization == NONE and arm.dtype == PEER.dtype and peer is not None:
-        theirs = Mean.of(peer.kl)
-        return f"{'yes' if kl <= theirs.value + theirs.error else 'NO'}: no more than transformers"
-    return ""
+def record(subject: Subject, arm: Arm, path: str, found: Divergence, run: Stamp) -> Record:
+    """Samples are the passages' means; intervals are ±1.96 standard errors over tokens."""
+
+    def mean(values: Tensor) -> Value:
+        over = Mean.of(values)
+        half = Z * over.error
+        return Value("nat", over.value, over.value - half, over.value + half, source="fp32")
+
+    def samples(values: Tensor) -> Metric:
+        return Metric("nat", tuple(part.mean().item() for part in values.split(list(found.sizes))))
+
+    return Record(
+        benchmark="fidelity",
+        stamp=run,
+        arm=arm,
+        case=Case(subject.id, False, path, rows=1, context=0, new_tokens=len(found.kl)),
+        group=f"{run.run}/{subject.id} {path}",
+        metrics={"kl": samples(found.kl), "nll": samples(found.nll)},
+        derived={
+            "kl": mean(found.kl),
+            "kl_max": Value("nat", found.kl.max().item(), source="fp32"),
+            "nll": mean(found.nll),
+            "nll_over_reference": mean(found.nll - found.reference_nll),
+            "top1": Value("1", found.top1, source="fp32"),
+        },
+    )
 
 
 def chosen_arms(backends: Sequence[str], schemes: Sequence[str], dtypes: Sequence[str]) -> list[Arm]:
@@ -152,27 +131,6 @@ def chosen_arms(backends: Sequence[str], schemes: Sequence[str], dtypes: Sequenc
     return (
         [PEER, *ours] if any(arm.dtype == PEER.dtype and arm.quantization == NONE for arm in ours) else ours
     )
-
-
-HEADER = ("arm", "dtype", "path", "KL, nats/token", "max", "NLL", "over fp32", "top-1", "kept?")
-ROW = "{:18} {:5} {:8} {:>19} {:>8} {:>7} {:>18} {:>7}  {}"
-
-
-def row(result: Result) -> str:
-    """One line of the table."""
-    found = result.divergence
-    kl, more = Mean.of(found.kl), Mean.of(found.nll - found.reference_nll)
-    return ROW.format(
-        result.arm.name,
-        SHORT[result.arm.dtype],
-        result.path,
-        f"{kl.value:.2e} ± {kl.error:.0e}",
-        f"{found.kl.max().item():.1e}",
-        f"{found.nll.mean().item():.4f}",
-        f"{more.value:+.5f} ± {more.error:.0e}",
-        f"{found.top1:.2%}",
-        result.verdict,
-    ).rstrip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -206,14 +164,14 @@ def _run(argv: Sequence[str]) -> int:
         print(f"skipped {arm.name} {SHORT[arm.dtype]}: {reason}", file=sys.stderr, flush=True)
 
     for subject in subjects:
-        tokens = sum(len(passage.targets) for passage in subject.passages)
-        print(f"{subject.id}: {tokens} tokens of {len(subject.passages)} passages")
-        print(ROW.format(*HEADER))
-        for result in measure(arms, subject, failed):
-            print(row(result), flush=True)
-            sound &= not result.broken
+        found = []
+        for done in records(arms, subject, run, failed):
+            found.append(done)
+            print(f"{subject.id}: {done.arm.name} {done.case.phase}", file=sys.stderr, flush=True)
             if options.out is not None:
-                append(options.out, [result.record(run)])
+                append(options.out, [done])
+        print(fidelity_table(found), end="\n\n", flush=True)
+        sound &= all(kept(done, found) is not False for done in found)
     return 0 if sound else 1
 
 
@@ -226,15 +184,6 @@ def _load(directory: Path, arm: Arm) -> Engine:
         quantize=arm.quantization,
         energy_source="estimate",
     )
-
-
-def _value(mean: Mean) -> Value:
-    half = 1.96 * mean.error
-    return Value("nat", mean.value, mean.value - half, mean.value + half, source="fp32")
-
-
-def _by_passage(values: Tensor, sizes: Sequence[int]) -> tuple[float, ...]:
-    return tuple(part.mean().item() for part in values.split(list(sizes)))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import fidelity as module
+from bench import fidelity_table as table_module
+from bench import report
 from bench.divergence import Divergence, Mean, divergence
-from bench.fidelity import PEER, Subject, chosen_arms, fidelity, main, verdict
+from bench.fidelity import PEER, Subject, chosen_arms, fidelity, main, record
+from bench.fidelity_table import fidelity_table, kept
 from bench.forced import paths
 from bench.passages import Passage, chain_passages, text_passages
 from bench.peers import transformers_logits
-from bench.record import read
+from bench.record import Arm, Record, read
+from bench.stamp import stamp
 from bench.train.chain_task import TOKEN_ID, VOCABULARY, is_held_out
 from engine.engine import Engine
 from engine.errors import TokenjouleError
@@ -137,7 +140,7 @@ def test_int8_of_the_stories_model(shared_data: Path, monkeypatch: pytest.Monkey
     ) as engine:
         forced = paths(engine.model)["prefill"]
         found = divergence(expected.expected, forced(expected.passages), expected.passages)
-    assert 1e-4 < found.kl.mean() < module.INT8_BOUND
+    assert 1e-4 < found.kl.mean() < table_module.INT8_BOUND
 
 
 def test_the_bundled_model_reads_held_out_solutions() -> None:
@@ -167,14 +170,26 @@ def test_logits_that_are_not_finite_are_an_error(subject: Subject) -> None:
         divergence(subject.expected, [logits[1:] for logits in subject.expected], subject.passages)
 
 
-def test_verdicts() -> None:
+def test_what_must_hold() -> None:
+    run = stamp("bench.fidelity", [], torch.device("cpu"))
     [_, none, int8, int4] = chosen_arms(["torch"], ["none", "int8", "int4"], ["bf16"])
-    theirs = of_kl(0.9e-3, 1.1e-3)  # 1e-3 ± 1e-4
-    assert verdict(int8, of_kl(0.004, 0.0059), None).startswith("yes")
-    assert verdict(int8, of_kl(0.004, 0.0061), None).startswith("NO")
-    assert verdict(none, of_kl(1.08e-3, 1.1e-3), theirs).startswith("yes")
-    assert verdict(none, of_kl(1.1e-3, 1.2e-3), theirs).startswith("NO")
-    assert verdict(int4, of_kl(5.0, 5.0), theirs) == verdict(none, of_kl(5.0, 5.0), None) == ""
+
+    def of(arm: Arm, *kl: float, path: str = "decode") -> Record:
+        return record(Subject("model", Path(), (), ()), arm, path, of_kl(*kl), run)
+
+    theirs = of(PEER, 0.9e-3, 1.1e-3)  # 1e-3 ± 1e-4
+    assert kept(of(int8, 0.004, 0.0059), []) is True
+    assert kept(of(int8, 0.004, 0.0061), []) is False
+    assert kept(of(none, 1.08e-3, 1.1e-3), [theirs]) is True
+    assert kept(of(none, 1.1e-3, 1.2e-3), [theirs]) is False
+    assert kept(of(none, 9.0, 9.0), [of(PEER, 9e-4, 11e-4, path="prefill")]) is None  # another path's bound
+    assert kept(of(int4, 5.0, 5.0), [theirs]) is kept(theirs, [theirs]) is None
+    rows = fidelity_table([theirs, of(none, 1.1e-3, 1.2e-3), of(int4, 0.0, 5.0)]).splitlines()
+    assert rows[2] == (
+        "| transformers none, bfloat16 | decode | 1.00e-03 ± 1e-04 | 1.1e-03 | 0.0010 | +0.00000 ± 0e+00 "
+        "| 100.00% |  |"
+    )
+    assert rows[3].endswith("| NO |") and "| 50.00% |" in rows[4]
 
 
 def test_arms_are_the_product_with_transformers_first() -> None:
@@ -197,19 +212,19 @@ def test_a_run_prints_a_table_and_writes_records(
     argv = ["--model", str(letters_directory), "--text", str(text), "--backends", "torch", "--out", str(out)]
     status, table, _ = run(capsys, *argv, "--quantize", "none,int8")
     records = list(read([out]))
-    assert [(record.arm.name, record.case.phase) for record in records] == [
+    assert [(found.arm.name, found.case.phase) for found in records] == [
         (name, path)
         for name in ("transformers none", "torch none", "torch int8")
         for path in ("prefill", "decode")
     ]
-    assert table.count("\n") == 2 + len(records)
-    for record, line in zip(records, table.splitlines()[2:], strict=True):
-        kl, samples = record.derived["kl"], record.metrics["kl"].samples
-        assert line.startswith(record.arm.name) and f"{kl.value:.2e}" in line
+    assert table.strip() == fidelity_table(records) and fidelity_table(records) in report.everything(records)
+    for found, line in zip(records, table.splitlines()[2:], strict=False):
+        kl, samples = found.derived["kl"], found.metrics["kl"].samples
+        assert line.startswith(f"| {found.arm.name}, bfloat16 | {found.case.phase} | {kl.value:.2e} ± ")
         assert kl.value == pytest.approx((19 * samples[0] + 11 * samples[1]) / 30)
-        assert kl.low < kl.value < kl.high and record.case.new_tokens == 30
-        assert record.derived["kl_max"].value >= max(samples)
-    assert status == int("NO" in table)
+        assert kl.low < kl.value < kl.high and found.case.new_tokens == 30
+        assert found.derived["kl_max"].value >= max(samples)
+    assert status == int("| NO |" in table)
 
 
 def test_a_broken_bound_is_a_failure(
@@ -225,11 +240,11 @@ def test_a_broken_bound_is_a_failure(
         "--quantize",
         "int8",
     ]
-    monkeypatch.setattr(module, "INT8_BOUND", 1.0)
+    monkeypatch.setattr(table_module, "INT8_BOUND", 1.0)
     assert run(capsys, *argv)[0] == 0
-    monkeypatch.setattr(module, "INT8_BOUND", 1e-9)
+    monkeypatch.setattr(table_module, "INT8_BOUND", 1e-9)
     status, table, _ = run(capsys, *argv)
-    assert status == 1 and table.count("NO: at most 1e-09") == 2
+    assert status == 1 and table.count("| NO |") == 2
 
 
 def test_a_missing_peer_is_named_and_a_missing_arm_of_ours_is_a_failure(
@@ -239,7 +254,7 @@ def test_a_missing_peer_is_named_and_a_missing_arm_of_ours_is_a_failure(
     argv = ["--model", str(letters_directory), "--text", str(text), "--quantize", "none"]
     status, table, errors = run(capsys, *argv, "--backends", "torch")
     assert status == 0 and "skipped transformers none bf16: " in errors
-    assert table.count("torch none") == 2 and "kept" in table and "yes" not in table
+    assert table.count("torch none") == 2 and "| yes |" not in table
     status, table, errors = run(capsys, *argv, "--backends", "gpu,torch")
     assert status == 1 and "skipped gpu none bf16: backend gpu: " in errors and table.count("torch none") == 2
 
