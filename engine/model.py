@@ -84,7 +84,7 @@ class Model:
         """
         device = self.backend.device
         x = self._embed(torch.tensor(tokens, device=device))
-        asked = torch.tensor([row.stop - 1 for row in layout.rows] if of is None else of, device=device)
+        last = torch.tensor([row.stop - 1 for row in layout.rows] if of is None else of, device=device)
         hidden: dict[int, Tensor] = {}
         backend = self.backend
         for index, (layer, pool) in enumerate(zip(self._layers, cache.layers, strict=True)):
@@ -93,8 +93,8 @@ class Model:
             x = backend.attention_output(x, attended, layer)
             x = backend.mlp(x, layer)
             if index in taps:
-                hidden[index] = x[asked]
-        return backend.head_logits(x[asked], self._head), hidden
+                hidden[index] = x[last]
+        return backend.head_logits(x[last], self._head), hidden
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """tokens (N,) int64 -> (N, E)."""
