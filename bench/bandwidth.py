@@ -19,8 +19,9 @@ import torch
 
 from bench.record import Arm, Case, Metric, Record, Stamp, Value, append
 from bench.stamp import stamp
-from bench.timing import Timed, interleave
-from engine.errors import TokenjouleError, UsageError
+from bench.timing import Timed, interleave, settle
+from engine.cli import Parser, guarded, leave
+from engine.errors import UsageError
 from kernels.cpu.crew import cores
 
 BUFFER_BYTES = 1 << 30  # far beyond every last-level cache of a CPU; 32 MB here, 50 MB on an H100
@@ -57,7 +58,8 @@ def readers(data: torch.Tensor, threads: Sequence[int] = ()) -> list[Reader]:
         def setup() -> None:
             if own is not None:
                 torch.set_num_threads(own)
-            run()  # untimed: threads of the arm before may still spin
+            settle()
+            run()
 
         return Reader(Timed(f"read: {name}", run, setup), size, dtype, count)
 
@@ -94,7 +96,7 @@ def record(
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(prog="bench.bandwidth", description=__doc__.split("\n\n")[0])
+    cli = Parser(prog="bench.bandwidth", description=__doc__.split("\n\n")[0])
     cli.add_argument("--rounds", type=int, default=9, metavar="N")
     cli.add_argument("--megabytes", type=int, default=BUFFER_BYTES >> 20, metavar="N")
     cli.add_argument("--out", type=Path, metavar="FILE.jsonl", help="add the records to this file")
@@ -104,14 +106,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = parser().parse_args(arguments)
-    try:
-        if options.rounds < 2 or options.megabytes < 1:
-            raise UsageError("at least 2 rounds and 1 megabyte are needed")
-        print(json.dumps(run(options, arguments)))
-    except TokenjouleError as error:
-        print(f"bandwidth: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+    return guarded(lambda: _main(parser().parse_args(arguments), arguments))
+
+
+def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    if options.rounds < 2 or options.megabytes < 1:
+        raise UsageError("at least 2 rounds and 1 megabyte are needed")
+    print(json.dumps(run(options, arguments)))
     return 0
 
 
@@ -133,4 +134,4 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, obje
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from bench import lineup, memory
-from bench.bandwidth import BUFFER_BYTES
+from bench.arguments import add_common, counts, names
 from bench.decode_run import DecodeRun, Plan
 from bench.lineup import Skipped
 from bench.record import Record, append
@@ -25,58 +25,40 @@ from bench.report import everything
 from bench.source import default_cache, open_source
 from bench.stamp import stamp
 from bench.targets import outcomes
-from engine.errors import TokenjouleError, UsageError
+from engine.cli import Parser, guarded, leave
+from engine.errors import UsageError
 
 ROOM = 0.9  # of the memory that is free at the start
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(prog="bench.decode", description=__doc__.split("\n\n")[0])
-    cli.add_argument("--model", metavar="DIR|HF-ID|preset:NAME", help="default: the bundled model")
+    cli = Parser(prog="bench.decode", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    add_common(cli, rounds=20)
     cli.add_argument("--random-weights", action="store_true")
-    cli.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
-    cli.add_argument("--backends", type=_names, default=("cpu", "torch"), metavar="A,B")
-    cli.add_argument("--peers", type=_names, default=(), metavar="transformers,llama.cpp")
-    cli.add_argument("--quantize", type=_names, default=("none",), metavar="none,int8,int4")
+    cli.add_argument("--peers", type=names, default=(), metavar="transformers,llama.cpp")
     cli.add_argument("--only", metavar="PATTERN", help="of these arms, those whose name the pattern finds")
-    cli.add_argument("--contexts", type=_counts, default=(128, 1024, 4096), metavar="N,N")
-    cli.add_argument("--rows", type=_counts, default=(1, 4, 8, 16), metavar="N,N")
+    cli.add_argument("--contexts", type=counts, default=(128, 1024, 4096), metavar="N,N")
+    cli.add_argument("--rows", type=counts, default=(1, 4, 8, 16), metavar="N,N")
     cli.add_argument("--prefill", type=int, default=512, metavar="N", help="tokens; 0: none")
-    cli.add_argument("--rounds", type=int, default=20, metavar="N")
     cli.add_argument("--steps", type=int, default=2, metavar="N", help="timed decode steps of a sample")
     cli.add_argument("--case-seconds", type=float, default=50.0, metavar="S", help="fewer rounds beyond this")
-    cli.add_argument("--seed", type=int, default=0, metavar="N")
     cli.add_argument("--energy-source", default="auto", metavar="SOURCE")
     cli.add_argument("--no-memory", action="store_true", help="leave out the peak memory of each arm")
-    cli.add_argument("--reader-megabytes", type=int, default=BUFFER_BYTES >> 20, metavar="N")
     cli.add_argument("--cache", type=Path, default=None, metavar="DIR", help=f"default: {default_cache()}")
-    cli.add_argument("--out", type=Path, metavar="FILE.jsonl", help="add the records to this file")
     return cli
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    counts = tuple(int(part) for part in text.split(","))
-    if min(counts) < 1:
-        raise argparse.ArgumentTypeError(f"counts are at least 1, not {min(counts)}")
-    return counts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = parser().parse_args(arguments)
-    try:
-        found, result = run(options, arguments)
-        print(everything(found), end="\n\n")
-        print(json.dumps(result))
-    except TokenjouleError as error:
-        print(f"decode: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+    return guarded(lambda: _main(parser().parse_args(arguments), arguments))
+
+
+def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    found, result = run(options, arguments)
+    print(everything(found), end="\n\n")
+    print(json.dumps(result))
     return 0
 
 
@@ -126,7 +108,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[list[Rec
     for contender in contenders:
         contender.close()
     if not options.no_memory:
-        for arm in arms:
+        decoded = {record.arm.name for record in found if "bytes" in record.derived}
+        for arm in (arm for arm in arms if arm.name in decoded):
             print(f"peak memory of {arm.name}", file=sys.stderr, flush=True)
             keep(
                 memory.record(source, arm, _weights(found, arm.name), where, f"{where.run}/memory {arm.name}")
@@ -174,4 +157,4 @@ def _summary(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

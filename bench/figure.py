@@ -6,7 +6,7 @@ from pathlib import Path
 from bench.record import Record
 from engine.errors import TokenjouleError, UsageError
 
-# One colour for each way to hold weights, from Okabe and Ito's palette, which colour-blind readers tell apart.
+# One colour for each way to hold weights, from Okabe and Ito's palette for colour-blind readers.
 COLOURS = {"none": "#0072B2", "int8": "#E69F00", "int4": "#009E73", "Q8_0": "#E69F00", "Q4_0": "#009E73"}
 OTHER = "#0072B2"
 OURS, THEIRS = "", "///"  # hatches
@@ -30,7 +30,7 @@ def draw_decode(records: Sequence[Record], path: Path) -> None:
     if not decoded:
         raise UsageError("the records hold no decode case to draw")
     cases = sorted(dict.fromkeys(r.case for r in decoded), key=lambda c: (c.rows, c.context))
-    columns = min(len(cases), 3)
+    columns = len({case.context for case in cases})
     lines = -(-len(cases) // columns)
     figure = Figure(figsize=(4.2 * columns, 0.9 + 2.9 * lines), layout="constrained")
     names = list(dict.fromkeys(r.arm.name for r in decoded))

@@ -34,18 +34,20 @@ class Skipped:
     reason: str
 
 
+def known(given: Sequence[str], names: Sequence[str], what: str) -> None:
+    """Raises `UsageError` for what is not among the names."""
+    foreign = next((name for name in given if name not in names), None)
+    if foreign is not None:
+        raise UsageError(f"unknown {what} {foreign!r}; known: {', '.join(names)}")
+
+
 def entries(
     source: Source, backends: Sequence[str], peers: Sequence[str], schemes: Sequence[str], only: str | None
 ) -> list[Entry]:
     """Every arm of the three lists, where `only` finds its name. Raises `UsageError` for unknown names."""
-    for given, known, what in (
-        (backends, BACKENDS, "backend"),
-        (peers, PEERS, "peer"),
-        (schemes, SCHEMES, "scheme"),
-    ):
-        foreign = next((name for name in given if name not in known), None)
-        if foreign is not None:
-            raise UsageError(f"unknown {what} {foreign!r}; known: {', '.join(known)}")
+    known(backends, BACKENDS, "backend")
+    known(peers, PEERS, "peer")
+    known(schemes, SCHEMES, "scheme")
 
     def ours(backend: str, scheme: str) -> Entry:
         make = lambda: EngineContender(source, backend, scheme)  # noqa: E731

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import torch
 
-from bench.lineup import PEERS, SCHEMES, entries
 from bench.record import Arm, Case, Metric, Record, Stamp, Value
 from bench.source import Source
+from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError
-from kernels.api import BACKENDS
+from engine.placement import DTYPES
+from kernels.cpu.crew import cores
 
 STEPS, START = 3, 8
 TIMEOUT_S = 600
@@ -82,10 +83,13 @@ def _ask(source: Source, arm: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    cli = argparse.ArgumentParser(prog="bench.memory", description=__doc__.split("\n\n")[0])
+    cli = Parser(prog="bench.memory", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     for name in ("arm", "model", "directory", "dtype", "cache", "key"):
         cli.add_argument(f"--{name}", required=True)
-    options = cli.parse_args(argv)
+    return guarded(lambda: _main(cli.parse_args(argv)))
+
+
+def _main(options: argparse.Namespace) -> int:
     source = Source(
         options.model,
         Path(options.directory),
@@ -94,49 +98,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         Path(options.cache),
         options.key,
     )
-    try:
-        print(json.dumps({"peak_b": measure(source, options.arm)}))
-    except TokenjouleError as error:
-        print(f"memory: {error}", file=sys.stderr)
-        return 1
+    print(json.dumps({"peak_b": measure(source, options.arm)}))
     return 0
 
 
 def measure(source: Source, arm: str) -> int:
     """Bytes at the peak of loading `arm` and decoding, less those after the imports."""
-    use = _transformers(source) if arm == "transformers none" else _entry(source, arm)
+    engine, _, packing = arm.rpartition(" ")
+    if engine == "transformers":
+        use = _transformers(source)
+    elif engine == "llama.cpp":
+        use = _llama_cpp(source, packing)
+    else:
+        use = _tokenjoule(source, engine, packing)
     before = resident("VmHWM")
     use()
     return resident("VmHWM") - before
 
 
-def _entry(source: Source, name: str) -> Callable[[], object]:
+def _tokenjoule(source: Source, backend: str, scheme: str) -> Callable[[], object]:
     """Import what the arm needs; the rest is returned."""
     import kernels.cpu.backend
     import kernels.reference  # noqa: F401
-    from bench.contender import fill
-
-    if name.startswith("llama.cpp"):
-        import gguf  # noqa: F401
-
-        from bench.peers import llama_cpp_api, llama_cpp_peer  # noqa: F401
-
-        llama_cpp_api.library()
-    [entry] = entries(source, BACKENDS, PEERS, SCHEMES, f"^{re.escape(name)}$")
+    from engine.engine import Engine
 
     def use() -> None:
-        contender = entry.make()
-        decoding = contender.start(fill(source.config, source.dtype, 1, START), STEPS)
-        for _ in range(STEPS):
-            decoding.step()
-        decoding.close()
-        contender.close()
+        dtype = next(name for name, kind in DTYPES.items() if kind is source.dtype)
+        with Engine.load(source.packed(scheme), backend=backend, dtype=dtype) as engine:
+            engine.generate([1] * START, max_new_tokens=STEPS, ignore_eos=True)
 
     return use
 
 
 def _transformers(source: Source) -> Callable[[], object]:
-    """As `_entry`, loading as its users do; the timed arm borrows our tensors, which would hide its own."""
+    """As above. The arm that is timed borrows our tensors, which would hide its own way of loading."""
     import transformers
 
     kind = getattr(transformers, source.config.architecture)
@@ -148,5 +143,24 @@ def _transformers(source: Source) -> Callable[[], object]:
     return use
 
 
+def _llama_cpp(source: Source, kind: str) -> Callable[[], object]:
+    """As above."""
+    from bench.peers.llama_cpp_api import LlamaContext, LlamaModel, library
+
+    path = source.gguf(kind)
+    library()
+
+    def use() -> None:
+        model = LlamaModel(path)
+        context = LlamaContext(model, rows=1, length=START + STEPS, threads=cores(), batch=START)
+        context.prefill([1] * START)
+        for step in range(STEPS):
+            context.decode([1], [START + step])
+        context.close()
+        model.close()
+
+    return use
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

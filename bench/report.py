@@ -8,13 +8,13 @@ Of each benchmark the newest run counts; `--run ID` takes another. `--update` re
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench import tables
 from bench.fidelity_table import fidelity_table
 from bench.record import Record, read
+from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
 
 MARK = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- end bench:\2 -->)", re.DOTALL)
@@ -22,7 +22,7 @@ MARK = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- end bench:\2 -->)", re.DO
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(prog="bench.report", description=__doc__.split("\n\n")[0])
+    cli = Parser(prog="bench.report", description=__doc__.split("\n\n")[0])
     cli.add_argument("files", nargs="+", type=Path, metavar="FILE")
     cli.add_argument("--run", metavar="ID", help="the run to show (default: the newest of each benchmark)")
     cli.add_argument("--figure", type=Path, metavar="FILE.png", help="draw tok/s (needs matplotlib)")
@@ -32,20 +32,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = parser().parse_args(argv)
-    try:
-        records = newest(list(read(options.files)), options.run)
-        if options.figure:
-            from bench.figure import draw_decode
+    return guarded(lambda: _main(parser().parse_args(argv)))
 
-            draw_decode(records, options.figure)
-        if options.update:
-            update(options.update, records)
-        else:
-            print(everything(records))
-    except TokenjouleError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+
+def _main(options: argparse.Namespace) -> int:
+    records = newest(list(read(options.files)), options.run)
+    if options.figure:
+        from bench.figure import draw_decode
+
+        draw_decode(records, options.figure)
+    if options.update:
+        update(options.update, records)
+    else:
+        print(everything(records))
     return 0
 
 
@@ -118,4 +117,4 @@ def update(path: Path, records: Sequence[Record]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -17,18 +17,16 @@ from typing import Any
 
 import torch
 
-from engine.config import ModelConfig, parse_config, read_json
-from engine.errors import TokenjouleError, UsageError
+from engine.config import ModelConfig, load_config, parse_config, read_json
+from engine.errors import UsageError
 from engine.locate import locate
 from engine.placement import choose_dtype
 from engine.presets import PRESETS
-from engine.weights import (
-    ModelWeights,
-    RandomCheckpoint,
-    SafetensorsCheckpoint,
-    expected_shapes,
-    load_weights,
-)
+from engine.save import save_quantized
+from engine.schemes import NONE
+from engine.shards import SafetensorsCheckpoint
+from engine.tensors import expected_shapes
+from engine.weights import ModelWeights, RandomCheckpoint, load_weights
 
 CPU = torch.device("cpu")
 SHARD_BYTES = 2 << 30
@@ -57,19 +55,31 @@ class Source:
 
     @cached_property
     def config(self) -> ModelConfig:
-        return parse_config(self.raw, {}, str(self.directory / "config.json"))
+        return load_config(self.directory)
 
     @cached_property
     def weights(self) -> ModelWeights:
         """In `dtype`, loaded once, shared by every arm that does not pack them."""
-        checkpoint = SafetensorsCheckpoint(self.directory, self.config)
-        return load_weights(checkpoint, self.config, dtype=self.dtype, device=CPU)
+        return self._load(self.directory)
 
     def scheme_weights(self, scheme: str) -> ModelWeights:
-        """`weights`, or packed. Raises `TokenjouleError` for a scheme that this version does not have."""
-        if scheme == "none":
-            return self.weights
-        raise TokenjouleError(f"{scheme} weights are not in this version")
+        """`weights`, or those of the directory that holds them packed."""
+        return self.weights if scheme == NONE else self._load(self.packed(scheme))
+
+    def packed(self, scheme: str) -> Path:
+        """The directory whose weights are packed as a scheme says, made where it is missing."""
+        if scheme == NONE:
+            return self.directory
+        path = self.cache / self.key / scheme
+        if not path.is_dir():
+            _say(f"packing {scheme}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_quantized(str(self.directory), path, scheme)
+        return path
+
+    def _load(self, directory: Path) -> ModelWeights:
+        config = load_config(directory)
+        return load_weights(SafetensorsCheckpoint(directory, config), config, dtype=self.dtype, device=CPU)
 
     def gguf(self, kind: str) -> Path:
         """The GGUF file of a kind, made where it is missing: `plain`, Q8_0 or Q4_0."""
@@ -112,8 +122,10 @@ def open_source(
         key = (
             f"{where.id}-{_digest([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files], dtype)}"
         )
-    config = parse_config(read_json(directory / "config.json"), {}, str(directory / "config.json"))
-    return Source(where.id, directory, where.preset is not None, choose_dtype(dtype, config), cache, key)
+    config = load_config(directory)
+    if config.quantization is not None:
+        raise UsageError(f"{where.id} is packed as {config.quantization.name} already; name the original")
+    return Source(where.id, directory, config.shape_only, choose_dtype(dtype, config), cache, key)
 
 
 def _digest(*parts: object) -> str:

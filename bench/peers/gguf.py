@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.peers.plain import plain
 from engine.config import ModelConfig
 from engine.errors import TokenjouleError
 from engine.rope import inverse_frequencies
@@ -35,7 +36,7 @@ def export(weights: ModelWeights, config: ModelConfig, path: Path) -> None:
     import gguf
 
     name = ARCHITECTURES[config.architecture][0]
-    _refuse(weights, config)
+    _refuse(config)
     partial = path.with_suffix(".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(partial, name)
@@ -61,7 +62,7 @@ def export(weights: ModelWeights, config: ModelConfig, path: Path) -> None:
         torch.float16: gguf.GGMLQuantizationType.F16,
         torch.bfloat16: gguf.GGMLQuantizationType.BF16,
     }
-    kind = types[weights.embedding.dtype]
+    kind = types[weights.dtype]
     writer.add_file_type({"F32": 0, "F16": 1, "BF16": 32}[kind.name])  # gguf.LlamaFileType
     for key, tensor in _tensors(weights, config):
         stored = kind if tensor.dim() == 2 else types[torch.float32]
@@ -76,7 +77,7 @@ def export(weights: ModelWeights, config: ModelConfig, path: Path) -> None:
     partial.replace(path)
 
 
-def _refuse(weights: ModelWeights, config: ModelConfig) -> None:
+def _refuse(config: ModelConfig) -> None:
     if any(window is not None for window in config.windows):
         raise TokenjouleError(
             f"no GGUF of a {config.architecture} with a sliding window: llama.cpp ignores it"
@@ -85,8 +86,6 @@ def _refuse(weights: ModelWeights, config: ModelConfig) -> None:
         raise TokenjouleError("no GGUF of a model with rope type yarn: its factors are not exported")
     if config.output_bias or config.mlp_bias:
         raise TokenjouleError("no GGUF of a model with biases on output or MLP")
-    if not isinstance(weights.embedding, Tensor):
-        raise TokenjouleError("no GGUF of quantised weights: llama.cpp has formats of its own")
 
 
 def _tensors(weights: ModelWeights, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
@@ -100,14 +99,14 @@ def _tensors(weights: ModelWeights, config: ModelConfig) -> Iterator[tuple[str, 
             return rows
         return rows.unflatten(0, (-1, 2, config.head_dim // 2)).transpose(1, 2).flatten(0, 2)
 
-    yield "token_embd.weight", weights.embedding
+    yield "token_embd.weight", plain(weights.embedding)
     if config.rope.type == "llama3":
         # llama.cpp divides its own default frequencies by these
-        plain = 1.0 / config.rope.theta ** (torch.arange(0, config.head_dim, 2) / config.head_dim)
-        yield "rope_freqs.weight", (plain / inverse_frequencies(config.rope, config.head_dim)[0]).float()
+        default = 1.0 / config.rope.theta ** (torch.arange(0, config.head_dim, 2) / config.head_dim)
+        yield "rope_freqs.weight", (default / inverse_frequencies(config.rope, config.head_dim)[0]).float()
     for index, layer in enumerate(weights.layers):
         to = f"blk.{index}."
-        for part, rows in zip("qkv", layer.qkv.split((q, kv, kv)), strict=True):
+        for part, rows in zip("qkv", plain(layer.qkv).split((q, kv, kv)), strict=True):
             yield f"{to}attn_{part}.weight", rows if part == "v" else order(rows)
         if layer.qkv_bias is not None:
             for part, bias in zip("qkv", layer.qkv_bias.float().split((q, kv, kv)), strict=True):
@@ -115,13 +114,13 @@ def _tensors(weights: ModelWeights, config: ModelConfig) -> Iterator[tuple[str, 
         if layer.q_norm is not None and layer.k_norm is not None:
             yield f"{to}attn_q_norm.weight", layer.q_norm.float()
             yield f"{to}attn_k_norm.weight", layer.k_norm.float()
-        gate, up = layer.gate_up.chunk(2)
+        gate, up = plain(layer.gate_up).chunk(2)
         yield f"{to}attn_norm.weight", layer.attention_norm.float()
-        yield f"{to}attn_output.weight", layer.output
+        yield f"{to}attn_output.weight", plain(layer.output)
         yield f"{to}ffn_norm.weight", layer.mlp_norm.float()
         yield f"{to}ffn_gate.weight", gate
         yield f"{to}ffn_up.weight", up
-        yield f"{to}ffn_down.weight", layer.down
+        yield f"{to}ffn_down.weight", plain(layer.down)
     yield "output_norm.weight", weights.head.norm.float()
     if weights.head.weight is not weights.embedding:
-        yield "output.weight", weights.head.weight
+        yield "output.weight", plain(weights.head.weight)

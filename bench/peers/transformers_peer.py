@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.contender import Filled, best_threads
+from bench.peers.plain import plain
 from bench.record import Arm
 from bench.source import Source
 from bench.timing import fastest
@@ -37,10 +38,10 @@ def build(raw: Mapping[str, Any], config: ModelConfig, weights: ModelWeights) ->
 def _named(weights: ModelWeights, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     """(Hugging Face name, view) of every parameter."""
     q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    yield "model.embed_tokens.weight", weights.embedding
+    yield "model.embed_tokens.weight", plain(weights.embedding)
     for index, layer in enumerate(weights.layers):
         to = f"model.layers.{index}."
-        for part, rows in zip("qkv", layer.qkv.split((q, kv, kv)), strict=True):
+        for part, rows in zip("qkv", plain(layer.qkv).split((q, kv, kv)), strict=True):
             yield f"{to}self_attn.{part}_proj.weight", rows
         if layer.qkv_bias is not None:
             for part, bias in zip("qkv", layer.qkv_bias.split((q, kv, kv)), strict=True):
@@ -52,19 +53,19 @@ def _named(weights: ModelWeights, config: ModelConfig) -> Iterator[tuple[str, Te
             "mlp.down_proj.bias": layer.down_bias,
         }
         yield from ((to + name, tensor) for name, tensor in optional.items() if tensor is not None)
-        gate, up = layer.gate_up.chunk(2)
+        gate, up = plain(layer.gate_up).chunk(2)
         yield f"{to}mlp.gate_proj.weight", gate
         yield f"{to}mlp.up_proj.weight", up
         if layer.gate_up_bias is not None:
             gate, up = layer.gate_up_bias.chunk(2)
             yield f"{to}mlp.gate_proj.bias", gate
             yield f"{to}mlp.up_proj.bias", up
-        yield f"{to}mlp.down_proj.weight", layer.down
-        yield f"{to}self_attn.o_proj.weight", layer.output
+        yield f"{to}mlp.down_proj.weight", plain(layer.down)
+        yield f"{to}self_attn.o_proj.weight", plain(layer.output)
         yield f"{to}input_layernorm.weight", layer.attention_norm
         yield f"{to}post_attention_layernorm.weight", layer.mlp_norm
     yield "model.norm.weight", weights.head.norm
-    yield "lm_head.weight", weights.head.weight
+    yield "lm_head.weight", plain(weights.head.weight)
 
 
 class Transformers:

@@ -20,6 +20,7 @@ from kernels.cpu.gemv import matrix, spread, stored
 from kernels.cpu.head import head_logits
 from kernels.cpu.mlp import mlp
 from kernels.cpu.target import LANES
+from kernels.quantize import Matrix, Quantized
 from kernels.reference import TorchBackend, TorchHead, TorchLayer
 
 DTYPES = (torch.bfloat16, torch.float32)
@@ -113,7 +114,7 @@ class CpuBackend:
         library = self._library.prepare_head(weights, norm_eps)
         head = CpuHead(library, np.float32(norm_eps), _vector(weights.norm), _matrix(weights.weight))
         if self._measure:
-            x = torch.ones(1, len(head.norm), dtype=weights.weight.dtype)
+            x = torch.ones(1, len(head.norm), dtype=weights.norm.dtype)
             self._crew = worthwhile_crew(lambda crew: self._head_logits(x, head, crew))
             self._measure = False
         return head
@@ -236,7 +237,9 @@ class CpuBackend:
         return places
 
 
-def _matrix(weight: Tensor) -> Any:
+def _matrix(weight: Matrix) -> Any:
+    if isinstance(weight, Quantized):
+        raise BackendUnavailable("backend cpu: packed weights are not in this version")
     if weight.dtype not in DTYPES:
         kind = str(weight.dtype).removeprefix("torch.")
         raise BackendUnavailable(f"backend cpu: weights in {kind}; it takes bf16 and fp32")
