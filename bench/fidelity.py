@@ -31,6 +31,7 @@ from engine.placement import DTYPES
 from engine.schemes import NONE, SCHEMES
 from kernels.api import BACKENDS
 
+BUNDLED = "bundled"
 SHORT = {str(kind).removeprefix("torch."): name for name, kind in DTYPES.items()}
 REFERENCE = Arm("torch none", "tokenjoule", "torch", NONE, "float32")
 PEER = Arm("transformers none", TRANSFORMERS, "torch", NONE, "bfloat16")
@@ -46,9 +47,9 @@ class Subject:
     expected: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, model: str | None, text: Path | None) -> "Subject":
+    def of(cls, model: str, text: Path | None = None) -> "Subject":
         """Raises `UsageError` for a model without trained weights or known text, or else as `Engine.load`."""
-        where = locate(model)
+        where = locate(None if model == BUNDLED else model)
         if where.directory is None:
             raise UsageError(f"{where.id} has no trained weights to be faithful to")
         with _load(where.directory, REFERENCE) as engine:
@@ -65,11 +66,18 @@ def fidelity(subject: Subject, forced: Mapping[str, Forced]) -> Iterator[tuple[s
         yield path, divergence(subject.expected, logits(subject.passages), subject.passages)
 
 
+def default_models() -> list[str]:
+    """Those whose text is known: the bundled model, and with test data its TinyStories model."""
+    stories = stories_directory()
+    return [BUNDLED] if stories is None else [BUNDLED, str(stories)]
+
+
 def records(
     arms: Sequence[Arm], subject: Subject, run: Stamp, failed: Callable[[Arm, str], None]
 ) -> Iterator[Record]:
-    """Every arm on both paths; `failed` hears of those that do not run."""
+    """Every arm on both paths, for `bench.decode` as well; `failed` hears of those that do not run."""
     for arm in arms:
+        print(f"fidelity of {arm.name} on {subject.id}", file=sys.stderr, flush=True)
         try:
             if arm.engine == PEER.engine:
                 theirs = transformers_logits.paths(subject.directory, DTYPES[SHORT[arm.dtype]])
@@ -153,26 +161,29 @@ def _run(argv: Sequence[str]) -> int:
     cli.add_argument("--out", type=Path, metavar="FILE.jsonl", help="append a record of each arm and path")
     options = cli.parse_args(argv)
     arms = chosen_arms(*(given.split(",") for given in (options.backends, options.quantize, options.dtypes)))
-    models = options.model or ["bundled", *([str(stories)] if (stories := stories_directory()) else [])]
-    subjects = [Subject.of(None if model == "bundled" else model, options.text) for model in models]
+    subjects = [Subject.of(model, options.text) for model in options.model or default_models()]
     run = stamp("bench.fidelity", argv, torch.device("cpu"))
     sound = True
 
     def failed(arm: Arm, reason: str) -> None:
         nonlocal sound
         sound &= arm.engine == PEER.engine  # a peer may be missing, what was asked of us may not
-        print(f"skipped {arm.name} {SHORT[arm.dtype]}: {reason}", file=sys.stderr, flush=True)
+        skip(arm, reason)
 
     for subject in subjects:
         found = []
         for done in records(arms, subject, run, failed):
             found.append(done)
-            print(f"{subject.id}: {done.arm.name} {done.case.phase}", file=sys.stderr, flush=True)
             if options.out is not None:
                 append(options.out, [done])
         print(fidelity_table(found), end="\n\n", flush=True)
         sound &= all(kept(done, found) is not False for done in found)
     return 0 if sound else 1
+
+
+def skip(arm: Arm, reason: str) -> None:
+    """One line on stderr."""
+    print(f"skipped fidelity of {arm.name} {SHORT[arm.dtype]}: {reason}", file=sys.stderr, flush=True)
 
 
 def _load(directory: Path, arm: Arm) -> Engine:

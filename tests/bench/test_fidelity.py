@@ -10,7 +10,7 @@ import torch
 from bench import fidelity_table as table_module
 from bench import report
 from bench.divergence import Divergence, Mean, divergence
-from bench.fidelity import PEER, Subject, chosen_arms, fidelity, main, record
+from bench.fidelity import BUNDLED, PEER, Subject, chosen_arms, fidelity, main, record
 from bench.fidelity_table import fidelity_table, kept
 from bench.forced import paths
 from bench.passages import Passage, chain_passages, text_passages
@@ -121,7 +121,7 @@ def test_int8_is_nearer_than_int4_and_bf16_as_near_as_transformers(
 
 def test_int8_and_int4_of_the_bundled_model() -> None:
     found = {}
-    expected = Subject.of(None, None)
+    expected = Subject.of(BUNDLED)
     for scheme in ("int8", "int4"):
         with Engine.load(backend="torch", dtype="bf16", quantize=scheme, energy_source="estimate") as engine:
             forced = paths(engine.model)["prefill"]
@@ -133,7 +133,7 @@ def test_int8_and_int4_of_the_bundled_model() -> None:
 def test_int8_of_the_stories_model(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENJOULE_DATA", str(shared_data))
     directory = shared_data / "models" / "stories260K"
-    expected = Subject.of(str(directory), None)
+    expected = Subject.of(str(directory))
     assert 1.1 < divergence(expected.expected, expected.expected, expected.passages).nll.mean() < 1.5
     with Engine.load(
         directory, backend="torch", dtype="bf16", quantize="int8", energy_source="estimate"
@@ -253,10 +253,14 @@ def test_a_missing_peer_is_named_and_a_missing_arm_of_ours_is_a_failure(
     monkeypatch.setitem(sys.modules, "transformers", None)
     argv = ["--model", str(letters_directory), "--text", str(text), "--quantize", "none"]
     status, table, errors = run(capsys, *argv, "--backends", "torch")
-    assert status == 0 and "skipped transformers none bf16: " in errors
+    assert status == 0 and "skipped fidelity of transformers none bf16: " in errors
     assert table.count("torch none") == 2 and "| yes |" not in table
     status, table, errors = run(capsys, *argv, "--backends", "gpu,torch")
-    assert status == 1 and "skipped gpu none bf16: backend gpu: " in errors and table.count("torch none") == 2
+    assert (
+        status == 1
+        and "skipped fidelity of gpu none bf16: backend gpu: " in errors
+        and table.count("torch none") == 2
+    )
 
 
 @pytest.mark.parametrize(
