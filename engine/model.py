@@ -68,17 +68,23 @@ class Model:
 
     @torch.inference_mode()
     def forward(
-        self, tokens: Sequence[int], layout: Layout, cache: KVCache, *, taps: Collection[int] = ()
+        self,
+        tokens: Sequence[int],
+        layout: Layout,
+        cache: KVCache,
+        *,
+        taps: Collection[int] = (),
+        of: Sequence[int] | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """All new tokens of the batch through all layers; logits of each row's last token.
 
-        `tokens`: N ids, rows one after the other as `layout` has them. Returns ((B, V) fp32 logits,
-        {layer: (B, E) hidden state of each row's last token after that layer} for the layers in `taps`).
-        Mutates `cache`.
+        `tokens`: N ids, rows one after the other as `layout` has them. `of`: which B of them are asked for,
+        where it is not each row's last. Returns ((B, V) fp32 logits, {layer: (B, E) hidden states after that
+        layer} for the layers in `taps`). Mutates `cache`.
         """
         device = self.backend.device
         x = self._embed(torch.tensor(tokens, device=device))
-        last = torch.tensor([row.stop - 1 for row in layout.rows], device=device)
+        last = torch.tensor([row.stop - 1 for row in layout.rows] if of is None else of, device=device)
         hidden: dict[int, Tensor] = {}
         backend, begin = self.backend, 0
         for tap in [*sorted(taps), self.config.n_layers - 1]:
