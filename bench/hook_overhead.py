@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(engine: Engine, tokens: int, rounds: int) -> dict[str, object]:
     """Each round runs every arm once, in an order that turns from round to round."""
-    arms = {
+    arms: dict[str, dict[str, object]] = {
         "plain": {},
         "hook": {"hooks": [Idle()]},
         "policy": {"policies": [Policy()]},

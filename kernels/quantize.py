@@ -155,7 +155,8 @@ _STRETCHES = (0.825, 0.875, 0.925, 0.975, 1.025, 1.125)
 def _scales_int4(grouped: Tensor) -> Tensor:
     """(…, group) -> (…) bf16: of least squared error over a few ways to round the group.
 
-    For numbers n the best scale of weights w is w·n / n·n, and its squared error w·w - (w·n)² / n·n.
+    For numbers n the best scale of weights w is w·n / n·n, and its squared error w·w - (w·n)² / n·n. After
+    llama.cpp's make_qx_quants (ggml-quants.c), without its weighting of errors.
     """
     highest, lowest = grouped.amax(-1), grouped.amin(-1)
     plain = _safe(torch.where(highest > -lowest, highest, lowest) / -8).float()

@@ -1,0 +1,31 @@
+"""What the command lines of the benchmarks share: lists of names and of counts, and common options."""
+
+import argparse
+from pathlib import Path
+
+from bench.bandwidth import BUFFER_BYTES
+
+
+def names(text: str) -> tuple[str, ...]:
+    """From "a,b"."""
+    return tuple(name for name in text.split(",") if name)
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """From "1,4"; in the order given, each at least 1."""
+    found = tuple(int(part) for part in text.split(","))
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"counts are at least 1, not {min(found)}")
+    return found
+
+
+def add_common(cli: argparse.ArgumentParser, *, rounds: int) -> None:
+    """Options that mean the same everywhere."""
+    cli.add_argument("--model", metavar="DIR|HF-ID|preset:NAME", help="default: the bundled model")
+    cli.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
+    cli.add_argument("--backends", "--backend", type=names, default=("cpu", "torch"), metavar="A,B")
+    cli.add_argument("--quantize", type=names, default=("none",), metavar="none,int8,int4")
+    cli.add_argument("--rounds", type=int, default=rounds, metavar="N")
+    cli.add_argument("--seed", type=int, default=0, metavar="N")
+    cli.add_argument("--reader-megabytes", type=int, default=BUFFER_BYTES >> 20, metavar="N")
+    cli.add_argument("--out", type=Path, metavar="FILE.jsonl", help="add the records to this file")

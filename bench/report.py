@@ -1,0 +1,120 @@
+"""JSONL records to markdown tables, and to a picture.
+
+    python -m bench.report FILE.jsonl… [--figure FILE.png] [--update README.md]
+
+Of each benchmark the newest run counts; `--run ID` takes another. `--update` replaces what stands between
+`<!-- bench:decode -->` and `<!-- end bench:decode -->`, which is how the README's table is made.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import tables
+from bench.fidelity_table import fidelity_table
+from bench.record import Record, read
+from engine.cli import Parser, guarded, leave
+from engine.errors import TokenjouleError, UsageError
+
+MARK = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- end bench:\2 -->)", re.DOTALL)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = Parser(prog="bench.report", description=__doc__.split("\n\n")[0])
+    cli.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    cli.add_argument("--run", metavar="ID", help="the run to show (default: the newest of each benchmark)")
+    cli.add_argument("--figure", type=Path, metavar="FILE.png", help="draw tok/s (needs matplotlib)")
+    cli.add_argument("--update", type=Path, metavar="FILE.md", help="replace the tables between its markers")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    return guarded(lambda: _main(parser().parse_args(argv)))
+
+
+def _main(options: argparse.Namespace) -> int:
+    records = newest(list(read(options.files)), options.run)
+    if options.figure:
+        from bench.figure import draw_decode
+
+        draw_decode(records, options.figure)
+    if options.update:
+        update(options.update, records)
+    else:
+        print(everything(records))
+    return 0
+
+
+def newest(records: Sequence[Record], run: str | None) -> list[Record]:
+    """Of each benchmark the records of `run`, or of the newest run that has any.
+
+    Raises `UsageError` where nothing is left.
+    """
+    if run is not None:
+        chosen = [record for record in records if record.stamp.run == run]
+        if not chosen:
+            known = ", ".join(dict.fromkeys(record.stamp.run for record in records)) or "no run at all"
+            raise UsageError(f"there is no run {run!r}; the files hold {known}")
+        return chosen
+    latest = {record.benchmark: record.stamp.run for record in sorted(records, key=lambda r: r.stamp.utc)}
+    chosen = [record for record in records if record.stamp.run == latest[record.benchmark]]
+    if not chosen:
+        raise UsageError("the files hold no records")
+    return chosen
+
+
+def everything(records: Sequence[Record]) -> str:
+    """All tables that the records have something for."""
+    parts = []
+    if any(record.benchmark == "decode" for record in records):
+        parts += [tables.decode_tables(records), tables.target_table(records), tables.alone_table(records)]
+    parts += [tables.stage_table(records), fidelity_table(records), tables.bandwidth_table(records)]
+    stamps = {record.stamp.run: record.stamp for record in records}
+    random = {record.stamp.run for record in records if record.case.shape_only}
+    origins = [tables.origin(stamp, run in random) for run, stamp in stamps.items()]
+    return "\n\n".join([*(part for part in parts if part), *origins])
+
+
+def summary(records: Sequence[Record]) -> str:
+    """The README's part: one row and the shortest context, what must hold, and where it is from."""
+    decoded = [r for r in records if r.benchmark in ("decode", "memory")]
+    if not any(r.benchmark == "decode" for r in decoded):
+        return "Not measured.\n"
+    shortest = min((r.case.context for r in decoded if r.case.phase == "decode"), default=0)
+    kept = [
+        r
+        for r in decoded
+        if r.benchmark == "memory"
+        or r.case.phase == "prefill"
+        or (r.case.rows, r.case.context) == (1, shortest)
+    ]
+    first = next(r for r in decoded if r.benchmark == "decode")
+    where = tables.origin(first.stamp, first.case.shape_only)
+    parts = [f"{first.case.model}: {where}", tables.decode_tables(kept), tables.target_table(decoded)]
+    return "\n\n".join(parts) + "\n"
+
+
+SECTIONS = {"decode": summary, "kernels": lambda records: tables.stage_table(records) or "Not measured.\n"}
+
+
+def update(path: Path, records: Sequence[Record]) -> None:
+    """Replace the tables between the markers of a file. Raises `UsageError` where there are none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TokenjouleError(f"cannot read {path}: {error.strerror}") from error
+    unknown = [name for _, name, _, _ in MARK.findall(text) if name not in SECTIONS]
+    if unknown or not MARK.search(text):
+        known = ", ".join(f"<!-- bench:{name} -->" for name in SECTIONS)
+        raise UsageError(
+            f"{path} has {f'an unknown marker {unknown[0]!r}' if unknown else 'no marker'}; {known}"
+        )
+    made = MARK.sub(lambda m: f"{m[1]}{SECTIONS[m[2]](records).rstrip()}\n{m[4]}", text)
+    path.write_text(made, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    leave(main())

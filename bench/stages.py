@@ -1,0 +1,204 @@
+"""The stages of one layer as things to be timed: cold weights, inputs, the reference's answers, their cost.
+
+Weights are random, of a model's shapes. A stage runs over as many copies of its weights as are needed for
+three times the last-level cache: when it comes back to the first, that one is cold again, as it is while decoding.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.contender import fill
+from bench.timing import Timed, WrongAnswer
+from engine.config import ModelConfig
+from engine.schemes import NONE, SCHEMES
+from engine.weights import RandomCheckpoint, element_bytes, load_weights
+from kernels import cost
+from kernels.api import Backend, HeadWeights, LayerCache, LayerWeights, Layout
+from kernels.cost import Cost, Dims, RowWork
+from kernels.quantize import Matrix, Quantized
+from kernels.reference import TorchBackend
+
+COLD = 3  # times the last-level cache
+MOST_COPIES = 512  # of tiny weights, which then stay in caches; the record says so
+UNKNOWN_CACHE = 64 << 20
+# Both sides round in the dtype after every operation: eight half units in the last place of the largest
+# number, as in the tests of the backends.
+TOLERANCES = {torch.bfloat16: 8 * 2.0**-9, torch.float16: 8 * 2.0**-12, torch.float32: 8 * 2.0**-23}
+
+CostOf = Callable[[Dims, Sequence[RowWork]], Cost]
+COSTS: Mapping[str, CostOf] = {
+    "attention_input": cost.attention_input,
+    "attention": cost.attention,
+    "attention_output": cost.attention_output,
+    "mlp": cost.mlp,
+    "head_logits": cost.head_logits,
+}
+
+
+def last_level_cache(device: torch.device) -> int:
+    """Bytes of the largest cache in front of the memory; `UNKNOWN_CACHE` where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text(encoding="ascii").strip()
+        sizes.append(int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text))
+    return max(sizes, default=UNKNOWN_CACHE)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One layer and head of a model's shape, packed in one scheme: what every backend is given."""
+
+    config: ModelConfig
+    layer: LayerWeights
+    head: HeadWeights
+    dtype: torch.dtype
+    scheme: str
+
+    def dims(self) -> Dims:
+        """Of one layer."""
+        config = self.config
+        windows = set(config.windows)
+        return Dims(
+            n_layers=1,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            n_heads=config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            head_dim=config.head_dim,
+            vocab_size=config.vocab_size,
+            weight_bytes=element_bytes(self.layer.qkv),
+            head_bytes=element_bytes(self.head.weight),
+            cache_bytes=self.dtype.itemsize,
+            window=windows.pop() if len(windows) == 1 else None,
+        )
+
+    def shape(self, stage: str) -> tuple[int, ...]:
+        """Of the stage's matrix; of attention: heads, key heads, head-dim. mlp: of its up projection."""
+        config = self.config
+        heads = config.n_heads * config.head_dim
+        wide = heads + 2 * config.n_kv_heads * config.head_dim
+        return {
+            "attention_input": (wide, config.hidden_size),
+            "attention": (config.n_heads, config.n_kv_heads, config.head_dim),
+            "attention_output": (config.hidden_size, heads),
+            "mlp": (config.intermediate_size, config.hidden_size),
+            "head_logits": (config.vocab_size, config.hidden_size),
+        }[stage]
+
+    def cost(self, stage: str, rows: int, context: int) -> Cost:
+        """Of one call. `context`: positions of each row, the new one included."""
+        return COSTS[stage](self.dims(), [RowWork(1, context)] * rows)
+
+
+def subject(config: ModelConfig, dtype: torch.dtype, scheme: str) -> Subject:
+    """Random weights of the config's first layer."""
+    one = replace(config, n_layers=1, windows=config.windows[:1], quantization=None)
+    packing = None if scheme == NONE else SCHEMES[scheme]
+    cpu = torch.device("cpu")
+    weights = load_weights(RandomCheckpoint(one), one, dtype=dtype, device=cpu, scheme=packing)
+    return Subject(one, weights.layers[0], weights.head, dtype, scheme)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One stage of one backend, ready to be timed over rotating copies. `note`: how cold it is.
+
+    `once` is one call, of the first copy.
+    """
+
+    timed: Timed
+    once: Callable[[], object]
+    note: str
+
+
+def prepare(
+    backend: Backend, given: Subject, stage: str, rows: int, context: int, *, cache_bytes: int, name: str
+) -> Bench:
+    """The stage with its inputs; its `check` compares one call with the reference backend's."""
+    wanted = cache_bytes * COLD
+    size = max(given.cost(stage, rows, context).bytes, 1.0)
+    copies = max(2, min(MOST_COPIES, math.ceil(wanted / size)))
+    note = f"{copies} copies, {copies * size / 1e6:.0f} MB"
+    if copies * size < wanted:
+        note += ", warm: they fit into the cache"
+    # Layers are the same in shape: those of a stage that reads no weights need one, heads have their own.
+    layer_copies = 1 if stage in ("attention", "head_logits") else copies
+    head_copies = copies if stage == "head_logits" else 1
+    cache_copies = copies if stage == "attention" else 1
+    shape, eps = given.config.attention_shape(0), given.config.norm_eps
+    heads = [backend.prepare_head(_copy(given.head), eps) for _ in range(head_copies)]
+    layers = [backend.prepare_layer(_copy(given.layer), shape, eps) for _ in range(layer_copies)]
+    filled = fill(replace(given.config, n_layers=cache_copies), given.dtype, rows, context - 1)
+    layout = filled.cache.extend(dict.fromkeys(filled.ids, 1))
+    draw = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, given.config.hidden_size, generator=draw).to(given.dtype)
+    reference = TorchBackend(backend.device)
+    plain = reference.prepare_layer(given.layer, shape, eps)
+    q = reference.attention_input(x, plain, filled.cache.layers[0], layout)
+    own_q = backend.attention_input(x, layers[0], filled.cache.layers[0], layout)
+    inputs = _Inputs(x, q.to(own_q.dtype), layout)
+
+    def call(index: int) -> Tensor:
+        layer, head = layers[index % layer_copies], heads[index % head_copies]
+        return _call(backend, stage, inputs, layer, head, filled.cache.layers[index % cache_copies])
+
+    def run() -> None:
+        for index in range(copies):
+            call(index)
+
+    def check() -> None:
+        found = call(0)
+        head = reference.prepare_head(given.head, eps)
+        expected = _call(reference, stage, _Inputs(x, q, layout), plain, head, filled.cache.layers[0])
+        _same(found.float(), expected.float(), given.dtype)
+
+    return Bench(Timed(name, run, check=check, repeats=copies), lambda: call(0), note)
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """x (N, E); q (N, H, D), which also stands in for the attended values."""
+
+    x: Tensor
+    q: Tensor
+    layout: Layout
+
+
+def _call(backend: Backend, stage: str, inputs: _Inputs, layer: Any, head: Any, cache: LayerCache) -> Tensor:
+    if stage == "attention_input":
+        return backend.attention_input(inputs.x, layer, cache, inputs.layout)
+    if stage == "attention":
+        return backend.attention(inputs.q, layer, cache, inputs.layout)
+    if stage == "attention_output":
+        return backend.attention_output(inputs.x, inputs.q, layer)
+    if stage == "mlp":
+        return backend.mlp(inputs.x, layer)
+    return backend.head_logits(inputs.x, head)
+
+
+def _same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    error = (found - expected).abs().max().item()
+    largest = expected.abs().max().item()
+    if found.shape != expected.shape or not error <= TOLERANCES[dtype] * largest:
+        raise WrongAnswer(f"off by {error:.3g} where the largest number is {largest:.3g}")
+
+
+def _copy(weights: Any) -> Any:
+    """The same numbers in memory of their own, packed ones too."""
+    held = {part.name: getattr(weights, part.name) for part in fields(weights)}
+    return type(weights)(**{name: _clone(value) for name, value in held.items()})
+
+
+def _clone(matrix: Matrix | None) -> Matrix | None:
+    if isinstance(matrix, Quantized):
+        return replace(matrix, words=matrix.words.clone(), scales=matrix.scales.clone())
+    return None if matrix is None else matrix.clone()
