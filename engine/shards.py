@@ -22,7 +22,7 @@ from kernels.quantize import PANEL
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}
-PIECE_BYTES = 8 << 20  # read at a time
+PIECE_BYTES = 2 << 20  # read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class SafetensorsCheckpoint:
     def __init__(self, directory: Path, config: ModelConfig) -> None:
         self.scheme: Scheme | None = config.quantization
         self._places: dict[str, _Place] = {}
+        # One for all pieces: made anew each time, between arrays that stay, they leave gaps in the heap.
+        self._buffer = torch.empty(PIECE_BYTES, dtype=torch.uint8)
         for path, names in _shards(directory):
             held = _open(path)
             for name in names if names is not None else held:
@@ -72,25 +74,27 @@ class SafetensorsCheckpoint:
     def pieces(self, name: str) -> Iterator[Tensor]:
         """The rows of a matrix from top to bottom, some whole panels at a time; the last may be ragged.
 
-        Each piece is overwritten by the next.
+        Each piece is overwritten by the next, of whatever matrix.
         """
         place = self._places[name]
         dtype = DTYPES[place.dtype]
         rows, columns = place.shape
-        at_once = max(PIECE_BYTES // (columns * dtype.itemsize * PANEL), 1) * PANEL
-        buffer = torch.empty(min(at_once, rows), columns, dtype=dtype)
+        row_bytes = columns * dtype.itemsize
+        at_once = max(PIECE_BYTES // (row_bytes * PANEL), 1) * PANEL
+        if at_once * row_bytes > len(self._buffer):
+            self._buffer = torch.empty(at_once * row_bytes, dtype=torch.uint8)
         try:
             with place.path.open("rb", buffering=0) as file:
                 file.seek(place.offset)
                 for first in range(0, rows, at_once):
-                    piece = buffer[: min(at_once, rows - first)]
-                    unread = memoryview(piece.view(torch.uint8).numpy().data).cast("B")
+                    held = self._buffer[: min(at_once, rows - first) * row_bytes]
+                    unread = memoryview(held.numpy().data)
                     while unread:
                         count = file.readinto(unread)
                         if not count:
                             raise TokenjouleError(f"{place.path} ends within {name}")
                         unread = unread[count:]
-                    yield piece
+                    yield held.view(dtype).view(-1, columns)
         except OSError as error:
             raise TokenjouleError(f"cannot read {place.path}: {error.strerror}") from error
 
@@ -118,7 +122,11 @@ class SafetensorsCheckpoint:
         head, embedding = self._places["lm_head.weight"], self._places["model.embed_tokens.weight"]
         if (head.dtype, head.shape) != (embedding.dtype, embedding.shape):
             return False
-        pairs = zip(self.pieces("lm_head.weight"), self.pieces("model.embed_tokens.weight"), strict=True)
+        pairs = zip(
+            map(torch.clone, self.pieces("lm_head.weight")),
+            self.pieces("model.embed_tokens.weight"),
+            strict=True,
+        )
         return all(torch.equal(*pair) for pair in pairs)
 
 
