@@ -82,9 +82,13 @@ class FakeModel:
     ) -> None:
         self.config = SimpleNamespace(n_layers=0, max_context=context, vocab_size=256)
         self.device, self.cost, self.answer_tokens = device, cost, answer_tokens
+        self.backend = SimpleNamespace(device=torch.device("cpu"))
         self.forwards: list[Spent] = []
         self._answered: int | None = None
         self._thoughts, self._closes_after = 0, closes_after
+
+    def cache_bytes(self, tokens: int, *, rows: int = 1) -> int:
+        return 0
 
     def new_cache(self, tokens: int, *, rows: int = 1) -> KVCache:
         return KVCache(
