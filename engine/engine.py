@@ -93,7 +93,6 @@ class Engine:
         """
         begun = time.monotonic()
         place = choose_device(device)
-        chosen = choose_backend(backend, place)
         where = locate(None if model is None else str(model))
         if meter is None:
             meter = open_meter(energy_source, cuda_device=place.index if place.type == "cuda" else None)
@@ -107,6 +106,7 @@ class Engine:
             tokenizer = _tokenizer(where, config)
             checkpoint = open_checkpoint(where, config, random_weights=random_weights, seed=seed)
             kind = choose_dtype(dtype, config)
+            chosen = choose_backend(backend, place, kind)
             scheme = choose_scheme(quantize, config.quantization)
             check_memory(config, kind, scheme, place)
             weights = load_weights(

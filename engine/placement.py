@@ -29,10 +29,16 @@ def choose_device(device: str | int | None) -> torch.device:
     return torch.device("cuda", index)
 
 
-def choose_backend(name: str, device: torch.device) -> api.Backend:
-    """The backend of that name; "auto" is torch. Raises `TokenjouleError` where it cannot run."""
+def choose_backend(name: str, device: torch.device, dtype: torch.dtype) -> api.Backend:
+    """The backend of that name; "auto" is `cpu` on a CPU, in the dtypes it takes, else `torch`.
+
+    Raises `TokenjouleError` where it cannot run, `UsageError` for an unknown name.
+    """
+    if name == "auto":
+        ours = device.type == "cpu" and dtype in (torch.bfloat16, torch.float32)
+        name = "cpu" if ours else "torch"
     try:
-        return api.load("torch" if name == "auto" else name, device)
+        return api.load(name, device)
     except api.BackendUnavailable as error:
         raise TokenjouleError(str(error)) from error
     except ValueError as error:

@@ -14,9 +14,10 @@ from engine.stop import Policy, StepBudget, TokenBudget
 from tests.letters import CountedMeter
 
 
-@pytest.fixture
-def engine(letters_directory: Path) -> Any:
-    with Engine.load(letters_directory, meter=CountedMeter()) as engine:  # type: ignore[arg-type]
+@pytest.fixture(params=["cpu", "torch"])
+def engine(letters_directory: Path, request: pytest.FixtureRequest) -> Any:
+    meter: Any = CountedMeter()
+    with Engine.load(letters_directory, backend=request.param, meter=meter) as engine:
         yield engine
 
 

@@ -202,7 +202,7 @@ def test_the_command_lines_as_a_user_types_them(capsys: pytest.CaptureFixture[st
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert f"{target}: int8, 0.8 MB of weights" in done.stderr.splitlines()[-1]
-    options = ("--backend", "torch", "--json", "--energy-source", "simulated")
+    options = ("--json", "--energy-source", "simulated")
     status, out, err = run_generate(capsys, PROMPT, "--model", str(target), *options)
     assert status == 0
     assert "int8 weights" in err
