@@ -16,6 +16,7 @@ from engine.cache import KVCache
 from engine.energy.attribution import Share
 from engine.energy.ledger import Ledger
 from engine.errors import TokenjouleError, UsageError
+from engine.memory import available_bytes
 from engine.model import Model
 from engine.probe import PROBE_ROOM, run_probe
 from engine.rows import Marks, Request, Row
@@ -68,11 +69,7 @@ class Decoder:
         context = model.config.max_context
         limits = [min(len(r.prompt_ids) + r.max_new_tokens, context) for r in requests]
         room = PROBE_ROOM * len(requests) if "probe" in needs else 0
-        positions = sum(limits) + room
-        try:
-            self._cache: KVCache = model.new_cache(positions, rows=2 * len(requests))
-        except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises the latter
-            raise TokenjouleError(f"no memory for a key/value cache of {positions} positions") from error
+        self._cache = _new_cache(model, sum(limits) + room, rows=2 * len(requests))
         self.rows = [
             Row(number, self._cache.add_row(), request, tokenizer, self._marks, limit, context)
             for number, (request, limit) in enumerate(zip(requests, limits, strict=True))
@@ -267,6 +264,23 @@ class Decoder:
         self.error = message
         for row in self.active:
             row.end(StopReason.ERROR)
+
+
+def _new_cache(model: Model, positions: int, *, rows: int) -> KVCache:
+    """Raises `TokenjouleError` where it does not fit.
+
+    On a CPU its memory is taken only as it is written: too much would end the process in mid-answer.
+    """
+    wanted, free = model.cache_bytes(positions, rows=rows), available_bytes(model.backend.device)
+    if free is not None and wanted > free:
+        raise TokenjouleError(
+            f"a key/value cache of {positions} positions takes {wanted / 1e9:.1f} GB, {free / 1e9:.1f} GB of "
+            f"memory are free on {model.backend.device}; fewer rows or new tokens need less"
+        )
+    try:
+        return model.new_cache(positions, rows=rows)
+    except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises the latter
+        raise TokenjouleError(f"no memory for a key/value cache of {positions} positions") from error
 
 
 def _call(method: Callable[..., Any], *arguments: object) -> Any:

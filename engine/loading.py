@@ -19,7 +19,7 @@ class Work(StrEnum):
 
     WEIGHTS = "loading weights"
     PACKING = "quantising weights"
-    KERNELS = "compiling kernels for this CPU, which is done once"
+    KERNELS = "compiling kernels for this CPU, once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class LoadingLine:
         if self._quiet or not (announced or now - self._shown_s >= interval_s):
             return
         self._shown_s = now
-        count = f"{step.done}" if step.of is None else f"{step.done} of {step.of}"
+        count = f"{step.done} so far" if step.of is None else f"{step.done} of {step.of}"
         line = f"{step.work}: {count}"
         if not self._console.is_terminal:
             print(line, file=sys.stderr, flush=True)

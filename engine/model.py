@@ -52,13 +52,18 @@ class Model:
             window=windows.pop() if len(windows) == 1 else None,
         )
 
+    def cache_bytes(self, tokens: int, *, rows: int = 1) -> int:
+        """What `new_cache` will take."""
+        position = 2 * self.config.n_layers * self.config.n_kv_heads * self.config.head_dim
+        return _pages(tokens, rows) * PAGE_SIZE * position * self.dtype.itemsize
+
     def new_cache(self, tokens: int, *, rows: int = 1) -> KVCache:
         """A cache with room for `tokens` positions in all, and a spare page per row for ragged ends."""
         return KVCache(
             n_layers=self.config.n_layers,
             n_kv_heads=self.config.n_kv_heads,
             head_dim=self.config.head_dim,
-            pages=-(-tokens // PAGE_SIZE) + rows,
+            pages=_pages(tokens, rows),
             page_size=PAGE_SIZE,
             frequencies=self._frequencies,
             rope_factor=self._rope_factor,
@@ -102,3 +107,7 @@ class Model:
         if isinstance(self._embedding, Tensor):
             return self._embedding[tokens]
         return take_rows(self._embedding, tokens, self.dtype)
+
+
+def _pages(tokens: int, rows: int) -> int:
+    return -(-tokens // PAGE_SIZE) + rows

@@ -7,6 +7,7 @@ import torch
 
 from engine.config import ModelConfig
 from engine.errors import TokenjouleError, UsageError
+from engine.memory import available_bytes
 from engine.schemes import Scheme
 from engine.weights import memory_bytes
 from kernels import api
@@ -50,23 +51,14 @@ def choose_dtype(name: str, config: ModelConfig) -> torch.dtype:
 def check_memory(
     config: ModelConfig, dtype: torch.dtype, scheme: Scheme | None, device: torch.device
 ) -> None:
-    """Refuse what cannot fit before the kernel ends the process for it. Linux and CUDA only."""
+    """Refuse what cannot fit, before the system ends the process for it."""
     weights = memory_bytes(config, dtype, scheme)
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-    else:
-        try:
-            lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        except OSError:
-            return
-        free = next(
-            (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), weights
-        )
-    if weights > free:
+    free = available_bytes(device)
+    if free is not None and weights > free:
         form = scheme.name if scheme is not None else str(dtype).removeprefix("torch.")
         raise TokenjouleError(
-            f"the weights take {weights / 1e9:.1f} GB in {form}, "
-            f"{free / 1e9:.1f} GB of memory are free on {device}"
+            f"the weights take {weights / 1e9:.1f} GB in {form}, {free / 1e9:.1f} GB of memory are free on "
+            f"{device}"
         )
 
 

@@ -16,6 +16,7 @@ from engine import tensors
 from engine.config import ModelConfig
 from engine.errors import TokenjouleError
 from engine.loading import LoadStep, OnProgress, Work, ignore
+from engine.memory import give_back
 from engine.schemes import Scheme
 from engine.tensors import Projection, expected_shapes
 from kernels.api import HeadWeights, LayerWeights
@@ -174,6 +175,7 @@ def pack(checkpoint: Checkpoint, projection: Projection, format: Format, device:
         words[panel : panel + len(some.words)] = some.words
         scales[panel : panel + len(some.words)] = some.scales
         panel += len(some.words)
+    give_back()
     return Quantized(words, scales, projection.shape, format)
 
 
