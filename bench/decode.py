@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from bench import lineup, memory
+from bench import fidelity, lineup, memory
 from bench.arguments import add_common, counts, names
 from bench.decode_run import DecodeRun, Plan
 from bench.lineup import Skipped
@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--case-seconds", type=float, default=50.0, metavar="S", help="fewer rounds beyond this")
     cli.add_argument("--energy-source", default="auto", metavar="SOURCE")
     cli.add_argument("--no-memory", action="store_true", help="leave out the peak memory of each arm")
+    cli.add_argument("--fidelity", action="store_true", help="beside the speeds, KL of these arms: 1 minute")
     cli.add_argument("--cache", type=Path, default=None, metavar="DIR", help=f"default: {default_cache()}")
     return cli
 
@@ -114,6 +115,11 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[list[Rec
             keep(
                 memory.record(source, arm, _weights(found, arm.name), where, f"{where.run}/memory {arm.name}")
             )
+    if options.fidelity:
+        fair = fidelity.chosen_arms(options.backends, options.quantize, ("bf16",))
+        for subject in map(fidelity.Subject.of, fidelity.default_models()):
+            for record in fidelity.records(fair, subject, where, fidelity.skip):
+                keep(record)
     return found, _summary(found, running.skipped, running.interleaved, time.monotonic() - begun, options.out)
 
 

@@ -68,26 +68,33 @@ class Model:
 
     @torch.inference_mode()
     def forward(
-        self, tokens: Sequence[int], layout: Layout, cache: KVCache, *, taps: Collection[int] = ()
+        self,
+        tokens: Sequence[int],
+        layout: Layout,
+        cache: KVCache,
+        *,
+        taps: Collection[int] = (),
+        of: Sequence[int] | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """All new tokens of the batch through all layers; logits of each row's last token.
 
-        `tokens`: N ids, rows one after the other as `layout` has them. Returns ((B, V) fp32 logits,
-        {layer: (B, E) hidden state of each row's last token after that layer} for the layers in `taps`).
-        Mutates `cache`.
+        `tokens`: N ids, rows one after the other as `layout` has them. `of`: which B of them are asked for,
+        where it is not each row's last. Returns ((B, V) fp32 logits, {layer: (B, E) hidden states after that
+        layer} for the layers in `taps`). Mutates `cache`.
         """
         device = self.backend.device
         x = self._embed(torch.tensor(tokens, device=device))
-        last = torch.tensor([row.stop - 1 for row in layout.rows], device=device)
+        last = torch.tensor([row.stop - 1 for row in layout.rows] if of is None else of, device=device)
         hidden: dict[int, Tensor] = {}
-        backend = self.backend
-        for index, (layer, pool) in enumerate(zip(self._layers, cache.layers, strict=True)):
-            q = backend.attention_input(x, layer, pool, layout)
-            attended = backend.attention(q, layer, pool, layout)
-            x = backend.attention_output(x, attended, layer)
-            x = backend.mlp(x, layer)
-            if index in taps:
-                hidden[index] = x[last]
+        backend, begin = self.backend, 0
+        for tap in [*sorted(taps), self.config.n_layers - 1]:
+            end = tap + 1
+            if end > begin:
+                some = slice(begin, end)
+                x = backend.layers(x, self._layers[some], cache.layers[some], layout)
+            if tap in taps:
+                hidden[tap] = x[last]
+            begin = end
         return backend.head_logits(x[last], self._head), hidden
 
     def _embed(self, tokens: Tensor) -> Tensor:

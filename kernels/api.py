@@ -7,7 +7,7 @@ Dims: N new tokens over all rows, B rows, H query heads, K key/value heads, D he
 F feed-forward size, V vocabulary, P pages, L slots of a page pool (pages x page size).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -96,7 +96,7 @@ class Layout:
     page_size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class LayerCache:
     """The page pool of one layer: `keys`, `values` (L, K, D) in the activations' dtype, written in place."""
 
@@ -107,7 +107,8 @@ class LayerCache:
 class Backend(Protocol):
     """Stages of the forward. `prepare_*` packs, quantises and tunes once; stages take what it returned.
 
-    Stages return new tensors and mutate nothing but the cache, in `attention_input`.
+    Stages return new tensors and mutate nothing but the cache, in `attention_input` and
+    `layers`.
     """
 
     name: str
@@ -137,6 +138,14 @@ class Backend(Protocol):
     def mlp(self, x: Tensor, layer: Any) -> Tensor:
         """x + W_down·(silu(W_gate·rmsnorm(x)) · W_up·rmsnorm(x)). x (N, E) -> (N, E)."""
 
+    def layers(
+        self, x: Tensor, layers: Sequence[Any], caches: Sequence[LayerCache], layout: Layout
+    ) -> Tensor:
+        """All stages of consecutive layers: `stage_by_stage`, or whatever computes the same faster.
+
+        x (N, E) -> (N, E). Mutates `caches`.
+        """
+
     def head_logits(self, x: Tensor, head: Any) -> Tensor:
         """W_head·rmsnorm(x). x (B, E) -> (B, V) fp32."""
 
@@ -151,6 +160,18 @@ def compilations(backend: Backend, report: Callable[[int], None]) -> AbstractCon
 
         return compilations(report)
     return nullcontext()
+
+
+def stage_by_stage(
+    backend: Backend, x: Tensor, layers: Sequence[Any], caches: Sequence[LayerCache], layout: Layout
+) -> Tensor:
+    """`Backend.layers` as a loop over the stages."""
+    for layer, cache in zip(layers, caches, strict=True):
+        q = backend.attention_input(x, layer, cache, layout)
+        attended = backend.attention(q, layer, cache, layout)
+        x = backend.attention_output(x, attended, layer)
+        x = backend.mlp(x, layer)
+    return x
 
 
 def load(name: str, device: torch.device) -> Backend:

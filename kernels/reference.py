@@ -5,13 +5,14 @@ does them, so that a checkpoint gives the same tokens here and there.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.api import AttentionShape, HeadWeights, LayerCache, LayerWeights, Layout, RowSpan
+from kernels.api import AttentionShape, HeadWeights, LayerCache, LayerWeights, Layout, RowSpan, stage_by_stage
 from kernels.quantize import PANEL, Matrix, Quantized, dequantize
 
 _AT_ONCE = 1 << 24  # weights of a packed matrix widened at a time: 32 MB in bf16
@@ -113,6 +114,11 @@ class TorchBackend:
         normed = rmsnorm(x, weights.mlp_norm, layer.norm_eps)
         gate, up = linear(normed, weights.gate_up, weights.gate_up_bias).chunk(2, dim=-1)
         return x + linear(functional.silu(gate) * up, weights.down, weights.down_bias)
+
+    def layers(
+        self, x: Tensor, layers: Sequence[TorchLayer], caches: Sequence[LayerCache], layout: Layout
+    ) -> Tensor:
+        return stage_by_stage(self, x, layers, caches, layout)
 
     def head_logits(self, x: Tensor, head: TorchHead) -> Tensor:
         return linear(rmsnorm(x, head.weights.norm, head.norm_eps), head.weights.weight).float()

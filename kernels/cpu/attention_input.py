@@ -3,7 +3,7 @@
 import numpy as np
 
 from kernels.cpu.crew import finish, take, wait
-from kernels.cpu.gemv import dot_rows, place_normed, spread
+from kernels.cpu.product import dot_rows, place_normed, spread
 from kernels.cpu.target import compiled, mean_square_of, narrow
 
 
@@ -12,8 +12,8 @@ def attention_input(claim, x, gain, eps, w, bias, q_norm, k_norm, cos, sin, slot
     """q = rope(norm?(W_q·rmsnorm(x) + b_q)); keys and values likewise, written to `slots` of the cache.
 
     x (N, E) bf16 bits or fp32; gain (E,), q_norm, k_norm (D,) and bias ((H + 2K)·D,) fp32, empty where the
-    layer has none; w as `gemv.matrix`, rows in the order q, k, v; cos, sin (N, D/2) fp32; slots (N,) int64;
-    q (N, H, D) fp32, written; keys, values (L, K, D) bf16 bits or fp32, written.
+    layer has none; w as `product` takes it, rows in the order q, k, v; cos, sin (N, D/2) fp32; slots (N,)
+    int64; q (N, H, D) fp32, written; keys, values (L, K, D) bf16 bits or fp32, written.
     """
     n_new, n_heads, dim = q.shape
     n_kv_heads = keys.shape[1]

@@ -13,13 +13,16 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 from torch import Tensor
 
-from kernels.cpu.target import BF16_DOT, LANES, BFloat, compiled, mean_square_of, narrow, widen
+from kernels.cpu.target import BF16_DOT, LANES, BFloat, compiled, fetch_ahead, mean_square_of, narrow, widen
 
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _FLOATS, _INTS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
+# Rows ahead of those being multiplied that are asked for. A row of 4 KB is a page, where the CPU's own
+# prefetching begins anew: one thread of an EPYC reads 17 GB/s without this, 22 to 24 with it (1B's head).
+AHEAD = 8
 _PAIRS = ir.VectorType(BFloat(), 2 * LANES)
 
 
@@ -44,30 +47,21 @@ def matrix(weight: Tensor) -> np.ndarray:
     return weight.view(torch.int32).numpy().view(np.uint32) if weight.element_size() == 2 else weight.numpy()
 
 
-def spread(w, vectors):
-    """Zeros for `vectors` x that W is to meet: (vectors, halves, padded length), float32 or, rounded, uint16.
+def room_for(w):
+    """Zeros for x that W of numba's type `w` is to meet, as a function to compile.
 
-    Column c of x stands at [:, c % halves, c // halves].
+    (vectors, halves, padded length), float32 or, rounded, uint16: column c of x stands at
+    [:, c % halves, c // halves].
     """
-    words = -(-w.shape[1] // LANES) * LANES
-    if w.dtype != np.uint32:
-        return np.zeros((vectors, 1, words), np.float32)
-    if BF16_DOT:
-        return np.zeros((vectors, 1, 2 * words), np.uint16)
-    return np.zeros((vectors, 2, words), np.float32)
-
-
-@overload(spread)
-def _spread(w, vectors):
     pairs = w.dtype == types.uint32
     halves = 2 if pairs and not BF16_DOT else 1
     width = 2 if pairs and BF16_DOT else 1
     kind = np.uint16 if pairs and BF16_DOT else np.float32
 
-    def zeros(w, vectors):
+    def spread(w, vectors):
         return np.zeros((vectors, halves, width * -(-w.shape[1] // LANES) * LANES), kind)
 
-    return zeros
+    return spread
 
 
 @compiled
@@ -142,6 +136,7 @@ def tile(typing_context, w, index, row, laid, vector, y, column, rows, vectors):
             function = cgutils.get_or_insert_function(builder.module, kind, name)
             return builder.call(function, arguments, **options)
 
+        follow = isinstance(index, types.NoneType) and wide > 1
         w_base, w_strides, w_array = array(0)
         x_base, x_strides, _ = array(3)
         y_base, y_strides, _ = array(5)
@@ -164,6 +159,8 @@ def tile(typing_context, w, index, row, laid, vector, y, column, rows, vectors):
             for i in range(wide):
                 pointer = builder.gep(at_row[i], [offset])
                 if mask is None:
+                    if follow:
+                        fetch_ahead(builder, builder.gep(pointer, [builder.mul(w_strides[0], _I64(AHEAD))]))
                     words = load(pointer, _INTS)
                 else:
                     typed = builder.bitcast(pointer, _INTS.as_pointer())

@@ -1,7 +1,7 @@
 """RMSNorm and the LM head."""
 
 from kernels.cpu.crew import finish, take, wait
-from kernels.cpu.gemv import dot_rows, place_normed, spread
+from kernels.cpu.product import dot_rows, place_normed, rows_of, spread
 from kernels.cpu.target import compiled
 
 ROWS = 64  # of the vocabulary per chunk
@@ -11,11 +11,11 @@ ROWS = 64  # of the vocabulary per chunk
 def head_logits(claim, x, gain, eps, w, logits):
     """logits = W·rmsnorm(x).
 
-    x (B, E) bf16 bits or fp32; gain (E,) fp32; w as `gemv.matrix`; logits (B, V) fp32, written.
+    x (B, E) bf16 bits or fp32; gain (E,) fp32; w as `product` takes it; logits (B, V) fp32, written.
     """
     laid = spread(w, x.shape[0])
     place_normed(x, gain, eps, laid)
-    vocabulary = w.shape[0]
+    vocabulary = rows_of(w)
     chunks = -(-vocabulary // ROWS)
     chunk = take(claim, 0)
     while chunk < chunks:

@@ -31,6 +31,11 @@ def _features() -> set[str]:
 LANES = 16 if "avx512f" in _features() else 8
 # Whether the CPU multiplies pairs of bf16 (vdpbf16ps): Zen 4, Cooper Lake, Sapphire Rapids and later.
 BF16_DOT = {"avx512f", "avx512bf16"} <= _features()
+# Whether it multiplies bytes, unsigned by signed, four to an int32 (vpdpbusd): Ice Lake, Zen 4 and later.
+VNNI = {"avx512f", "avx512vnni"} <= _features()
+_PAIRS_OF = {8: "llvm.x86.avx2.pmadd.wd"} if "avx2" in _features() else {}
+if "avx512bw" in _features():
+    _PAIRS_OF[16] = "llvm.x86.avx512.pmaddw.d.512"
 
 
 def _sources() -> tuple[str, int]:
@@ -62,6 +67,41 @@ def compiled(function: Callable[..., Any], *, reorder: bool = False) -> Any:
     if hasattr(kept, "_source_stamp"):
         kept._source_stamp = _STAMP
     return dispatcher
+
+
+def call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
+    """A call of one of LLVM's own functions."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def fetch_ahead(builder: ir.IRBuilder, pointer: ir.Value) -> None:
+    """Ask for the line at `pointer`, wherever that is, to come into the second-level cache."""
+    i32 = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [pointer, i32(0), i32(2), i32(1)])  # to be read, second level, data
+
+
+def everywhere(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
+    """The scalar in all LANES."""
+    undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), None))
+
+
+def multiply_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """a.low · b.low + a.high · b.high of the int16 halves of LANES int32, as int32."""
+    name = _PAIRS_OF.get(LANES)
+    if name:
+        shorts = ir.VectorType(ir.IntType(16), 2 * LANES)
+        return call(builder, name, a.type, [builder.bitcast(a, shorts), builder.bitcast(b, shorts)])
+    by = ir.Constant(a.type, [16] * LANES)
+    low, high = (
+        builder.mul(*(builder.ashr(part(x), by) for x in (a, b)))
+        for part in (lambda x: builder.shl(x, by), lambda x: x)
+    )
+    return builder.add(low, high)
 
 
 class BFloat(ir.Type):
@@ -112,7 +152,7 @@ def narrow(typing_context, value, array):
 
 
 @intrinsic
-def _nearest_whole(typing_context, x):
+def nearest_whole(typing_context, x):
     """A float32 rounded to a whole number. numba's own `floor` is a call, which ends vectorisation."""
 
     def generate(context, builder, signature, args):
@@ -143,7 +183,7 @@ def exp_of_negative(x):
     """
     lowest = np.float32(-60)
     x, seen = max(x, lowest), np.float32(x > lowest)
-    n = _nearest_whole(x * np.float32(1.4426950408889634))
+    n = nearest_whole(x * np.float32(1.4426950408889634))
     r = (x - n * np.float32(0.693359375)) + n * np.float32(0.693359375 - 0.6931471805599453)
     series = np.float32(1 / 5040)
     series = series * r + np.float32(1 / 720)

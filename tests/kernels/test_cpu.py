@@ -12,30 +12,61 @@ import torch
 
 from engine.engine import Engine
 from kernels import api
-from kernels.api import AttentionShape, HeadWeights, LayerCache, LayerWeights, Layout, RowSpan
+from kernels.api import (
+    AttentionShape,
+    HeadWeights,
+    LayerCache,
+    LayerWeights,
+    Layout,
+    RowSpan,
+    stage_by_stage,
+)
 from kernels.cpu.backend import MANY_TOKENS, CpuBackend
 from kernels.cpu.crew import Crew, cores
+from kernels.quantize import Format, Matrix, Quantized, quantize
 from kernels.reference import TorchBackend
 
 CPU = torch.device("cpu")
 PAGE = 4
 BF16, FP32 = torch.bfloat16, torch.float32
-DTYPES = pytest.mark.parametrize("dtype", [BF16, FP32], ids=["bf16", "fp32"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """The dtype of activations and plain weights, and how matrices are packed."""
+
+    dtype: torch.dtype
+    format: Format | None = None
+
+    def unit(self) -> float:
+        """Half a unit in the last place of a bf16; of an fp32, whose sums of some hundred terms in another
+        order differ by a few more; a unit of the 16-bit numbers that meet packed weights.
+        """
+        if self.dtype is BF16:
+            return 2.0**-9
+        return 2.0**-23 if self.format is None else 2.0**-16
+
+
+KINDS = {
+    "bf16": Kind(BF16),
+    "fp32": Kind(FP32),
+    "int8": Kind(FP32, Format(8, 32)),
+    "int8-bf16": Kind(BF16, Format(8, 128)),
+    "int4": Kind(FP32, Format(4, 32)),
+    "int4-bf16": Kind(BF16, Format(4, 64)),
+}
+DTYPES = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+PLAIN = pytest.mark.parametrize("dtype", [BF16, FP32], ids=["bf16", "fp32"])
 
 
 def rand(*shape: int, seed: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def assert_close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
-    """Both round in `dtype`, the reference after every operation: up to eight roundings of the largest terms.
-
-    Half a unit in the last place is 2^-9 of a bf16, 2^-24 of an fp32, whose sums of some hundred terms in
-    another order differ by a few more.
-    """
-    unit = 2.0**-9 if dtype is BF16 else 2.0**-23
+def assert_close(found: torch.Tensor, expected: torch.Tensor, kind: Kind) -> None:
+    """Both round, the reference after every operation: up to eight roundings of the largest terms."""
     largest = expected.float().abs().max().item()
-    assert (found.float() - expected.float()).abs().max().item() <= 8 * unit * largest
+    assert (found.float() - expected.float()).abs().max().item() <= 8 * kind.unit() * largest
     assert found.shape == expected.shape
 
 
@@ -75,8 +106,14 @@ ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 class Bench:
     """One layer and head on both backends, with equal caches and the layout of the case's rows."""
 
-    def __init__(self, case: Case, dtype: torch.dtype, *, threads: int = 2, shuffle: int = 0) -> None:
-        self.case, self.dtype = case, dtype
+    def __init__(self, case: Case, kind: Kind, *, threads: int = 2, shuffle: int = 0) -> None:
+        self.case, dtype = case, kind.dtype
+
+        def held(weight: torch.Tensor) -> Matrix:
+            return (
+                weight.to(dtype) if kind.format is None or weight.dim() < 2 else quantize(weight, kind.format)
+            )
+
         width = (case.heads + 2 * case.kv_heads) * case.dim
         shapes: dict[str, tuple[int, ...]] = {
             "attention_norm": (case.hidden,),
@@ -95,10 +132,10 @@ class Bench:
             name: rand(*shape, seed=k, dtype=FP32) / (shape[1] ** 0.5 if len(shape) == 2 else 1)
             for k, (name, shape) in enumerate(shapes.items())
         }
-        weights = LayerWeights(**{name: tensor.to(dtype) for name, tensor in drawn.items()})
+        weights = LayerWeights(**{name: held(tensor) for name, tensor in drawn.items()})
         head = HeadWeights(
             rand(case.hidden, seed=30, dtype=dtype),
-            (rand(case.vocabulary, case.hidden, seed=31, dtype=FP32) / case.hidden**0.5).to(dtype),
+            held(rand(case.vocabulary, case.hidden, seed=31, dtype=FP32) / case.hidden**0.5),
         )
         shape = AttentionShape(case.heads, case.kv_heads, case.dim, case.window)
         self.torch, self.cpu = TorchBackend(CPU), CpuBackend(CPU, threads=threads)
@@ -131,51 +168,92 @@ def layout(case: Case, shuffle: int) -> Layout:
 
 @DTYPES
 @ALL
-def test_every_stage_is_the_reference(case: Case, dtype: torch.dtype) -> None:
-    bench = Bench(case, dtype)
+def test_every_stage_is_the_reference(case: Case, kind: Kind) -> None:
+    bench = Bench(case, kind)
     theirs, ours = bench.layers
     there, here = bench.caches
     expected = bench.torch.attention_input(bench.x, theirs, there, bench.layout)
     found = bench.cpu.attention_input(bench.x, ours, here, bench.layout)
-    assert_close(found, expected, dtype)
-    assert_close(here.keys, there.keys, dtype)
-    assert_close(here.values, there.values, dtype)
+    assert_close(found, expected, kind)
+    assert_close(here.keys, there.keys, kind)
+    assert_close(here.values, there.values, kind)
     q = bench.q if len(bench.q) > MANY_TOKENS else bench.q.float()
     expected = bench.torch.attention(bench.q, theirs, there, bench.layout)
-    assert_close(bench.cpu.attention(q, ours, there, bench.layout), expected, dtype)
+    assert_close(bench.cpu.attention(q, ours, there, bench.layout), expected, kind)
     assert_close(
         bench.cpu.attention_output(bench.x, q, ours),
         bench.torch.attention_output(bench.x, bench.q, theirs),
-        dtype,
+        kind,
     )
-    assert_close(bench.cpu.mlp(bench.x, ours), bench.torch.mlp(bench.x, theirs), dtype)
+    assert_close(bench.cpu.mlp(bench.x, ours), bench.torch.mlp(bench.x, theirs), kind)
     logits = bench.cpu.head_logits(bench.x, bench.heads[1])
     assert logits.dtype is FP32
-    assert_close(logits, bench.torch.head_logits(bench.x, bench.heads[0]), dtype)
+    assert_close(logits, bench.torch.head_logits(bench.x, bench.heads[0]), kind)
 
 
 @DTYPES
+@ALL
+def test_layers_in_one_call_are_the_stages_to_the_bit(case: Case, kind: Kind) -> None:
+    bench = Bench(case, kind)
+    another = Bench(dataclasses.replace(case, window=None), kind)  # layers may differ in their window
+    layers = [bench.layers[1], another.layers[1]]
+    pools = [[LayerCache(c.keys.clone(), c.values.clone()) for c in bench.caches] for _ in range(2)]
+    given = bench.x.clone()
+    together = bench.cpu.layers(bench.x, layers, pools[0], bench.layout)
+    apart = stage_by_stage(bench.cpu, bench.x, layers, pools[1], bench.layout)
+    assert torch.equal(together, apart) and torch.equal(bench.x, given)
+    for one, other in zip(*pools, strict=True):
+        assert torch.equal(one.keys, other.keys) and torch.equal(one.values, other.values)
+    assert torch.equal(
+        together, bench.cpu.layers(bench.x, layers, pools[0], bench.layout)
+    )  # tables are reused
+    fewer = bench.cpu.layers(bench.x, layers[1:], pools[0][1:], bench.layout)
+    assert torch.equal(fewer, stage_by_stage(bench.cpu, bench.x, layers[1:], pools[1][1:], bench.layout))
+
+
+@PLAIN
 def test_the_tolerance_catches_a_forgotten_tail(dtype: torch.dtype) -> None:
-    bench = Bench(Case(), dtype)
+    bench = Bench(Case(), Kind(dtype))
     weights = bench.layers[0].weights
     short = dataclasses.replace(weights, down=weights.down.clone(), output=weights.output.clone())
     short.down[:, 64:] = 0  # of 70 columns: what a kernel without the masked tail would compute
     short.output[:, 48:] = 0  # of 60
     wrong = bench.torch.prepare_layer(short, bench.layers[0].shape, 1e-5)
     with pytest.raises(AssertionError):
-        assert_close(bench.cpu.mlp(bench.x, bench.layers[1]), bench.torch.mlp(bench.x, wrong), dtype)
+        assert_close(bench.cpu.mlp(bench.x, bench.layers[1]), bench.torch.mlp(bench.x, wrong), Kind(dtype))
     found = bench.cpu.attention_output(bench.x, bench.q.float(), bench.layers[1])
     with pytest.raises(AssertionError):
-        assert_close(found, bench.torch.attention_output(bench.x, bench.q, wrong), dtype)
+        assert_close(found, bench.torch.attention_output(bench.x, bench.q, wrong), Kind(dtype))
 
 
-@DTYPES
+@PLAIN
 def test_the_tolerance_catches_one_position_too_many(dtype: torch.dtype) -> None:
-    bench = Bench(Case(window=7, rows=((30, 1),)), dtype)
+    bench = Bench(Case(window=7, rows=((30, 1),)), Kind(dtype))
     wrong = dataclasses.replace(bench.layers[0], shape=AttentionShape(6, 2, 10, 8))
     found = bench.cpu.attention(bench.q.float(), bench.layers[1], bench.caches[0], bench.layout)
     with pytest.raises(AssertionError):
-        assert_close(found, bench.torch.attention(bench.q, wrong, bench.caches[0], bench.layout), dtype)
+        assert_close(found, bench.torch.attention(bench.q, wrong, bench.caches[0], bench.layout), Kind(dtype))
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_the_tolerance_catches_a_wrong_group_a_wrong_column_and_coarse_vectors(name: str) -> None:
+    kind = KINDS[name]
+    bench = Bench(Case(), kind)
+    weights = bench.layers[0].weights
+    assert isinstance(weights.down, Quantized)
+    found = bench.cpu.mlp(bench.x, bench.layers[1])
+    swapped = dataclasses.replace(weights.down, words=weights.down.words.roll(1, dims=1))
+    shifted = dataclasses.replace(weights.down, scales=weights.down.scales.roll(1, dims=1))
+    for down in (swapped, shifted):
+        wrong = bench.torch.prepare_layer(
+            dataclasses.replace(weights, down=down), bench.layers[0].shape, 1e-5
+        )
+        with pytest.raises(AssertionError):
+            assert_close(found, bench.torch.mlp(bench.x, wrong), kind)
+    scale = bench.x.abs().amax(-1, keepdim=True) / 127  # what 8-bit activations would give
+    coarse = bench.torch.head_logits((bench.x / scale).round() * scale, bench.heads[0])
+    with pytest.raises(AssertionError):
+        assert_close(coarse, bench.torch.head_logits(bench.x, bench.heads[0]), kind)
 
 
 def stages(bench: Bench, rows: slice) -> list[torch.Tensor]:
@@ -193,16 +271,16 @@ def stages(bench: Bench, rows: slice) -> list[torch.Tensor]:
 
 
 @DTYPES
-def test_a_row_does_not_depend_on_its_neighbours_or_on_the_threads(dtype: torch.dtype) -> None:
+def test_a_row_does_not_depend_on_its_neighbours_or_on_the_threads(kind: Kind) -> None:
     case = Case(dim=64, heads=8, rows=tuple((length, 1) for length in (9, 300, 1, 140, 20, 77, 30)))
-    together = stages(Bench(case, dtype), slice(None))
+    together = stages(Bench(case, kind), slice(None))
     for n in range(len(case.rows)):
-        alone = stages(Bench(case, dtype, threads=1), slice(n, n + 1))
+        alone = stages(Bench(case, kind, threads=1), slice(n, n + 1))
         assert all(torch.equal(a[0], b[n]) for a, b in zip(alone, together, strict=True))
 
 
 def test_strided_inputs_and_odd_memory_are_taken_as_they_are() -> None:
-    bench = Bench(Case(), BF16)
+    bench = Bench(Case(), Kind(BF16))
     wide = rand(3, 2 * bench.case.hidden, seed=5, dtype=BF16)
     layer = bench.layers[1]
     assert torch.equal(bench.cpu.mlp(wide[:, ::2], layer), bench.cpu.mlp(wide[:, ::2].contiguous(), layer))
@@ -214,30 +292,30 @@ def test_strided_inputs_and_odd_memory_are_taken_as_they_are() -> None:
 
 
 def test_weights_are_not_copied() -> None:
-    bench = Bench(Case(), BF16)
-    assert bench.layers[1].gate_up.ctypes.data == bench.layers[0].weights.gate_up.data_ptr()
+    bench = Bench(Case(), Kind(BF16))
+    assert bench.layers[1].arrays.gate_up.ctypes.data == bench.layers[0].weights.gate_up.data_ptr()
 
 
 def test_half_precision_is_refused_by_name() -> None:
-    bench = Bench(Case(), BF16)
+    bench = Bench(Case(), Kind(BF16))
     half = dataclasses.replace(bench.layers[0].weights, qkv=bench.layers[0].weights.qkv.half())
     with pytest.raises(api.BackendUnavailable, match=r"float16; it takes bf16 and fp32"):
         bench.cpu.prepare_layer(half, bench.layers[1].shape, 1e-5)
 
 
 def test_the_number_of_threads_is_measured_within_the_cores() -> None:
-    bench = Bench(Case(), FP32)
+    bench = Bench(Case(), Kind(FP32))
     backend = CpuBackend(CPU)
     backend.prepare_head(bench.heads[0].weights, 1e-5)
     assert 1 <= backend.threads <= cores()
 
 
 def test_every_chunk_is_done_once_whoever_comes() -> None:
-    bench = Bench(CASES["ragged"], FP32, threads=7)  # more threads than cores: some come late, or never
+    bench = Bench(CASES["ragged"], Kind(FP32), threads=7)  # more threads than cores: some come late, or never
     expected = bench.torch.mlp(bench.x, bench.layers[0])
     bench.cpu._crew.run, run = (lambda *args, alone: run(*args, alone=False)), bench.cpu._crew.run
     for _ in range(200):
-        assert_close(bench.cpu.mlp(bench.x, bench.layers[1]), expected, FP32)
+        assert_close(bench.cpu.mlp(bench.x, bench.layers[1]), expected, Kind(FP32))
 
 
 def test_a_crew_that_is_gone_leaves_no_threads() -> None:
