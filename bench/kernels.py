@@ -1,4 +1,4 @@
-"""Every stage of a layer on its own: time, bytes, operations, and the share of the roofline.
+"""Every stage of a layer on its own, and a layer in one call: time, bytes, operations, share of the roofline.
 
     python -m bench.kernels --backends cpu,torch --model preset:llama-3.2-1b --quantize none,int8,int4
 
@@ -110,7 +110,7 @@ def run(
         backends = _backends(options.backends, given, skipped)
         for stage in chosen:
             for rows in options.rows:
-                contexts = options.contexts if stage == "attention" else (min(options.contexts),)
+                contexts = options.contexts if stage in ("attention", "layers") else (min(options.contexts),)
                 for context in contexts:
                     case = Case(found.id, True, stage, rows, context, 1, given.shape(stage))
                     yield from _measure(options, given, backends, case, limits, where, skipped)

@@ -7,6 +7,7 @@ three times the last-level cache: when it comes back to the first, that one is c
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,20 @@ UNKNOWN_CACHE = 64 << 20
 TOLERANCES = {torch.bfloat16: 8 * 2.0**-9, torch.float16: 8 * 2.0**-12, torch.float32: 8 * 2.0**-23}
 
 CostOf = Callable[[Dims, Sequence[RowWork]], Cost]
+
+
+def _layers(dims: Dims, rows: Sequence[RowWork]) -> Cost:
+    """Of one layer, all its stages."""
+    parts = (cost.attention_input, cost.attention, cost.attention_output, cost.mlp)
+    return sum((part(dims, rows) for part in parts), Cost())
+
+
 COSTS: Mapping[str, CostOf] = {
     "attention_input": cost.attention_input,
     "attention": cost.attention,
     "attention_output": cost.attention_output,
     "mlp": cost.mlp,
+    "layers": _layers,
     "head_logits": cost.head_logits,
 }
 # Fields of the layer or of the head.
@@ -45,6 +55,7 @@ READ: Mapping[str, tuple[str, ...]] = {
     "attention": (),
     "attention_output": ("output",),
     "mlp": ("gate_up", "down"),
+    "layers": ("qkv", "output", "gate_up", "down"),
     "head_logits": ("weight",),
 }
 
@@ -99,6 +110,7 @@ class Subject:
             "attention": (config.n_heads, config.n_kv_heads, config.head_dim),
             "attention_output": (config.hidden_size, heads),
             "mlp": (config.intermediate_size, config.hidden_size),
+            "layers": (config.hidden_size,),
             "head_logits": (config.vocab_size, config.hidden_size),
         }[stage]
 
@@ -117,9 +129,14 @@ def subject(config: ModelConfig, dtype: torch.dtype, scheme: str) -> Subject:
     cpu = torch.device("cpu")
     weights = load_weights(RandomCheckpoint(one), one, dtype=dtype, device=cpu, scheme=packing)
     layer, head = weights.layers[0], weights.head
-    matrices = {name: _unit(getattr(layer, name)) for name in ("qkv", "output", "gate_up", "down")}
-    head = replace(head, weight=_unit(head.weight))
-    return Subject(one, replace(layer, **matrices), head, dtype, scheme)
+    layer = replace(
+        layer,
+        qkv=_unit(layer.qkv),
+        output=_unit(layer.output),
+        gate_up=_unit(layer.gate_up),
+        down=_unit(layer.down),
+    )
+    return Subject(one, layer, replace(head, weight=_unit(head.weight)), dtype, scheme)
 
 
 def _unit(matrix: Matrix) -> Matrix:
@@ -134,7 +151,8 @@ def _unit(matrix: Matrix) -> Matrix:
 class Bench:
     """One stage of one backend, ready to be timed over rotating copies. `note`: how cold it is.
 
-    `once` is one call, of the last copy: the first, with which a run begins, stays cold.
+    `once` is one call, of the last copy: the first, with which a run begins, stays cold. Layers are called
+    all together, so there it is a whole run.
     """
 
     timed: Timed
@@ -160,6 +178,7 @@ def prepare(
         heads = [_copy(given.head, stage) for _ in range(copies)]
     else:
         layers = [_copy(given.layer, stage) for _ in range(copies)]
+        caches = copies if stage == "layers" else 1
     ready_heads = [backend.prepare_head(head, eps) for head in heads]
     ready_layers = [backend.prepare_layer(layer, shape, eps) for layer in layers]
     filled = fill(replace(given.config, n_layers=caches), given.dtype, rows, context - 1)
@@ -177,6 +196,9 @@ def prepare(
         return _call(backend, stage, inputs, layer, head, filled.cache.layers[index % caches])
 
     def run() -> None:
+        if stage == "layers":  # all of them in one call, as a forward does
+            backend.layers(x, ready_layers, filled.cache.layers, layout)
+            return
         for index in range(copies):
             call(index)
 
@@ -186,7 +208,8 @@ def prepare(
         expected = _call(reference, stage, _Inputs(x, q, layout), plain, head, filled.cache.layers[0])
         _same(found.float(), expected.float(), given.dtype)
 
-    return Bench(Timed(name, run, check=check, repeats=copies), lambda: call(copies - 1), note)
+    once = run if stage == "layers" else partial(call, copies - 1)
+    return Bench(Timed(name, run, check=check, repeats=copies), once, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +230,8 @@ def _call(backend: Backend, stage: str, inputs: _Inputs, layer: Any, head: Any, 
         return backend.attention_output(inputs.x, inputs.q, layer)
     if stage == "mlp":
         return backend.mlp(inputs.x, layer)
+    if stage == "layers":
+        return backend.layers(inputs.x, [layer], [cache], inputs.layout)
     return backend.head_logits(inputs.x, head)
 
 

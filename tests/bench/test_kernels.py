@@ -37,7 +37,7 @@ def test_every_stage_is_timed_in_every_case(tmp_path: Path, capsys: pytest.Captu
     printed = capsys.readouterr().out
     records = [r for r in read([out]) if r.benchmark == "kernels"]
     cells = {(r.arm.name, r.case.phase, r.case.rows, r.case.context) for r in records}
-    assert len(cells) == len(records) == 2 * (4 * 2 + 2 * 2)  # attention alone depends on the context
+    assert len(cells) == len(records) == 2 * (4 * 2 + 2 * 2 * 2)  # two of them depend on the context
     for record in records:
         assert record.case.shape_only and record.case.shape
         assert (record.derived["roofline_share"].value or 0) > 0
@@ -59,7 +59,7 @@ def test_bytes_are_those_of_the_weights_that_a_stage_reads(stage: str, scheme: s
     held = {"layer": given.layer, "head": given.head}["head" if stage == "head_logits" else "layer"]
     weights = sum(getattr(held, name).nbytes for name in stages.READ[stage])
     cache = 2 * 2 * 32 * 2  # keys and values · heads · dims · bytes of a position
-    positions = {"attention_input": 3, "attention": 3 * 24}.get(stage, 0)
+    positions = {"attention_input": 3, "attention": 3 * 24, "layers": 3 * 25}.get(stage, 0)
     padding = 1.7 if stage == "head_logits" else 1.1  # 20 rows fill 32
     expected = weights + cache * positions
     assert given.cost(stage, 3, 24).bytes <= expected <= padding * given.cost(stage, 3, 24).bytes
@@ -69,8 +69,9 @@ def test_bytes_are_those_of_the_weights_that_a_stage_reads(stage: str, scheme: s
 
 def test_the_stages_of_a_layer_cost_what_the_forward_does() -> None:
     given = subject(CONFIG, torch.bfloat16, "none")
-    each = [given.cost(stage, 2, 50) for stage in COSTS]
+    each = [given.cost(stage, 2, 50) for stage in COSTS if stage != "layers"]
     whole = cost.forward(given.dims(), [RowWork(1, 50)] * 2)
+    assert given.cost("layers", 2, 50) + given.cost("head_logits", 2, 50) == whole
     assert (sum(c.bytes for c in each), sum(c.flops for c in each)) == (whole.bytes, whole.flops)
 
 
@@ -89,6 +90,8 @@ def test_copies_are_apart_and_exceed_the_cache(stage: str, monkeypatch: pytest.M
                 seen.append(getattr(weights, stages.READ[stage][0]).data_ptr())
             if stage == "attention" and hasattr(argument, "keys"):
                 seen.append(argument.keys.data_ptr())
+            if stage == "layers" and isinstance(argument, list):
+                seen.extend(layer.weights.down.data_ptr() for layer in argument)
         return real(self, *arguments)
 
     made = prepare(backend, given, stage, 2, 24, cache_bytes=100_000, name="torch none")
@@ -129,7 +132,7 @@ def test_a_wrong_stage_is_skipped_by_name(
     small = ["--rounds", "2", "--rows", "1", "--contexts", "8", "--reader-megabytes", "1", "--dtype", "bf16"]
     assert main([*small, "--backend", "torch"]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert list(last["skipped"]) == ["torch none mlp, 1 rows"]
+    assert list(last["skipped"]) == ["torch none mlp, 1 rows", "torch none layers, 1 rows"]
 
 
 @pytest.mark.parametrize(
