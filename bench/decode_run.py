@@ -160,7 +160,7 @@ class DecodeRun:
         """Each arm of ours against itself: many rows, long context, beside the shortest case."""
         short, long = min(self.plan.contexts), max(self.plan.contexts)
         shapes = [(1, short), *((rows, short) for rows in self.plan.rows if rows > 1), (1, long)]
-        for contender in self.contenders:
+        for contender in list(self.contenders):
             if contender.arm.engine != "tokenjoule" or len(set(shapes)) < 2:
                 continue
             with ExitStack() as held:

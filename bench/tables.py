@@ -43,7 +43,7 @@ def decode_tables(records: Sequence[Record]) -> str:
             title = f"Prefill of {case.new_tokens} tokens"
         else:
             title = f"Decode, {case.rows} row{'s' * (case.rows > 1)}, context {case.context}"
-        header = (title, "tok/s", "ms per step", "GB/s", "of read", "J/token", "peak memory")
+        header = (title, "tok/s", "µs per step", "GB/s", "of read", "J/token", "peak memory")
         parts.append(
             markdown(header, [_decode_row(name, found.get(name), peaks.get(name)) for name in names])
         )
@@ -55,16 +55,28 @@ def _decode_row(name: str, record: Record | None, peak: Record | None) -> list[s
         return [name, NOTHING, *[""] * 5]
     derived, took = record.derived, record.metrics["step_s"]
     low, high = took.quartiles or (None, None)
-    between = "" if low is None or high is None else f" ({low * 1e3:.4g}–{high * 1e3:.4g})"
+    between = "" if low is None or high is None else f" ({_us(low)}–{_us(high)})"
     return [
         name,
         _shown(derived.get("rate"), lambda v: f"{v:.3g}"),
-        _metric(took, lambda s: f"{s * 1e3:.4g}{between}"),
+        _metric(took, lambda s: f"{_us(s)}{between}"),
         _shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
         _shown(derived.get("read_share"), lambda v: f"{v:.0%}"),
         _joules(derived.get("energy")),
-        NOTHING if peak is None else _metric(peak.metrics["peak_b"], lambda b: f"{b / GIGA:.2f} GB"),
+        NOTHING if peak is None else _peak(peak),
     ]
+
+
+def _us(seconds: float) -> str:
+    """Whole microseconds, or three digits of fewer than a hundred."""
+    us = seconds * 1e6
+    return f"{us:.0f}" if us >= 100 else f"{us:.3g}"
+
+
+def _peak(record: Record) -> str:
+    over = record.derived.get("peak_over_weights")
+    share = f" ({over.value:.2f} × weights)" if over is not None and over.value is not None else ""
+    return _metric(record.metrics["peak_b"], lambda b: f"{b / GIGA:.2f} GB{share}")
 
 
 def _shown(value: Value | None, form: Callable[[float], str]) -> str:
@@ -164,7 +176,7 @@ def stage_table(records: Sequence[Record]) -> str:
                 f"{record.case.phase} {shape}",
                 record.arm.name,
                 where,
-                _metric(took, lambda s: f"{s * 1e6:.1f}"),
+                _metric(took, _us),
                 _shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
                 _shown(derived.get("compute"), lambda v: f"{v / GIGA:.1f}"),
                 _shown(derived.get("roofline_share"), lambda v: f"{v:.0%}"),

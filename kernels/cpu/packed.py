@@ -254,6 +254,9 @@ def panel(typing_context, words, scales, number, digits, offsets, fine, vector, 
         nibbles = ir.Constant(_INTS, [0x0F0F0F0F] * LANES)
         with cgutils.for_range(builder, s_shape[1], intp=_I64) as group:
             at = builder.shl(group.index, _I64(2))
+            if halves == 2:
+                line = builder.mul(group.index, _I64(2 * PANEL))
+                fetch_ahead(builder, builder.gep(s_base, [builder.add(line, _I64(AHEAD // 8))]))
             for j in range(many):
                 offset = everywhere(builder, load(at_offsets[j], at, _I32))
                 for r in range(_REGISTERS):
