@@ -72,14 +72,28 @@ def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
     if sampling.top_k is not None and sampling.top_k < logits.numel():
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -torch.inf)
     if sampling.top_p is not None and sampling.top_p < 1:
-        ordered, order = logits.sort(descending=False)
-        tail = ordered.softmax(-1).cumsum(-1) <= 1 - sampling.top_p
-        tail[-1] = False
-        logits = logits.masked_fill(torch.zeros_like(tail).scatter(0, order, tail), -torch.inf)
+        kept = _nucleus(logits.softmax(-1), sampling.top_p)
+        logits = torch.full_like(logits, -torch.inf).index_copy(0, kept, logits[kept])
     if sampling.min_p is not None and sampling.min_p > 0:
         probabilities = logits.softmax(-1)
         logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), -torch.inf)
     return logits
+
+
+def _nucleus(probabilities: Tensor, p: float) -> Tensor:
+    """The likeliest tokens, each of which has less than `p` before it.
+
+    Sorting a vocabulary of 128k takes 13 ms, half a step of a packed 1B on a CPU; mostly 256 suffice.
+    """
+    count = 256
+    while True:
+        count = min(count, probabilities.numel())
+        likeliest = probabilities.topk(count)
+        up_to = likeliest.values.double().cumsum(-1)
+        before = up_to - likeliest.values
+        if count == probabilities.numel() or before[-1] >= p:
+            return likeliest.indices[before < p]
+        count *= 16
 
 
 def _uniform(seed: int, row: int, position: int) -> float:

@@ -39,6 +39,17 @@ def test_filters_are_transformers(sampling: Sampling, warpers: list[theirs.Logit
     assert torch.equal(filtered(LOGITS, sampling), expected[0])
 
 
+@pytest.mark.parametrize("spread", [0.1, 1.0, 6.0])  # the nucleus: nearly all, half, a few of the vocabulary
+@pytest.mark.parametrize("top_p", [0.5, 0.95])
+def test_a_nucleus_of_any_size_is_transformers(spread: float, top_p: float) -> None:
+    logits = torch.randn(5000, generator=torch.Generator().manual_seed(2)) * spread
+    expected = theirs.TopPLogitsWarper(top_p)(torch.tensor([[0]]), logits[None].clone())[0]
+    found = filtered(logits, Sampling(1.0, top_p=top_p))
+    # their sum in fp32 may place the boundary one token off
+    assert (found.isfinite() != expected.isfinite()).sum() <= 1
+    assert torch.equal(found[found.isfinite()], logits[found.isfinite()])
+
+
 def test_draws_follow_the_distribution() -> None:
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -30.0])
     sampling = Sampling(temperature=0.7, seed=3)
