@@ -34,7 +34,7 @@ ROOM = 0.9  # of the memory that is free at the start
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="bench.decode", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    add_common(cli, rounds=20)
+    add_common(cli, rounds=30)
     cli.add_argument("--random-weights", action="store_true")
     cli.add_argument("--peers", type=names, default=(), metavar="transformers,llama.cpp")
     cli.add_argument("--only", metavar="PATTERN", help="of these arms, those whose name the pattern finds")
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--rows", type=counts, default=(1, 4, 8, 16), metavar="N,N")
     cli.add_argument("--prefill", type=int, default=512, metavar="N", help="tokens; 0: none")
     cli.add_argument("--steps", type=int, default=2, metavar="N", help="timed decode steps of a sample")
-    cli.add_argument("--case-seconds", type=float, default=50.0, metavar="S", help="fewer rounds beyond this")
+    cli.add_argument("--case-seconds", type=float, default=30.0, metavar="S", help="fewer rounds beyond this")
     cli.add_argument("--energy-source", default="auto", metavar="SOURCE")
     cli.add_argument("--no-memory", action="store_true", help="leave out the peak memory of each arm")
     cli.add_argument("--fidelity", action="store_true", help="beside the speeds, KL of these arms: 1 minute")

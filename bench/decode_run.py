@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from resource import RUSAGE_SELF, getrusage
 from statistics import median
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from bench.bandwidth import Reader, buffer, readers
 from bench.bandwidth import record as reader_record
-from bench.contender import Contender, Decoding, Filled, fill
+from bench.cells import Cell, check_near
+from bench.contender import Contender, Filled, fill
 from bench.joules import joules_per_token, watching
 from bench.lineup import Skipped
 from bench.memory import resident
@@ -26,23 +28,16 @@ from bench.timing import Timed, WrongAnswer, interleave, ratio, settle
 from engine.energy.report import EnergyReport
 from kernels.cpu.crew import cores
 
-# Relative distance ‖logits - reference‖ / ‖reference‖ that an arm may have, by how its weights are packed;
-# another model's logits are 1.4 away. int4 on random weights and random keys: 0.7.
-PLAIN, FINE, COARSE = 0.1, 0.1, 1.0
-TOLERANCES = {
-    **dict.fromkeys(("none", "BF16", "F32", "F16"), PLAIN),
-    **dict.fromkeys(("int8", "Q8_0"), FINE),
-    **dict.fromkeys(("int4", "Q4_0"), COARSE),
-}
-# An arm that takes this many times as long as the fastest, and this many seconds a step, is timed in the
-# first case only, and there in three rounds.
-SLOW, SLOW_S = 10.0, 0.5
+# An arm that takes this many times as long as the fastest, and this many seconds a step, would leave the
+# others few rounds: it has a few of its own, and in the first case only.
+SLOW, SLOW_S, SLOW_ROUNDS = 10.0, 0.5, 3
 READERS = 2  # of the readers measured at the start, how many take part in every case
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. `steps` a sample; `case_s`: a case begins no round that would end later than this.
+    """What to run. `steps` a sample; `case_s`: no round of a case begins that would end later, of the first
+    case twice that.
 
     `room_bytes`: what the process may hold in all. `prefill` 0: none.
     """
@@ -57,30 +52,6 @@ class Plan:
     energy_source: str
     room_bytes: float
     reader_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One arm in one case, started."""
-
-    contender: Contender
-    decoding: Decoding
-    case: Case
-    name: str
-
-    def timed(self, steps: int) -> Timed:
-        """Its samples for `interleave`."""
-
-        def setup() -> None:
-            settle()
-            self.decoding.ready()
-            self.decoding.step()
-
-        def run() -> None:
-            for _ in range(steps):
-                self.decoding.step()
-
-        return Timed(self.name, run, setup, self.decoding.rollback, repeats=steps)
 
 
 class DecodeRun:
@@ -115,16 +86,20 @@ class DecodeRun:
     # -- what is checked before anything is timed
 
     def _same_model(self) -> None:
-        """Every arm computes one model: the logits behind a short prompt are near the first arm's."""
+        """Every arm computes one model: its logits behind a short prompt are near the reference backend's.
+
+        Where that does not run, near the first arm's.
+        """
         draw = torch.Generator().manual_seed(self.plan.seed)
         prompt = torch.randint(self.source.config.vocab_size, (16,), generator=draw).tolist()
-        reference: Tensor | None = None
-        for contender in list(self.contenders):
+        logits: dict[str, Tensor] = {}
+        for contender in self.contenders:
             contender.ready()
-            logits = contender.prefill(prompt)
-            reference = logits if reference is None else reference
+            logits[contender.arm.name] = contender.prefill(prompt)
+        reference = logits.get("torch none", next(iter(logits.values())))
+        for contender in list(self.contenders):
             try:
-                _near(contender.arm.quantization, logits, reference)
+                check_near(contender.arm.quantization, logits[contender.arm.name], reference)
             except WrongAnswer as error:
                 self._drop(contender, f"another model's logits: {error}")
 
@@ -152,7 +127,7 @@ class DecodeRun:
             with ExitStack() as held:
                 filled = self._fill(rows, context)
                 cells = list(self._cells(arms, filled, case, held))
-                yield from self._measure(cells, group, slow_ends=first)
+                yield from self._measure(cells, group, first=first)
                 if first:
                     yield from self._alone(cells)
 
@@ -216,6 +191,8 @@ class DecodeRun:
         """
         references: dict[str, Tensor] = {}
         for contender in arms:
+            if contender not in self.contenders:  # dropped by the group before
+                continue
             decoding = contender.start(filled, self.plan.steps)
             held.callback(decoding.close)
             decoding.ready()
@@ -224,9 +201,9 @@ class DecodeRun:
                 packing = contender.arm.quantization
                 try:
                     if packing in references:
-                        _near("none", logits, references[packing])
+                        check_near("none", logits, references[packing])
                     elif references:
-                        _near(packing, logits, next(iter(references.values())))
+                        check_near(packing, logits, next(iter(references.values())))
                     references.setdefault(packing, logits)
                 except WrongAnswer as error:
                     where = f"{case.rows} rows at context {case.context}"
@@ -255,27 +232,42 @@ class DecodeRun:
             free -= needed
         return [group for group in groups if group]
 
-    def _measure(self, cells: list[Cell], group: str, *, slow_ends: bool = False) -> Iterator[Record]:
+    def _measure(self, cells: Sequence[Cell], group: str, *, first: bool = False) -> Iterator[Record]:
+        """Arms of about one speed in one group; those far slower in a few rounds of their own."""
+        if not cells:
+            return
+        timed = {cell.name: cell.timed(self.plan.steps) for cell in cells}
+        probes = interleave(list(timed.values()), rounds=1, warmups=0)
+        limit = max(SLOW * min(s for (s,) in probes.values()), SLOW_S)
+        slow = [cell for cell in cells if probes[cell.name][0] > limit]
+        quick = [cell for cell in cells if cell not in slow]
+        # the first case is the one that most is asked about
+        yield from self._interleaved(quick, group, self.plan.rounds, self.plan.case_s * (1 + first))
+        if slow:
+            yield from self._interleaved(slow, f"{group}, slow arms", SLOW_ROUNDS, None)
+        if first:
+            for cell in slow:
+                reason = f"more than {SLOW:g} times slower than the fastest, later cases left out"
+                self._drop(cell.contender, reason)
+
+    def _interleaved(
+        self, cells: Sequence[Cell], group: str, rounds: int, budget_s: float | None
+    ) -> Iterator[Record]:
         plan = self.plan
         _say(f"{group.partition('/')[2]}: {', '.join(cell.contender.arm.name for cell in cells)}")
-        timed = [cell.timed(plan.steps) for cell in cells]
-        probes = interleave(timed, rounds=1, warmups=0)
-        fastest = min(p[0] for p in probes.values())
-        slow = {name for name, (p,) in probes.items() if p > max(SLOW * fastest, SLOW_S)}
-        arms = [replace(arm, most=3) if arm.name in slow else arm for arm in timed]
-        arms += [reader.timed for reader in self._readers]
+        arms = [*(cell.timed(plan.steps) for cell in cells), *(reader.timed for reader in self._readers)]
+        faults = getrusage(RUSAGE_SELF).ru_majflt
         with watching(plan.energy_source) as watch:
-            taken = interleave(arms, rounds=plan.rounds, seed=plan.seed, watch=watch, budget_s=plan.case_s)
+            taken = interleave(arms, rounds=rounds, warmups=0, seed=plan.seed, watch=watch, budget_s=budget_s)
+        faults = getrusage(RUSAGE_SELF).ru_majflt - faults
+        if faults:
+            _say(f"{faults} pages were read from the disk meanwhile: too little memory for figures to trust")
         self.interleaved.append(tuple(cell.name for cell in cells))
         best = min(self._readers, key=lambda r: median(taken[r.timed.name]) / r.bytes)
         for reader in self._readers:
             yield reader_record(reader, taken[reader.timed.name], self.where, group)
         for cell in cells:
             yield self._record(cell, taken[cell.name], best, taken[best.timed.name], watch.report, group)
-            if slow_ends and cell.name in slow:
-                self._drop(
-                    cell.contender, f"more than {SLOW:g} times slower than the fastest, later cases left out"
-                )
 
     def _record(
         self,
@@ -287,7 +279,7 @@ class DecodeRun:
         group: str,
     ) -> Record:
         step_s, case = median(samples), cell.case
-        read = [s / best.bytes for s in reads[: len(samples)]]
+        read = [s / best.bytes for s in reads]
         share = ratio(read, [s / cell.decoding.bytes for s in samples], seed=self.plan.seed)
         derived = {
             "rate": Value("tok/s", case.rows / step_s),
@@ -317,14 +309,6 @@ class DecodeRun:
 def _ready(contender: Contender) -> None:
     settle()
     contender.ready()
-
-
-def _near(quantization: str, logits: Tensor, reference: Tensor) -> None:
-    """Raise `WrongAnswer` where logits are further from the reference than their packing explains."""
-    distance = float((logits - reference).norm() / reference.norm())
-    allowed = TOLERANCES[quantization]
-    if not distance <= allowed:
-        raise WrongAnswer(f"{distance:.3g} away, {allowed:g} is allowed")
 
 
 def _say(line: str) -> None:

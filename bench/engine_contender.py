@@ -9,8 +9,8 @@ from bench.contender import Filled, best_threads, fill
 from bench.record import Arm
 from bench.source import Source
 from engine.model import Model
-from engine.placement import choose_backend
 from kernels import cost
+from kernels.api import load
 from kernels.cost import RowWork
 
 
@@ -18,7 +18,7 @@ class EngineContender:
     """`backend` over the source's weights in `scheme`. torch's threads: as `Engine.load` sets them."""
 
     def __init__(self, source: Source, backend: str, scheme: str) -> None:
-        chosen = choose_backend(backend, torch.device("cpu"))
+        chosen = load(backend, torch.device("cpu"))
         self.model = Model(source.config, source.scheme_weights(scheme), chosen)
         own = getattr(chosen, "threads", None)
         if own is None:

@@ -30,9 +30,9 @@ from bench.timing import Timed, WrongAnswer, interleave, nothing, ratio, settle
 from engine.cli import Parser, guarded, leave
 from engine.errors import UsageError
 from engine.locate import locate
-from engine.placement import choose_backend, choose_dtype
+from engine.placement import choose_dtype
 from engine.source import read_config
-from kernels.api import BACKENDS, Backend, BackendUnavailable
+from kernels.api import BACKENDS, Backend, BackendUnavailable, load
 from kernels.cpu.crew import cores
 
 CPU = torch.device("cpu")
@@ -128,8 +128,8 @@ def _backends(wanted: Sequence[str], given: Subject, skipped: list[Skipped]) -> 
     """Those that can take the weights, with their threads measured where they have any."""
     ready = {}
     for name in wanted:
-        backend = choose_backend(name, CPU)
         try:
+            backend = load(name, CPU)
             backend.prepare_head(given.head, given.config.norm_eps)
             backend.prepare_layer(given.layer, given.config.attention_shape(0), given.config.norm_eps)
         except BackendUnavailable as error:

@@ -76,7 +76,7 @@ class LlamaContext:
         self, model: LlamaModel, *, rows: int, length: int, threads: int, batch: int = 512, flash: int = -1
     ) -> None:
         self._llama, self._model = library(), model
-        self.rows = rows
+        self.rows, self.length = rows, length
         settings = self._llama.llama_context_default_params()
         settings.n_ctx = rows * (-(-length // PAD) * PAD)
         settings.n_seq_max = rows
@@ -96,8 +96,8 @@ class LlamaContext:
         """For decoding and prefill."""
         self._llama.llama_set_n_threads(self.handle, count, count)
 
-    def length(self, row: int) -> int:
-        """Positions that the row holds."""
+    def held(self, row: int) -> int:
+        """How many positions the row has."""
         return self._llama.llama_memory_seq_pos_max(self._memory, row) + 1
 
     def truncate(self, length: int) -> None:

@@ -16,7 +16,7 @@ from bench.timing import fastest
 
 CACHE_BYTES = 2  # of one F16
 FLASH = {"flash attention": 1, "plain attention": 0}
-LONGEST_PREFILL = 512
+PREFILL = 512  # positions that the context for prompts has room for, until a longer one comes
 
 
 class LlamaCpp:
@@ -31,7 +31,7 @@ class LlamaCpp:
         path = source.gguf(kind)
         self._model = LlamaModel(path)
         self._weight_bytes = _step_bytes(path, tied=source.config.tied_head)
-        self._prompt = LlamaContext(self._model, rows=1, length=LONGEST_PREFILL, threads=1, flash=1)
+        self._prompt = LlamaContext(self._model, rows=1, length=PREFILL, threads=1, flash=1)
         self._prompt.prefill([1])
         self.threads = best_threads(self._one_step, self._prompt.set_threads)
         self._prefill_threads = best_threads(lambda: self.prefill([1] * 64), self._prompt.set_threads)
@@ -49,9 +49,8 @@ class LlamaCpp:
 
     def context(self, rows: int, length: int, flash: str) -> LlamaContext:
         """An empty one."""
-        return LlamaContext(
-            self._model, rows=rows, length=length, threads=self.threads, flash=FLASH[flash], batch=512
-        )
+        kind = FLASH[flash]
+        return LlamaContext(self._model, rows=rows, length=length, threads=self.threads, flash=kind)
 
     def step_bytes(self, rows: int, length: int) -> float:
         """Weights, and the cached positions of each row."""
@@ -65,11 +64,8 @@ class LlamaCpp:
         Really computed, once, by whichever file asks first, and kept on disk: as far as speed goes they do
         not depend on how the weights are packed.
         """
-        path = (
-            self._source.cache
-            / self._source.key
-            / f"{flash.partition(' ')[0]}-{length}.{version('llama-cpp-python')}.state"
-        )
+        name = f"{flash.partition(' ')[0]}-{length}.{version('llama-cpp-python')}.state"
+        path = self._source.cache / self._source.key / name
         if not path.is_file():
             draw = torch.Generator().manual_seed(length)
             tokens = torch.randint(self._config.vocab_size, (length,), generator=draw).tolist()
@@ -93,6 +89,10 @@ class LlamaCpp:
         self._prompt.set_threads(self._prefill_threads)
 
     def prefill(self, tokens: Sequence[int]) -> Tensor:
+        if len(tokens) > self._prompt.length:
+            self._prompt.close()
+            threads = self._prefill_threads
+            self._prompt = LlamaContext(self._model, rows=1, length=len(tokens), threads=threads, flash=1)
         self._prompt.truncate(0)
         return torch.from_numpy(self._prompt.prefill(tokens).copy())
 

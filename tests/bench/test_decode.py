@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from bench import contender, lineup, memory, timing
+from bench.cells import check_near
 from bench.contender import fill
 from bench.decode import main
-from bench.decode_run import DecodeRun, Plan, _near
+from bench.decode_run import DecodeRun, Plan
 from bench.engine_contender import EngineContender
 from bench.record import Record, read
 from bench.source import open_source
@@ -169,12 +170,12 @@ def test_peers_that_do_not_fit_beside_each_other_run_in_turn(tmp_path: Path) -> 
 def test_the_tolerance_tells_models_apart() -> None:
     draw = torch.Generator().manual_seed(0)
     logits, other = torch.randn(1000, generator=draw), torch.randn(1000, generator=draw)
-    _near("none", logits * 1.05, logits)
+    check_near("none", logits * 1.05, logits)
     for packing in ("none", "Q8_0", "int4"):
         with pytest.raises(WrongAnswer):
-            _near(packing, other, logits)
+            check_near(packing, other, logits)
     with pytest.raises(WrongAnswer):
-        _near("none", torch.full_like(logits, float("nan")), logits)
+        check_near("none", torch.full_like(logits, float("nan")), logits)
 
 
 def test_a_decoding_rolls_back_and_counts_its_bytes(tmp_path: Path) -> None:

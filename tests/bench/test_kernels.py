@@ -128,7 +128,7 @@ def test_a_wrong_answer_is_found_and_a_right_one_passes() -> None:
 def test_a_wrong_stage_is_skipped_by_name(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "choose_backend", lambda name, device: Wrong(device))
+    monkeypatch.setattr(kernels, "load", lambda name, device: Wrong(device))
     small = ["--rounds", "2", "--rows", "1", "--contexts", "8", "--reader-megabytes", "1", "--dtype", "bf16"]
     assert main([*small, "--backend", "torch"]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -146,4 +146,12 @@ def test_the_fastest_is_the_one_with_the_shortest_run() -> None:
     def jittery(name: str) -> Callable[[], None]:
         return lambda: clock.work(name, next(spans))()
 
-    assert fastest({"a": jittery("a"), "b": jittery("b")}, trials=3, clock=clock) == "a"
+    choices = {"a": jittery("a"), "b": jittery("b")}
+    assert fastest(choices, trials=3, enough_s=100.0, clock=clock) == "a"
+
+
+def test_slow_choices_have_one_trial() -> None:
+    clock = Clock()
+    choices = {"a": clock.work("a", 5.0), "b": clock.work("b", 4.0)}
+    assert fastest(choices, trials=9, enough_s=3.0, clock=clock) == "b"
+    assert clock.log == ["a", "b"] * 2
