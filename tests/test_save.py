@@ -233,6 +233,17 @@ def test_a_seed_out_of_range_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_no_file_is_not_taken_along(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(BUNDLED, source)
+    (source / "LICENSES").mkdir()  # as REUSE wants it
+    (source / "NOTICE").symlink_to(tmp_path / "absent")
+    (source / "LICENSE").write_text("terms")
+    save_quantized(str(source), tmp_path / "target", "int8")
+    taken = {path.name for path in (tmp_path / "target").iterdir()}
+    assert "LICENSE" in taken and not taken & {"LICENSES", "NOTICE"}
+
+
 def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
     tiny.write(tmp_path / "source", "llama-gqa")
     tensors = load_file(tmp_path / "source" / FILE)
