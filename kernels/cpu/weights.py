@@ -85,8 +85,10 @@ class Stack:
         return cls(tuple(layers), table, windows)
 
     def is_of(self, layers: Sequence[CpuLayer]) -> bool:
-        """Whether it was made of these very layers; they follow each other in one model."""
-        return len(layers) == len(self.layers) and layers[0] is self.layers[0]
+        """Whether it was made of these very layers."""
+        return len(layers) == len(self.layers) and all(
+            layer is held for layer, held in zip(layers, self.layers, strict=True)
+        )
 
 
 def rows_of(matrix: Matrix) -> int:
