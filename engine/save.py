@@ -67,8 +67,10 @@ def save_quantized(
             on_progress=on_progress,
         )
         if where.directory is not None:
-            for file in (file for name in COPIED for file in where.directory.glob(name)):
-                shutil.copyfile(file, directory / file.name)
+            found = (file for name in COPIED for file in where.directory.glob(name))
+            for file in found:
+                if file.is_file():  # not the directory LICENSES, nor a link to nothing
+                    shutil.copyfile(file, directory / file.name)
         (directory / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
     return needed
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine import tensors
 from engine.config import ModelConfig
-from engine.errors import TokenjouleError
+from engine.errors import TokenjouleError, UsageError
 from engine.loading import LoadStep, OnProgress, Work, ignore
 from engine.memory import give_back
 from engine.schemes import Scheme
@@ -63,11 +63,14 @@ class RandomCheckpoint:
     """Weights drawn from N(0, 0.02²), norms 1, biases 0: the exact shapes of a model without a download.
 
     Figures from them are about shape only. Each tensor has its own stream, keyed by (seed, name).
+    Raises `UsageError` for a seed outside [0, 2^32): times a million it has to stay below torch's limit.
     """
 
     scheme: Scheme | None = None
 
     def __init__(self, config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> None:
+        if not 0 <= seed < 1 << 32:
+            raise UsageError(f"seed must lie in [0, 2^32), not {seed}")
         self._shapes = expected_shapes(config)
         self._seed, self._dtype = seed, dtype
 

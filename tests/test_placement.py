@@ -39,8 +39,12 @@ def test_a_backend_that_cannot_run_says_so() -> None:
         choose_backend("tpu", CPU, torch.float32)
     with pytest.raises(TokenjouleError, match="backend cpu: runs on a CPU, not on cuda:0"):
         choose_backend("cpu", torch.device("cuda:0"), torch.float32)
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_half_precision_on_the_cpu_backend_is_refused_packed_or_not(quantize: str | None) -> None:
     with pytest.raises(TokenjouleError, match="float16; it takes bf16 and fp32"):
-        Engine.load(backend="cpu", dtype="fp16", energy_source="simulated")
+        Engine.load(backend="cpu", dtype="fp16", quantize=quantize, energy_source="simulated")
 
 
 def test_weights_are_counted_as_they_will_be_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,6 +215,35 @@ def test_random_weights_stay_shape_only_and_need_no_tokenizer(
         assert first.token_ids == second.token_ids
 
 
+@pytest.mark.parametrize("seed", ["-1", str(1 << 32), "9" * 30])
+def test_a_seed_out_of_range_is_refused(
+    seed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (
+        str(BUNDLED),
+        str(tmp_path / "target"),
+        "--quantize",
+        "int8",
+        "--random-weights",
+        "--seed",
+        seed,
+    )
+    assert command.main(arguments) == 2
+    assert capsys.readouterr().err == f"tokenjoule: seed must lie in [0, 2^32), not {seed}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_file_is_not_taken_along(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(BUNDLED, source)
+    (source / "LICENSES").mkdir()  # as REUSE wants it
+    (source / "NOTICE").symlink_to(tmp_path / "absent")
+    (source / "LICENSE").write_text("terms")
+    save_quantized(str(source), tmp_path / "target", "int8")
+    taken = {path.name for path in (tmp_path / "target").iterdir()}
+    assert "LICENSE" in taken and not taken & {"LICENSES", "NOTICE"}
+
+
 def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
     tiny.write(tmp_path / "source", "llama-gqa")
     tensors = load_file(tmp_path / "source" / FILE)

@@ -50,16 +50,19 @@ class Places:
 class Pools:
     """Where the keys and values of some layers begin: (layers, 2) int64. It does not keep them alive."""
 
-    first: weakref.ReferenceType[LayerCache]
+    caches: tuple[weakref.ReferenceType[LayerCache], ...]
     addresses: np.ndarray
 
     @classmethod
     def of(cls, caches: Sequence[LayerCache]) -> "Pools":
         table = [[cache.keys.data_ptr(), cache.values.data_ptr()] for cache in caches]
-        return cls(weakref.ref(caches[0]), np.array(table, np.int64))
+        return cls(tuple(map(weakref.ref, caches)), np.array(table, np.int64))
 
     def is_of(self, caches: Sequence[LayerCache]) -> bool:
-        return len(caches) == len(self.addresses) and caches[0] is self.first()
+        """Whether it was made of these very caches."""
+        return len(caches) == len(self.caches) and all(
+            cache is held() for cache, held in zip(caches, self.caches, strict=True)
+        )
 
 
 def pool(cache: LayerCache) -> tuple[np.ndarray, ...]:

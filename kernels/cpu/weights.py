@@ -30,8 +30,9 @@ class CpuLayer:
 
     @classmethod
     def of(cls, library: TorchLayer) -> "CpuLayer":
-        """Raises `BackendUnavailable` for weights in another dtype than bf16 and fp32."""
+        """Raises `BackendUnavailable` for weights, or activations, in another dtype than bf16 and fp32."""
         weights = library.weights
+        _require(weights.attention_norm.dtype)
         arrays = Layer(
             attention_norm=_vector(weights.attention_norm),
             qkv=_matrix(weights.qkv),
@@ -61,6 +62,7 @@ class CpuHead:
     @classmethod
     def of(cls, library: TorchHead) -> "CpuHead":
         weights = library.weights
+        _require(weights.norm.dtype)
         return cls(library, np.float32(library.norm_eps), _vector(weights.norm), _matrix(weights.weight))
 
 
@@ -83,8 +85,10 @@ class Stack:
         return cls(tuple(layers), table, windows)
 
     def is_of(self, layers: Sequence[CpuLayer]) -> bool:
-        """Whether it was made of these very layers; they follow each other in one model."""
-        return len(layers) == len(self.layers) and layers[0] is self.layers[0]
+        """Whether it was made of these very layers."""
+        return len(layers) == len(self.layers) and all(
+            layer is held for layer, held in zip(layers, self.layers, strict=True)
+        )
 
 
 def rows_of(matrix: Matrix) -> int:
@@ -112,10 +116,15 @@ def _without_window(shape: AttentionShape) -> tuple[int, int, int]:
 def _matrix(weight: Weight) -> Matrix:
     if isinstance(weight, Quantized):
         return packed(weight)
-    if weight.dtype not in DTYPES:
-        kind = str(weight.dtype).removeprefix("torch.")
-        raise BackendUnavailable(f"backend cpu: weights in {kind}; it takes bf16 and fp32")
+    _require(weight.dtype)
     return matrix(weight)
+
+
+def _require(dtype: torch.dtype) -> None:
+    """Norms have the dtype of the activations, also where the matrices are packed."""
+    if dtype not in DTYPES:
+        kind = str(dtype).removeprefix("torch.")
+        raise BackendUnavailable(f"backend cpu: weights in {kind}; it takes bf16 and fp32")
 
 
 def _vector(weight: Tensor | None) -> np.ndarray:

@@ -212,6 +212,23 @@ def test_layers_in_one_call_are_the_stages_to_the_bit(case: Case, kind: Kind) ->
     assert torch.equal(fewer, stage_by_stage(bench.cpu, bench.x, layers[1:], pools[1][1:], bench.layout))
 
 
+def test_tables_of_other_layers_or_caches_that_begin_alike_are_not_reused() -> None:
+    case = Case(hidden=48)
+    bench, another = Bench(case, Kind(FP32)), Bench(dataclasses.replace(case, window=3), Kind(FP32))
+    first, same, other = bench.layers[1], bench.layers[1], another.layers[1]
+
+    def fresh() -> LayerCache:
+        return LayerCache(bench.caches[0].keys.clone(), bench.caches[0].values.clone())
+
+    head, one, two = fresh(), fresh(), fresh()
+    bench.cpu.layers(bench.x, [first, same], [head, one], bench.layout)
+    kept = one.keys.clone()
+    for layers in ([first, same], [first, other]):
+        expected = stage_by_stage(bench.cpu, 2 * bench.x, layers, [fresh(), fresh()], bench.layout)
+        assert torch.equal(bench.cpu.layers(2 * bench.x, layers, [head, two], bench.layout), expected)
+    assert torch.equal(one.keys, kept) and not torch.equal(two.keys, kept)
+
+
 @PLAIN
 def test_the_tolerance_catches_a_forgotten_tail(dtype: torch.dtype) -> None:
     bench = Bench(Case(), Kind(dtype))
