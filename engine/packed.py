@@ -1,7 +1,8 @@
 """Writes packed weights as safetensors, one matrix at a time, laid out to be mapped and used in place.
 
 In a file all words come first, then all scales, then the vectors, behind a header padded to a cache line: a
-word of 16 rows is then one line of memory, as in a matrix packed while loading.
+word of 16 rows is then one line of memory, as in a matrix packed while loading. The metadata says of every
+words tensor how large the matrix is, "M C", which padding would hide.
 Format: https://github.com/huggingface/safetensors#format
 """
 
@@ -37,6 +38,7 @@ class _Entry:
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
+    packs: tuple[int, int] | None = None  # (M, C) of the matrix that these words hold, padding left out
 
     @property
     def nbytes(self) -> int:
@@ -90,7 +92,7 @@ class _Group:
         self.entries: list[_Entry] = []
         for matrix in matrices:
             words, scales = matrix.format(scheme).shapes(*matrix.shape)
-            self.entries.append(_Entry(f"{matrix.name}.words", torch.int32, words))
+            self.entries.append(_Entry(f"{matrix.name}.words", torch.int32, words, matrix.shape))
             self.entries.append(_Entry(f"{matrix.name}.scales", torch.bfloat16, scales))
             if matrix.biased:
                 dtypes = [checkpoint.dtype(name) for name in bias_names(checkpoint, matrix)]
@@ -140,7 +142,8 @@ class _File:
         self._unwritten = {entry.name: entry for entry in entries}
         self._offsets: dict[str, int] = {}
         spelled = {dtype: text for text, dtype in DTYPES.items()}
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        packs = {entry.name: "{} {}".format(*entry.packs) for entry in entries if entry.packs}
+        header: dict[str, object] = {"__metadata__": {"format": "pt", **packs}}
         end = 0
         # Sizes of words are multiples of a line, those of scales of half a line.
         for entry in sorted(entries, key=lambda entry: (_rank(entry.name), -entry.dtype.itemsize)):

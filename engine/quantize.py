@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.cli import Parser, deferred_interrupt, guarded, leave
+from engine.errors import UsageError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("target", metavar="DST", help="the directory to be made; absent, or empty")
     cli.add_argument("--quantize", choices=("int8", "int4"), required=True)
     cli.add_argument("--random-weights", action="store_true", help="shape only; what presets need")
-    cli.add_argument("--seed", type=int, default=0, metavar="S", help="of random weights")
+    cli.add_argument("--seed", type=int, metavar="S", help="of random weights (default 0)")
     cli.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     return cli
 
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.seed is not None and not options.random_weights:
+        raise UsageError("--seed goes with --random-weights")
     with deferred_interrupt():
         from engine.loading import LoadingLine
         from engine.save import save_quantized
@@ -41,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
             Path(options.target),
             options.quantize,
             random_weights=options.random_weights,
-            seed=options.seed,
+            seed=options.seed or 0,
             on_progress=line,
         )
     if not options.quiet:

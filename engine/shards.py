@@ -34,6 +34,7 @@ class _Place:
     offset: int
     dtype: str
     shape: tuple[int, ...]
+    packs: str | None  # "M C" of a packed matrix
 
 
 class SafetensorsCheckpoint:
@@ -108,6 +109,11 @@ class SafetensorsCheckpoint:
                 raise TokenjouleError(
                     f"{place.path}: {name} has shape {list(place.shape)}, expected {list(stored.shape)}"
                 )
+            if stored.packs is not None and place.packs != "{} {}".format(*stored.packs):
+                raise TokenjouleError(
+                    f"{place.path}: {name} packs a matrix of {place.packs or 'unknown size'}, expected "
+                    f"{'{} {}'.format(*stored.packs)}"
+                )
             if DTYPES.get(place.dtype) not in stored.dtypes:
                 known = ", ".join(text for text, dtype in DTYPES.items() if dtype in stored.dtypes)
                 raise TokenjouleError(f"{place.path}: {name} has dtype {place.dtype}, expected {known}")
@@ -169,6 +175,7 @@ def _open(path: Path) -> dict[str, _Place]:
                 8 + size + entry["data_offsets"][0],
                 entry["dtype"],
                 tuple(entry["shape"]),
+                header.get("__metadata__", {}).get(name),
             )
             for name, entry in header.items()
             if name != "__metadata__"

@@ -39,10 +39,11 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How a checkpoint has to hold a tensor: its shape, and the dtypes that will do."""
+    """How a checkpoint has to hold a tensor: its shape, the dtypes that will do, (M, C) of what it packs."""
 
     shape: tuple[int, ...]
     dtypes: tuple[torch.dtype, ...] = FLOATS
+    packs: tuple[int, int] | None = None
 
 
 def embedding(config: ModelConfig) -> Projection:
@@ -121,7 +122,7 @@ def packed_tensors(config: ModelConfig, scheme: Scheme) -> dict[str, Stored]:
     tensors = {name: Stored((size,)) for name, size in norms(config).items()}
     for matrix in matrices(config):
         words, scales = matrix.format(scheme).shapes(*matrix.shape)
-        tensors[f"{matrix.name}.words"] = Stored(words, (torch.int32,))
+        tensors[f"{matrix.name}.words"] = Stored(words, (torch.int32,), packs=matrix.shape)
         tensors[f"{matrix.name}.scales"] = Stored(scales, (torch.bfloat16,))
         if matrix.biased:
             tensors[f"{matrix.name}.bias"] = Stored((matrix.shape[0],))

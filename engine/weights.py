@@ -121,11 +121,14 @@ def load_weights(
 
     `scheme`: pack the matrices so, from the numbers as the checkpoint has them; those of a checkpoint that
     is packed already are used in place. `on_progress` hears of every layer. Raises `TokenjouleError` where
-    weights to be packed, or scales, are not finite.
+    norms, biases, scales, or weights to be packed are not finite.
     """
 
     def vector(*names: str) -> Tensor:
         parts = [checkpoint.tensor(name).to(device=device, dtype=dtype) for name in names]
+        for name, part in zip(names, parts, strict=True):
+            if not part.isfinite().all():
+                raise TokenjouleError(f"{name} has numbers that are not finite")
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def matrix(projection: Projection) -> Matrix:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from engine import quantize as command
@@ -54,10 +55,23 @@ def stated(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
 def stored(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def spoil(directory: Path) -> None:
         tensors = load_file(directory / FILE)
+        with safe_open(directory / FILE, framework="pt") as file:
+            metadata = file.metadata()
         change(tensors)
-        save_file(tensors, directory / FILE)
+        save_file(tensors, directory / FILE, metadata)
 
     return spoil
+
+
+def narrower(directory: Path) -> None:
+    """A feed-forward size whose matrices would be padded to the same words."""
+    path = directory / "config.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({**raw, "intermediate_size": raw["intermediate_size"] - 2}))
+
+
+def without_sizes(directory: Path) -> None:
+    save_file(load_file(directory / FILE), directory / FILE)
 
 
 def cut(directory: Path) -> None:
@@ -108,6 +122,12 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
         stored(lambda t: t["model.embed_tokens.scales"][0, 0, 3].fill_(torch.nan)),
         "model.embed_tokens has scales that are not finite",
     ),
+    "norm": (
+        stored(lambda t: t["model.norm.weight"][3].fill_(torch.nan)),
+        "model.norm.weight has numbers that are not finite",
+    ),
+    "narrower": (narrower, "gate_up_proj.words packs a matrix of"),
+    "without sizes": (without_sizes, "packs a matrix of unknown size"),
     "truncated": (cut, "not a complete safetensors file"),
     "absent": (lambda d: (d / FILE).unlink(), "has no model.safetensors"),
 }

@@ -233,6 +233,13 @@ def test_a_seed_out_of_range_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_seed_without_random_weights_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main((str(BUNDLED), str(tmp_path / "t"), "--quantize", "int8", "--seed", "7")) == 2
+    assert capsys.readouterr().err == "tokenjoule: --seed goes with --random-weights\n"
+
+
 def test_what_is_no_file_is_not_taken_along(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(BUNDLED, source)

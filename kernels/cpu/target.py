@@ -39,8 +39,10 @@ if "avx512bw" in _features():
 
 
 def _sources() -> tuple[str, int]:
-    """A stamp of all files of this package."""
-    text = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    """A stamp of all files of this package, and of the packing."""
+    here = Path(__file__).parent
+    files = [*sorted(here.glob("*.py")), here.parent / "quantize.py"]
+    text = b"".join(path.read_bytes() for path in files)
     return hashlib.sha256(text).hexdigest(), len(text)
 
 
