@@ -44,7 +44,7 @@ def draw_decode(records: Sequence[Record], path: Path) -> None:
     stamp = decoded[0].stamp
     shape = ", random weights" if cases[0].shape_only else ""
     figure.suptitle(
-        f"{cases[0].model}{shape}: decode on {stamp.device}, {stamp.cores} cores. "
+        f"{cases[0].model}{shape}: decode on {stamp.device}, {stamp.cores} cores.\n"
         "Bars: median and quartiles; line: limit set by the read bandwidth",
         fontsize=10,
     )
