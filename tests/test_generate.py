@@ -304,6 +304,8 @@ def start(*argv: str, stdout: int | None = subprocess.PIPE) -> "subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # a shell lets what it runs in the background ignore Ctrl-C, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -72,7 +72,7 @@ def test_packed_weights_and_missing_peers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)  # as where it is not installed
-    for module in ("llama_cpp", "llama_cpp.llama_cpp"):
+    for module in ("gguf", "llama_cpp", "llama_cpp.llama_cpp"):
         monkeypatch.setitem(sys.modules, module, None)
     options = ("--backends", "torch", "--quantize", "none,int8", "--peers", "transformers,llama.cpp")
     last, records, _ = run(tmp_path, capsys, *options, "--contexts", "8", "--rows", "1", "--prefill", "0")
@@ -80,8 +80,8 @@ def test_packed_weights_and_missing_peers(
         name: f"{package} is not installed (pip install -e '.[peers]')"
         for name, package in (
             ("transformers none", "transformers"),
-            ("llama.cpp F32", "llama_cpp"),
-            ("llama.cpp Q8_0", "llama_cpp"),
+            ("llama.cpp F32", "gguf"),
+            ("llama.cpp Q8_0", "gguf"),
         )
     }
     plain, packed = (
