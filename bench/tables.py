@@ -31,9 +31,10 @@ def origin(stamp: Stamp, shape_only: bool) -> str:
 
 
 def decode_tables(records: Sequence[Record]) -> str:
-    """A table for each case of one run's "decode" records, prefill last, and their peak memory."""
+    """A table for each case of one run's "decode" records, prefill last, with that run's peak memory."""
     decoded = [r for r in records if r.benchmark == "decode" and "/scaling" not in r.group]
-    peaks = {r.arm.name: r for r in records if r.benchmark == "memory"}
+    runs = {r.stamp.run for r in decoded}
+    peaks = {r.arm.name: r for r in records if r.benchmark == "memory" and r.stamp.run in runs}
     names = list(dict.fromkeys(r.arm.name for r in decoded))
     cases = list(dict.fromkeys(r.case for r in decoded))
     parts = []
@@ -136,7 +137,7 @@ def alone_table(records: Sequence[Record]) -> str:
     rows = []
     for alone in (r for r in records if r.benchmark == "alone"):
         beside = decoded.get((alone.arm.name, alone.case))
-        if beside is None:
+        if beside is None or beside.stamp.run != alone.stamp.run:
             continue
         pair = [r.metrics["step_s"] for r in (beside, alone)]
         best = [min(metric.samples) for metric in pair]

@@ -96,6 +96,8 @@ def test_peak_memory_stands_beside_the_weights() -> None:
         {"weights": Value("B", 2.5e9), "peak_over_weights": Value("1", 1.04)},
     )  # fmt: skip
     assert "| 2.60 GB (1.04 × weights) |" in everything([RUN[0], peak])
+    old = dataclasses.replace(peak, stamp=dataclasses.replace(STAMP, run="r0"))
+    assert "2.60 GB" not in everything([RUN[0], old]), "a run without it does not borrow another's"
     lost = dataclasses.replace(peak, metrics={"peak_b": Metric("B", (), "it was killed")}, derived={})
     assert "| not measured: it was killed |" in everything([RUN[0], lost])
 
