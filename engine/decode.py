@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from engine.ahead import Ahead
 from engine.cache import KVCache
 from engine.energy.attribution import Share
 from engine.energy.ledger import Ledger
@@ -76,6 +77,9 @@ class Decoder:
         ]
         for row in self.rows:
             self._reset_policies(row, thinking)
+        loop = None if self._taps else model.device_loop(self._cache, keep_logits=self._keep_logits)
+        late = needs.isdisjoint({"logits", "probe", "sync"})
+        self._ahead = None if loop is None else Ahead(loop, self._cache, ledger, late=late)
         self._probing: list[tuple[Row, Step, StopPolicy, Probe]] = []
         self.error: str | None = None
 
@@ -96,12 +100,25 @@ class Decoder:
                         yield from self._emit(row, row.chosen)
                 if not self.active:
                     return
-                self._forward(self.active, "decode")
+                self._decode()
                 yield from self._run_probes()
         except TokenjouleError as error:
             self._fail(str(error))
         except (MemoryError, torch.OutOfMemoryError) as error:
             self._fail(f"out of memory: {error}")
+        except torch.AcceleratorError as error:
+            self._fail(f"the device failed: {str(error).splitlines()[0]}")
+            self._ahead = None  # nothing more will come from it
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Nothing is under way any more: the request's energy ends here."""
+        try:
+            if self._ahead is not None:
+                self._ahead.drain()
+        except torch.AcceleratorError as error:
+            self._fail(f"the device failed: {str(error).splitlines()[0]}")
 
     def cancel(self) -> None:
         """End what is still running with reason `cancelled`."""
@@ -119,6 +136,15 @@ class Decoder:
         prefill = Prefill(tuple(len(row.request.prompt_ids) for row in self.rows), elapsed)
         for hook in self._hooks:
             _call(hook.on_prefill, prefill)
+
+    def _decode(self) -> None:
+        """The next token of every active row; on a device with a loop of its own, from there if it can."""
+        rows, ahead = self.active, self._ahead
+        lacking = {len(row.tokens) - self._cache.length(row.cache_row) for row in rows}
+        if ahead is not None and (ahead.is_busy or lacking == {1}):
+            ahead.next(rows)
+        else:
+            self._forward(rows, "decode")
 
     def _forward(self, rows: Sequence[Row], kind: str, *, upto: int | None = None) -> float:
         """Feed what the rows' cache lacks (a prefill: up to position `upto`), sample. Returns seconds."""

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
+from engine.ahead import DeviceLoop
 from engine.cache import KVCache
 from engine.config import ModelConfig
 from engine.rope import inverse_frequencies
@@ -101,6 +102,10 @@ class Model:
                 hidden[tap] = x[last]
             begin = end
         return backend.head_logits(x[last], self._head), hidden
+
+    def device_loop(self, cache: KVCache, *, keep_logits: bool) -> DeviceLoop | None:
+        """Decode steps over `cache` that need no host in between; None where the backend has none."""
+        return None
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """tokens (N,) int64 -> (N, E)."""

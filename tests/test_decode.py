@@ -11,13 +11,26 @@ from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
 from engine.steps import Inject, Phase, Prefill, Probe, ProbeReading, Step, Stop, StopReason
 from engine.stop import Policy, StepBudget, TokenBudget
+from tests.late_loop import run_late
 from tests.letters import CountedMeter
 
 
 @pytest.fixture(params=["cpu", "torch"])
-def engine(letters_directory: Path, request: pytest.FixtureRequest) -> Any:
+def hosted(letters_directory: Path, request: pytest.FixtureRequest) -> Any:
+    """Every step is a forward that the host asks for."""
     meter: Any = CountedMeter()
     with Engine.load(letters_directory, backend=request.param, meter=meter) as engine:
+        yield engine
+
+
+@pytest.fixture(params=["cpu", "torch", "late"])
+def engine(letters_directory: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """On two backends, and with steps that run ahead of the host."""
+    meter: Any = CountedMeter()
+    backend = "torch" if request.param == "late" else request.param
+    with Engine.load(letters_directory, backend=backend, meter=meter) as engine:
+        if request.param == "late":
+            run_late(engine, monkeypatch)
         yield engine
 
 
@@ -103,7 +116,7 @@ def test_rows_end_on_their_own_and_match_their_rows_alone(engine: Engine) -> Non
 
 
 def test_a_row_that_ends_early_leaves_the_others_running(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    hosted: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Short(Policy):
         def reset(self, context: Any) -> None:
@@ -112,8 +125,8 @@ def test_a_row_that_ends_early_leaves_the_others_running(
         def on_token(self, step: Step) -> Stop | None:
             return Stop(StopReason.GIVE_UP) if self.row == 0 and step.index == 2 else None
 
-    forwards = count_forwards(engine, monkeypatch)
-    rows = engine.generate_many([PROMPT, PROMPT], max_new_tokens=30, policies=[Short()], answer_tokens=1)
+    forwards = count_forwards(hosted, monkeypatch)
+    rows = hosted.generate_many([PROMPT, PROMPT], max_new_tokens=30, policies=[Short()], answer_tokens=1)
     assert rows[0].stop.reason is StopReason.GIVE_UP
     assert rows[0].stop.policy == "Short"
     assert len(rows[0].token_ids) == 3
@@ -140,11 +153,11 @@ def test_chunked_prefill_books_one_prompt(engine: Engine, monkeypatch: pytest.Mo
 
 
 def test_a_token_budget_closes_the_thinking_and_bounds_the_answer(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    hosted: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forwards = count_forwards(engine, monkeypatch)
-    result = engine.generate(PROMPT, max_new_tokens=60, policies=[TokenBudget(10)], answer_tokens=5)
-    plain = engine.generate(PROMPT, max_new_tokens=10)
+    forwards = count_forwards(hosted, monkeypatch)
+    result = hosted.generate(PROMPT, max_new_tokens=60, policies=[TokenBudget(10)], answer_tokens=5)
+    plain = hosted.generate(PROMPT, max_new_tokens=10)
     assert result.token_ids[:10] == plain.token_ids
     assert result.token_ids[10:12] == (91, 92), "closer and answer prefix"
     assert len(result.token_ids) == 17
@@ -327,8 +340,8 @@ def test_hooks_see_everything_and_needs_are_checked(engine: Engine) -> None:
         engine.generate(PROMPT, hooks=[hook])
 
 
-def test_energy_is_booked_to_tokens_and_adds_up(engine: Engine) -> None:
-    result = engine.generate(PROMPT, max_new_tokens=10)
+def test_energy_is_booked_to_tokens_and_adds_up(hosted: Engine) -> None:
+    result = hosted.generate(PROMPT, max_new_tokens=10)
     energy = result.energy
     phases = sum(phase.energy_j for phase in energy.phases.values())
     assert phases + energy.unattributed_j == pytest.approx(energy.total_j, abs=1e-9)
@@ -371,16 +384,16 @@ def test_requests_that_make_no_sense_are_refused(engine: Engine) -> None:
         engine.generate([1] * 200, budget_joules=1e-9)
 
 
-def test_unneeded_hidden_states_are_not_kept(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unneeded_hidden_states_are_not_kept(hosted: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    real = engine.model.forward
+    real = hosted.model.forward
 
     def forward(*given: Any, taps: Any = (), **options: Any) -> Any:
         asked.append(taps)
         return real(*given, taps=taps, **options)
 
-    monkeypatch.setattr(engine.model, "forward", forward)
-    engine.generate(PROMPT, max_new_tokens=3)
+    monkeypatch.setattr(hosted.model, "forward", forward)
+    hosted.generate(PROMPT, max_new_tokens=3)
     assert asked == [frozenset()] * 3
 
 

@@ -67,8 +67,7 @@ class Ledger:
     def begin(self, kind: str, rows: Sequence[RowWork] = ()) -> None:
         """A forward of `kind` (prefill or decode) over `rows` starts now."""
         self._kind, self._work = kind, list(rows)
-        if self._listener:
-            self._listener.enter(kind)
+        self.enter(kind)
         self._begun_s = self._now()
 
     def end(self, shares: Sequence[Share], *, kind: str | None = None) -> float:
@@ -77,13 +76,25 @@ class Ledger:
         `kind` says what it was where `begin` could not know.
         """
         now = self._now()
+        self.enter("idle")
+        self.record(kind or self._kind, self._begun_s, now, shares, self._work)
+        return now - self._begun_s
+
+    def enter(self, kind: str) -> None:
+        """The device is at `kind` (prefill, decode, idle) from now on: for meters that want to know."""
         if self._listener:
-            self._listener.enter("idle")
-        self._marks.append(StepMark(kind or self._kind, self._begun_s, now, tuple(shares)))
-        elapsed = now - self._begun_s
-        if self.predictor and self._work and all(row.new == 1 for row in self._work):
-            self.predictor.observe(self._work, elapsed)
-        return elapsed
+            self._listener.enter(kind)
+
+    def record(
+        self, kind: str, begun_s: float, ended_s: float, shares: Sequence[Share], rows: Sequence[RowWork]
+    ) -> None:
+        """A forward of `kind` over `rows` ran from `begun_s` to `ended_s`, behind all recorded before."""
+        if self._marks:  # a device's own clock may differ from ours by microseconds
+            begun_s = max(begun_s, self._marks[-1].end_s)
+        ended_s = max(ended_s, begun_s)
+        self._marks.append(StepMark(kind, begun_s, ended_s, tuple(shares)))
+        if self.predictor and rows and all(row.new == 1 for row in rows):
+            self.predictor.observe(rows, ended_s - begun_s)
 
     def count(self, phase: str, tokens: int) -> None:
         """`tokens` tokens were emitted (prompt tokens: computed) in this phase."""
@@ -121,8 +132,7 @@ class Ledger:
         """Wait until the meter covers the end of the request, then attribute. The ledger is then closed."""
         self.end_s = self._now()
         host_uj = self._host_uj()
-        if self._listener:
-            self._listener.enter("idle")  # an interrupted forward was never ended
+        self.enter("idle")  # an interrupted forward was never ended
         problem = None if self._exact else self._settle()
         if self.poller.failure is not None:
             problem = f"the meter failed: {self.poller.failure}"

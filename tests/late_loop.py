@@ -1,0 +1,74 @@
+"""A device loop without a device: steps are computed when they are launched, and told when asked for."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from engine.ahead import Chosen
+from engine.cache import KVCache
+from engine.engine import Engine
+from engine.model import Model
+from engine.rows import Row
+from engine.sampler import sample
+
+
+class LateLoop:
+    """Runs any backend as a device would run itself: it hears of rows when they are loaded, not again.
+
+    `launched`: the tokens fed by every step. `fails_at`: the number of the step whose result never comes.
+    """
+
+    def __init__(self, model: Model, cache: KVCache, *, keep_logits: bool) -> None:
+        self.model, self.cache, self.keep_logits = model, cache, keep_logits
+        self.launched: list[list[int]] = []
+        self.loads = 0
+        self.fails_at: int | None = None
+        self.rows_of_request: list[Row] = []
+        self._rows: list[tuple[int, Any, int, list[int]]] = []
+        self._waiting: list[Chosen] = []
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def load(self, rows: Sequence[Row]) -> None:
+        assert not self._waiting
+        self.loads += 1
+        self.rows_of_request = self.rows_of_request or list(rows)
+        self._rows = [(r.cache_row, r.request.sampling, r.number, list(r.tokens)) for r in rows]
+
+    def launch(self) -> None:
+        begun_s = time.monotonic()
+        fed = [tokens[-1] for _, _, _, tokens in self._rows]
+        layout = self.cache.extend({cache_row: 1 for cache_row, _, _, _ in self._rows})
+        assert [int(p) + 1 for p in layout.positions] == [len(tokens) for _, _, _, tokens in self._rows]
+        logits, _ = self.model.forward(fed, layout, self.cache)
+        for index, (_, sampling, number, tokens) in enumerate(self._rows):
+            place = len(tokens)
+            tokens.append(sample(logits[index], sampling, seen=tokens, row=number, position=place))
+        self.launched.append(fed)
+        chosen = tuple(tokens[-1] for _, _, _, tokens in self._rows)
+        kept = logits if self.keep_logits else None
+        self._waiting.append(Chosen(chosen, begun_s, time.monotonic(), kept))
+
+    def collect(self) -> Chosen:
+        if self.fails_at is not None and len(self.launched) >= self.fails_at:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nsecond line")
+        return self._waiting.pop(0)
+
+
+def run_late(engine: Engine, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[LateLoop]:
+    """From now on the engine's requests run through such loops, kept in the list that is returned."""
+    made: list[LateLoop] = []
+
+    def device_loop(cache: KVCache, *, keep_logits: bool) -> LateLoop:
+        made.append(LateLoop(engine.model, cache, keep_logits=keep_logits))
+        for name, value in settings.items():
+            setattr(made[-1], name, value)
+        return made[-1]
+
+    monkeypatch.setattr(engine.model, "device_loop", device_loop)
+    return made
