@@ -5,7 +5,7 @@ it. `truncate` drops pages and leaves the rest untouched, so that what comes nex
 have come then. Slots past a row's length hold stale numbers that no one reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -75,9 +75,10 @@ class KVCache:
     def fork(self, row: int) -> int:
         """A new row with the same content; pages are shared until one of the two writes to them."""
         source = self._rows[row]
-        for page in source.pages:
+        shared = source.pages[: -(-source.length // self.page_size)]  # not what it has in reserve
+        for page in shared:
             self._holders[page] += 1
-        return self._admit(_Row(list(source.pages), source.length))
+        return self._admit(_Row(shared, source.length))
 
     def truncate(self, row: int, length: int) -> None:
         """Forget the positions from `length` on. Raises `ValueError` beyond the row's length."""
@@ -94,6 +95,26 @@ class KVCache:
         """The row is gone, and so are the pages that only it held."""
         self.truncate(row, 0)
         del self._rows[row]
+
+    def reserve(self, new: Mapping[int, int]) -> None:
+        """Pages for `new[row]` >= 1 more tokens in each row, so that it can `advance` to there.
+
+        Copies a shared page that would be written to. Raises `CacheFull`, in which case nothing has changed.
+        """
+        self._require(new)
+        for row, count in new.items():
+            self._own(self._rows[row], count)
+
+    def advance(self, row: int) -> None:
+        """One more token of a row that has a page in reserve for it: whoever writes it knows where."""
+        held = self._rows[row]
+        if held.length == len(held.pages) * self.page_size:
+            raise ValueError(f"a row of {held.length} positions has no page in reserve")
+        held.length += 1
+
+    def pages(self, row: int) -> Sequence[int]:
+        """The row's pages in order, those in reserve included."""
+        return tuple(self._rows[row].pages)
 
     def extend(self, new: Mapping[int, int]) -> Layout:
         """Room for `new[row]` >= 1 more tokens in each row, in that order, as the layout of one forward.
@@ -137,21 +158,25 @@ class KVCache:
         return self._next_row - 1
 
     def _needs(self, held: _Row, count: int, left: int = 0) -> tuple[int, bool]:
-        """(fresh pages, whether the shared last page must be copied; `left` of its holders will be gone)."""
+        """(fresh pages, whether the shared page begun must be copied; `left` of its holders will be gone)."""
         fresh = -(-(held.length + count) // self.page_size) - len(held.pages)
-        partial = held.length % self.page_size != 0
-        return fresh, partial and self._holders[held.pages[-1]] - left > 1
+        begun = self._begun(held)
+        return max(fresh, 0), begun is not None and self._holders[begun] - left > 1
+
+    def _begun(self, held: _Row) -> int | None:
+        """The page that the row's next token goes to, if the row has written to it already."""
+        return held.pages[held.length // self.page_size] if held.length % self.page_size else None
 
     def _require(self, new: Mapping[int, int]) -> None:
         wanted = 0
-        left: dict[int, int] = {}  # how many holders of a page take a copy of their own in this call
+        left: dict[int | None, int] = {}  # how many holders of a page take a copy of their own in this call
         for row, count in new.items():
             if count < 1:
                 raise ValueError(f"a row is extended by at least one token, not {count}")
             held = self._rows[row]
-            last = held.pages[-1] if held.pages else -1
-            fresh, copied = self._needs(held, count, left.get(last, 0))
-            left[last] = left.get(last, 0) + copied
+            begun = self._begun(held)
+            fresh, copied = self._needs(held, count, left.get(begun, 0))
+            left[begun] = left.get(begun, 0) + copied
             wanted += fresh + copied
         if wanted > len(self._free):
             raise CacheFull(f"{wanted} pages wanted, {len(self._free)} free of {len(self._holders)}")
@@ -159,14 +184,15 @@ class KVCache:
     def _own(self, held: _Row, count: int) -> None:
         fresh, copied = self._needs(held, count)
         if copied:
-            shared, own = held.pages[-1], self._take()
+            place = held.length // self.page_size
+            shared, own = held.pages[place], self._take()
             source = slice(shared * self.page_size, (shared + 1) * self.page_size)
             target = slice(own * self.page_size, (own + 1) * self.page_size)
             for layer in self.layers:
                 layer.keys[target] = layer.keys[source]
                 layer.values[target] = layer.values[source]
             self._release(shared)
-            held.pages[-1] = own
+            held.pages[place] = own
         held.pages.extend(self._take() for _ in range(fresh))
 
     def _take(self) -> int:

@@ -186,3 +186,43 @@ def test_the_last_holder_of_a_page_needs_no_copy() -> None:
     layout = cache.extend({one: 1, two: 1})
     assert len({int(slot) // 4 for slot in layout.slots}) == 2
     assert cache.free_pages == 0
+
+
+def test_pages_in_reserve_are_the_rows_own() -> None:
+    cache = small_cache(pages=8, page_size=4)
+    one = cache.add_row()
+    cache.extend({one: 6})
+    cache.reserve({one: 9})
+    assert len(cache.pages(one)) == 4, "15 positions"
+    assert cache.free_pages == 4
+    two = cache.fork(one)
+    assert cache.pages(two) == cache.pages(one)[:2], "what is in reserve is not shared"
+    with pytest.raises(CacheFull):
+        cache.reserve({two: 40})
+    before = cache.pages(one)
+    cache.reserve({one: 9, two: 2})
+    assert cache.pages(one)[1] != before[1], "the page begun was shared, and one may now write to it"
+    assert cache.pages(two)[1] == before[1], "its last holder keeps it"
+    assert cache.pages(one)[2:] == before[2:]
+    for _ in range(9):
+        cache.advance(one)
+    assert cache.length(one) == 15
+    layout = cache.extend({one: 2})
+    assert layout.slots.tolist() == [cache.pages(one)[3] * 4 + 3, cache.pages(one)[4] * 4]
+    cache.truncate(one, 5)
+    assert len(cache.pages(one)) == 2
+    cache.free(one)
+    cache.free(two)
+    assert cache.free_pages == 8
+
+
+def test_a_row_does_not_advance_into_what_it_has_not() -> None:
+    cache = small_cache(page_size=4)
+    row = cache.add_row()
+    with pytest.raises(ValueError, match="0 positions has no page"):
+        cache.advance(row)
+    cache.reserve({row: 3})
+    for _ in range(4):
+        cache.advance(row)
+    with pytest.raises(ValueError, match="4 positions has no page"):
+        cache.advance(row)
