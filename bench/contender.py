@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.record import Arm
 from bench.timing import fastest
-from engine.cache import KVCache
+from engine.cache import KVCache, new_pool
 from engine.config import ModelConfig
 from engine.model import PAGE_SIZE
 from engine.rope import inverse_frequencies
@@ -42,16 +42,15 @@ class Filled:
 def fill(config: ModelConfig, dtype: torch.dtype, rows: int, start: int, *, room: int = 16) -> Filled:
     """A cache of the model's shape, with room for `room` more positions in each row."""
     frequencies, factor = inverse_frequencies(config.rope, config.head_dim)
+    device, pages = torch.device("cpu"), rows * (-(-(start + room) // PAGE_SIZE) + 1)
+    slots = (pages * PAGE_SIZE, config.n_kv_heads, config.head_dim)
     cache = KVCache(
-        n_layers=config.n_layers,
-        n_kv_heads=config.n_kv_heads,
-        head_dim=config.head_dim,
-        pages=rows * (-(-(start + room) // PAGE_SIZE) + 1),
+        new_pool(config.n_layers, slots, dtype, device),
+        pages=pages,
         page_size=PAGE_SIZE,
         frequencies=frequencies,
         rope_factor=factor,
-        dtype=dtype,
-        device=torch.device("cpu"),
+        device=device,
     )
     block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(dtype)
     for layer in cache.layers:

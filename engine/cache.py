@@ -24,33 +24,36 @@ class _Row:
     length: int = 0
 
 
+def new_pool(
+    n_layers: int, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[LayerCache, ...]:
+    """Slots (L, K, D) of every layer, zeroed."""
+    # zeros, not empty: on a CPU untouched pages then cost no memory, and masked slots stay finite.
+    return tuple(
+        LayerCache(
+            torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
+        )
+        for _ in range(n_layers)
+    )
+
+
 class KVCache:
-    """Keys and values of `pages` x `page_size` slots per layer, (L, K, D) each, zeroed.
+    """Keys and values of `pages` x `page_size` slots per layer, the first ones of `layers`.
 
     `frequencies` (D/2,) fp32 and `rope_factor` give the rotary angles of the positions it hands out.
     """
 
     def __init__(
         self,
+        layers: Sequence[LayerCache],
         *,
-        n_layers: int,
-        n_kv_heads: int,
-        head_dim: int,
         pages: int,
         page_size: int,
         frequencies: torch.Tensor,
         rope_factor: float,
-        dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (pages * page_size, n_kv_heads, head_dim)
-        # zeros, not empty: on a CPU untouched pages then cost no memory, and masked slots stay finite.
-        self.layers = tuple(
-            LayerCache(
-                torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
-            )
-            for _ in range(n_layers)
-        )
+        self.layers = tuple(layers)
         self.page_size = page_size
         self._device = device
         self._frequencies = frequencies.to(device)

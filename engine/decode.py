@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from engine.ahead import Ahead
+from engine.ahead import Ahead, DeviceLoop
 from engine.cache import KVCache
 from engine.energy.attribution import Share
 from engine.energy.ledger import Ledger
@@ -77,11 +77,20 @@ class Decoder:
         ]
         for row in self.rows:
             self._reset_policies(row, thinking)
-        loop = None if self._taps else model.device_loop(self._cache, keep_logits=self._keep_logits)
-        late = needs.isdisjoint({"logits", "probe", "sync"})
-        self._ahead = None if loop is None else Ahead(loop, self._cache, ledger, late=late)
+        self._ahead: Ahead | None = None
+        loop = self._device_loop()
+        if loop is not None:
+            late = needs.isdisjoint({"logits", "probe", "sync"})
+            self._ahead = Ahead(loop, self._cache, ledger, late=late)
         self._probing: list[tuple[Row, Step, StopPolicy, Probe]] = []
         self.error: str | None = None
+
+    def _device_loop(self) -> DeviceLoop | None:
+        """What steps the device can take on its own: none that tells of hidden states."""
+        if self._taps:
+            return None
+        clock = self._ledger.poller.clock
+        return self._model.device_loop(self._cache, self.rows, clock=clock, keep_logits=self._keep_logits)
 
     @property
     def active(self) -> list[Row]:
@@ -304,7 +313,7 @@ def _new_cache(model: Model, positions: int, *, rows: int) -> KVCache:
             f"memory are free on {model.backend.device}; fewer rows or new tokens need less"
         )
     try:
-        return model.new_cache(positions, rows=rows)
+        return model.request_cache(positions, rows=rows)
     except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises the latter
         raise TokenjouleError(f"no memory for a key/value cache of {positions} positions") from error
 

@@ -1,18 +1,25 @@
 """The decoder: embedding, the stages of every layer, the head. Reads top to bottom; owns no state."""
 
-from collections.abc import Collection, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from engine.ahead import DeviceLoop
-from engine.cache import KVCache
+from engine.cache import KVCache, new_pool
 from engine.config import ModelConfig
-from engine.rope import inverse_frequencies
+from engine.rope import angles, inverse_frequencies
+from engine.rows import Row
 from engine.weights import ModelWeights, element_bytes
-from kernels.api import Backend, Layout
+from kernels.api import Backend, LayerCache, Layout
 from kernels.cost import Dims
 from kernels.quantize import take_rows
+
+if TYPE_CHECKING:
+    from engine.device_loop import CapturedSteps
 
 PAGE_SIZE = 16  # tokens; vLLM's default: little waste per row, few table entries
 
@@ -34,6 +41,7 @@ class Model:
             for index, layer in enumerate(weights.layers)
         ]
         self._head = backend.prepare_head(weights.head, config.norm_eps)
+        self._steps: CapturedSteps | None = None
 
     def dims(self) -> Dims:
         """What `kernels.cost` needs to know of this model. The head is read even where it is tied."""
@@ -60,15 +68,53 @@ class Model:
 
     def new_cache(self, tokens: int, *, rows: int = 1) -> KVCache:
         """A cache with room for `tokens` positions in all, and a spare page per row for ragged ends."""
+        return self._cache_over(self._new_pool(_pages(tokens, rows)), _pages(tokens, rows))
+
+    def request_cache(self, tokens: int, *, rows: int) -> KVCache:
+        """As `new_cache`, for one request at a time: over one pool, where steps are captured with it."""
+        pages = _pages(tokens, rows)
+        if self.backend.name != "gpu":
+            return self._cache_over(self._new_pool(pages), pages)
+        if self._steps is None or self._steps.pages < pages:
+            self._steps = None  # the old pool's memory is free before the new one's is taken
+            self._steps = self._captured_steps(1 << (pages - 1).bit_length())
+        return self._cache_over(self._steps.parts.caches, pages)
+
+    def device_loop(
+        self, cache: KVCache, rows: Sequence[Row], *, clock: Callable[[], float], keep_logits: bool
+    ) -> DeviceLoop | None:
+        """Decode steps over a `request_cache` that need no host in between; None where there are none."""
+        if self._steps is None:
+            return None
+        from engine.device_loop import MOST_ROWS, GpuLoop
+
+        if len(rows) > MOST_ROWS:
+            return None
+        return GpuLoop(self._steps, cache, rows, clock=clock, keep_logits=keep_logits)
+
+    def _captured_steps(self, pages: int) -> CapturedSteps:
+        from engine.device_loop import CapturedSteps
+        from kernels.gpu.decode_step import Parts
+
+        positions = torch.arange(self.config.max_context, device=self.backend.device)
+        cos, sin = angles(positions, self._frequencies.to(positions.device), self._rope_factor)
+        pool = self._new_pool(pages)
+        return CapturedSteps(
+            Parts(self.backend, self._embedding, self._layers, self._head, pool, cos, sin, PAGE_SIZE)
+        )
+
+    def _new_pool(self, pages: int) -> tuple[LayerCache, ...]:
+        config = self.config
+        shape = (pages * PAGE_SIZE, config.n_kv_heads, config.head_dim)
+        return new_pool(config.n_layers, shape, self.dtype, self.backend.device)
+
+    def _cache_over(self, pool: Sequence[LayerCache], pages: int) -> KVCache:
         return KVCache(
-            n_layers=self.config.n_layers,
-            n_kv_heads=self.config.n_kv_heads,
-            head_dim=self.config.head_dim,
-            pages=_pages(tokens, rows),
+            pool,
+            pages=pages,
             page_size=PAGE_SIZE,
             frequencies=self._frequencies,
             rope_factor=self._rope_factor,
-            dtype=self.dtype,
             device=self.backend.device,
         )
 
@@ -102,10 +148,6 @@ class Model:
                 hidden[tap] = x[last]
             begin = end
         return backend.head_logits(x[last], self._head), hidden
-
-    def device_loop(self, cache: KVCache, *, keep_logits: bool) -> DeviceLoop | None:
-        """Decode steps over `cache` that need no host in between; None where the backend has none."""
-        return None
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """tokens (N,) int64 -> (N, E)."""

@@ -92,16 +92,18 @@ class FakeModel:
 
     def new_cache(self, tokens: int, *, rows: int = 1) -> KVCache:
         return KVCache(
-            n_layers=0,
-            n_kv_heads=1,
-            head_dim=2,
+            (),
             pages=tokens // 16 + 1 + rows,
             page_size=16,
             frequencies=torch.ones(1),
             rope_factor=1.0,
-            dtype=torch.float32,
             device=torch.device("cpu"),
         )
+
+    request_cache = new_cache
+
+    def device_loop(self, *given: Any, **options: Any) -> None:
+        return None
 
     def forward(self, tokens: Any, layout: Any, cache: Any, *, taps: Any = ()) -> Any:
         prefill = layout.rows[0].start == 0 and layout.rows[0].length == len(tokens) and len(tokens) > 2

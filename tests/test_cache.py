@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.cache import CacheFull, KVCache
+from engine.cache import CacheFull, KVCache, new_pool
 from engine.model import Model
 from tests import tiny
 
@@ -20,16 +20,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def small_cache(pages: int = 8, page_size: int = 4) -> KVCache:
+    device = torch.device("cpu")
     return KVCache(
-        n_layers=1,
-        n_kv_heads=1,
-        head_dim=2,
+        new_pool(1, (pages * page_size, 1, 2), torch.float32, device),
         pages=pages,
         page_size=page_size,
         frequencies=torch.ones(1),
         rope_factor=1.0,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
+        device=device,
     )
 
 

@@ -1,0 +1,146 @@
+"""Decoding on the GPU: captured steps, launched ahead of the host, their tokens read late.
+
+A captured step is fixed to a number of rows, a length and a kind of sampling. It is captured before a request
+begins and kept for later ones, over a pool of pages that outlives requests: capturing takes time and joules.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from engine.ahead import Chosen
+from engine.cache import KVCache
+from engine.rows import Row
+from engine.sampler import Sampling
+from kernels.gpu.captured import Captured, DeviceClock
+from kernels.gpu.decode_step import DecodeStep, Parts, StepShape
+from kernels.gpu.host_ring import HostRing
+from kernels.gpu.select import Kind, Selection
+
+MOST_ROWS = 16  # that the decode kernels take
+_FEWEST_PAGES = 64
+
+
+class CapturedStep:
+    """A step, its graph, and where the host reads what it chose."""
+
+    def __init__(self, parts: Parts, shape: StepShape) -> None:
+        self.step = DecodeStep(parts, shape)
+        self.launch = Captured(self.step.run, parts.backend.device)
+        self.ring = HostRing(self.step.state.ring)
+
+
+class CapturedSteps:
+    """The captured steps of one model over one pool of pages."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self._kept: dict[StepShape, CapturedStep] = {}
+
+    @property
+    def pages(self) -> int:
+        """Of the pool."""
+        return len(self.parts.caches[0].keys) // self.parts.page_size
+
+    def of(self, shape: StepShape) -> CapturedStep:
+        """Captured on first use."""
+        if shape not in self._kept:
+            self._kept[shape] = CapturedStep(self.parts, shape)
+        return self._kept[shape]
+
+
+class GpuLoop:
+    """See `engine.ahead.DeviceLoop`. `rows` are all that will ever be loaded: what they take is captured now.
+
+    Rows that have ended rest in their places until half of the places do, and a smaller step takes over.
+    """
+
+    def __init__(
+        self,
+        steps: CapturedSteps,
+        cache: KVCache,
+        rows: Sequence[Row],
+        *,
+        clock: Callable[[], float],
+        keep_logits: bool,
+    ) -> None:
+        self._steps, self._cache, self._keep_logits = steps, cache, keep_logits
+        self._shape = StepShape(
+            rows=_power_of_two(len(rows)),
+            pages=max(_power_of_two(-(-max(row.limit for row in rows) // cache.page_size)), _FEWEST_PAGES),
+            kind=max(_kind(row.request.sampling) for row in rows),
+            penalised=any(row.request.sampling.repetition_penalty != 1 for row in rows),
+        )
+        for power in range(self._shape.rows.bit_length()):
+            steps.of(self._sized(1 << power))
+        self._clock = DeviceClock(steps.parts.backend.device, clock)
+        self._rows: tuple[Row, ...] = ()
+        self._flying: list[tuple[int, torch.cuda.Event | float | None, torch.cuda.Event | float]] = []
+        self._launched, self._ended_s = 0, 0.0
+
+    def load(self, rows: Sequence[Row]) -> None:
+        assert not self._flying, "rows are loaded while a step is under way"
+        self._rows, self._launched = tuple(rows), 0
+        self._cache.reserve({row.cache_row: row.limit - self._cache.length(row.cache_row) for row in rows})
+        self._captured = self._steps.of(self._sized(_power_of_two(len(rows))))
+        self._captured.step.load(
+            tokens=[row.tokens[-1] for row in rows],
+            positions=[len(row.tokens) - 1 for row in rows],
+            pages=[self._cache.pages(row.cache_row) for row in rows],
+        )
+        load_sampling(self._captured.step.selection, rows)
+
+    def launch(self) -> None:
+        begun = None if self._flying else self._clock.mark()
+        self._captured.launch()
+        self._flying.append((self._launched, begun, self._clock.mark()))
+        self._captured.ring.send(self._launched)
+        self._launched += 1
+        for row in self._rows:
+            self._cache.advance(row.cache_row)
+
+    def collect(self) -> Chosen:
+        number, begun, ended = self._flying.pop(0)
+        tokens = self._captured.ring.receive(number).tokens[: len(self._rows)].tolist()
+        begun_s = self._ended_s if begun is None else self._clock.seconds(begun)
+        self._ended_s = self._clock.seconds(ended)
+        # Of the latest step: whoever asks for logits lets none run ahead.
+        logits = self._captured.step.logits[: len(self._rows)].clone() if self._keep_logits else None
+        return Chosen(tuple(tokens), begun_s, self._ended_s, logits)
+
+    def _sized(self, rows: int) -> StepShape:
+        return StepShape(rows, self._shape.pages, self._shape.kind, self._shape.penalised)
+
+
+def load_sampling(selection: Selection, rows: Sequence[Row]) -> None:
+    """Write how each row samples, and what it holds already, into the device's tensors."""
+    asked = [row.request.sampling for row in rows]
+    resting = [Sampling()] * (len(selection) - len(rows))
+    columns: dict[str, Sequence[float]] = {
+        "temperature": [s.temperature for s in asked + resting],
+        "top_k": [s.top_k or 0 for s in asked + resting],
+        "top_p": [1.0 if s.top_p is None else s.top_p for s in asked + resting],
+        "min_p": [s.min_p or 0.0 for s in asked + resting],
+        "penalty": [s.repetition_penalty for s in asked + resting],
+        "seeds": [s.seed for s in asked + resting],
+        "streams": [*(row.number for row in rows), *[0] * len(resting)],
+    }
+    for name, values in columns.items():
+        target = getattr(selection, name)
+        target.copy_(torch.tensor(values, dtype=target.dtype))
+    if selection.seen is not None:
+        selection.seen.zero_()
+        for number, row in enumerate(rows):
+            selection.seen[number, torch.tensor(row.tokens, device=selection.seen.device)] = 1
+
+
+def _kind(sampling: Sampling) -> Kind:
+    if sampling.temperature == 0:
+        return Kind.GREEDY
+    filters = (sampling.top_k, sampling.top_p, sampling.min_p)
+    return Kind.SAMPLED if all(limit is None for limit in filters) else Kind.FILTERED
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest that is not below `number`."""
+    return 1 << (number - 1).bit_length()

@@ -1,0 +1,99 @@
+"""One decode step as the device takes it: embedding, layers, head and choice, from tokens to tokens.
+
+All that changes between steps lies in device memory and is written in place, so that a step is captured once
+and replayed for any position, prompt and setting of its shape.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.api import LayerCache
+from kernels.gpu.backend import GpuBackend
+from kernels.gpu.embed import embed
+from kernels.gpu.head import GpuHead, HeadScratch, head_select
+from kernels.gpu.rows import Rows
+from kernels.gpu.select import Kind, Selection
+from kernels.gpu.step import StepState
+from kernels.quantize import Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """What a captured step is fixed to: `rows`, `pages` of a row at most, the `kind` of choice, penalties."""
+
+    rows: int
+    pages: int
+    kind: Kind
+    penalised: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A model in the backend's hands. `cos`, `sin` (positions, D/2) fp32: the angles of every position."""
+
+    backend: GpuBackend
+    embedding: Matrix
+    layers: Sequence[Any]
+    head: GpuHead
+    caches: Sequence[LayerCache]
+    cos: Tensor
+    sin: Tensor
+    page_size: int
+
+
+class DecodeStep:
+    """`run` feeds `state.tokens` at `rows.positions` and leaves the next ones there. Resting when made."""
+
+    def __init__(self, parts: Parts, shape: StepShape) -> None:
+        device = parts.backend.device
+        self.shape, self._parts = shape, parts
+        self.rows = Rows(
+            torch.full((shape.rows,), -1, dtype=torch.int32, device=device),
+            torch.zeros(shape.rows, shape.pages, dtype=torch.int32, device=device),
+            parts.cos,
+            parts.sin,
+            parts.page_size,
+        )
+        vocabulary, columns = parts.head.weight.shape
+        self.state = StepState.make(shape.rows, device)
+        self.selection = Selection.make(
+            shape.kind, shape.rows, vocabulary, penalised=shape.penalised, device=device
+        )
+        self._x = torch.zeros(shape.rows, columns, dtype=torch.float32, device=device)
+        self._scratch = parts.backend.scratch(shape.rows, parts.layers, shape.pages * parts.page_size)
+        self._head_scratch = HeadScratch.make(parts.head, self.selection)
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, V) fp32 of the last step: the model's own, before penalty and temperature."""
+        return self._head_scratch.logits
+
+    def run(self) -> None:
+        """Launch all kernels of one step; allocates nothing, waits for nothing."""
+        parts, dependent = self._parts, self._parts.backend.dependent
+        embed(self.state.tokens, parts.embedding, self._x, dependent=dependent)
+        parts.backend.decode_layers(self._x, parts.layers, parts.caches, self.rows, self._scratch)
+        head_select(
+            self._x,
+            parts.head,
+            self.selection,
+            self.state,
+            self.rows.positions,
+            self._head_scratch,
+            dependent=dependent,
+        )
+
+    def load(self, tokens: Sequence[int], positions: Sequence[int], pages: Sequence[Sequence[int]]) -> None:
+        """The next step feeds these tokens at these positions; rows beyond them rest. Counts steps from 0."""
+        resting = self.shape.rows - len(tokens)
+        table = torch.zeros(self.shape.rows, self.shape.pages, dtype=torch.int32)
+        for number, of_row in enumerate(pages):
+            table[number, : len(of_row)] = torch.tensor(of_row, dtype=torch.int32)
+        self.rows.pages.copy_(table)
+        self.rows.positions.copy_(torch.tensor([*positions, *[-1] * resting], dtype=torch.int32))
+        self.state.tokens.copy_(torch.tensor([*tokens, *[0] * resting], dtype=torch.int32))
+        self.state.steps.zero_()
