@@ -97,7 +97,19 @@ def summary(records: Sequence[Record]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-SECTIONS = {"decode": summary, "kernels": lambda records: tables.stage_table(records) or "Not measured.\n"}
+def fidelity(records: Sequence[Record]) -> str:
+    """The README's part: what was decoded token by token, and where it is from."""
+    found = [r for r in records if r.benchmark == "fidelity" and r.case.phase == "decode"]
+    if not found:
+        return "Not measured.\n"
+    return f"{tables.origin(found[0].stamp, found[0].case.shape_only)}\n\n{fidelity_table(found)}\n"
+
+
+SECTIONS = {
+    "decode": summary,
+    "fidelity": fidelity,
+    "kernels": lambda records: tables.stage_table(records) or "Not measured.\n",
+}
 
 
 def update(path: Path, records: Sequence[Record]) -> None:

@@ -151,6 +151,24 @@ def test_the_command_line_prints_updates_and_draws(
     assert main([str(file), "--colour"]) == 2
 
 
+def test_fidelity_in_a_file_is_that_of_decoding(tmp_path: Path) -> None:
+    def compared(phase: str, kl: float) -> Record:
+        nats = {name: Value("nat", kl, kl, kl) for name in ("kl", "nll_over_reference")}
+        most = {"kl_max": Value("nat", kl), "nll": Value("nat", 1.0), "top1": Value("1", 0.5)}
+        case = Case("tiny", False, phase, 1, 0, 7)
+        metrics = {"kl": Metric("nat", (kl,))}
+        return Record("fidelity", STAMP, OURS, case, f"r1/{phase}", metrics, nats | most)
+
+    path = tmp_path / "README.md"
+    path.write_text("<!-- bench:fidelity -->\nearlier\n<!-- end bench:fidelity -->\n")
+    update(path, [compared("prefill", 0.25), compared("decode", 0.125)])
+    text = path.read_text()
+    assert "1.25e-01" in text and "2.50e-01" not in text and "earlier" not in text
+    assert "a chip, 2 cores" in text
+    update(path, RUN)
+    assert "Not measured." in path.read_text()
+
+
 def test_a_line_says_where_figures_are_from() -> None:
     line = origin(dataclasses.replace(STAMP, dirty=True), shape_only=False)
     assert "a chip, 2 cores, 2026-01-02, commit 012345678 with changes" in line
