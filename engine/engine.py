@@ -26,6 +26,7 @@ from engine.loading import LoadStep, OnProgress, Work, ignore
 from engine.locate import Location, locate
 from engine.model import Model
 from engine.placement import check_memory, choose_backend, choose_device, choose_dtype, device_name
+from engine.profile import ProfiledBackend
 from engine.result import Generation, ModelCard
 from engine.rows import Request
 from engine.sampler import Sampling
@@ -81,6 +82,7 @@ class Engine:
         energy_source: str = "auto",
         require_measured_energy: bool = False,
         meter: Meter | None = None,
+        profile: bool = False,
         on_progress: OnProgress = ignore,
     ) -> "Engine":
         """Load a model, open the meter of its device, and warm both up; that energy is `setup_j`.
@@ -88,8 +90,8 @@ class Engine:
         `model`: None for the bundled one, a Hugging Face directory or id, or "preset:NAME", which needs
         `random_weights`. `device`: a CUDA index, "cpu", or None for the first CUDA device if there is one.
         `quantize`: "none", "int8" or "int4", None for what the directory holds. `meter` replaces
-        `energy_source`. `on_progress` hears of every part of the work that takes time. Raises
-        `TokenjouleError` (`UsageError`, `MeterError`) with one line.
+        `energy_source`. `profile`: every stage is timed, see `engine.profile`. `on_progress` hears of every
+        part of the work that takes time. Raises `TokenjouleError` (`UsageError`, `MeterError`) with one line.
         """
         begun = time.monotonic()
         place = choose_device(device)
@@ -107,6 +109,8 @@ class Engine:
             checkpoint = open_checkpoint(where, config, random_weights=random_weights, seed=seed)
             kind = choose_dtype(dtype, config)
             chosen = choose_backend(backend, place, kind)
+            if profile:
+                chosen = ProfiledBackend(chosen)
             scheme = choose_scheme(quantize, config.quantization)
             check_memory(config, kind, scheme, place)
             weights = load_weights(
@@ -251,7 +255,9 @@ class Engine:
             hooks=hooks,
             budget_j=budget_j,
         )
-        return Session(decoder, ledger, self.origin, hooks, self._running)
+        backend = self.model.backend
+        profiled = backend if isinstance(backend, ProfiledBackend) else None
+        return Session(decoder, ledger, self.origin, hooks, self._running, profiled=profiled)
 
     def _check_budget(self, budget_j: float, requests: Sequence[Request]) -> None:
         """Refuse what cannot be kept. Power and speed are what the warm-up saw, or the device's limit."""

@@ -94,6 +94,9 @@ def parser() -> argparse.ArgumentParser:
     output = cli.add_argument_group("output")
     output.add_argument("--trace", metavar="FILE.jsonl", help="every step and every reading of the meter")
     output.add_argument("--plot", metavar="FILE.png", help="joules per token, drawn (needs matplotlib)")
+    output.add_argument(
+        "--profile", action="store_true", help="time every stage (slower, and said on stderr)"
+    )
     output.add_argument("--json", action="store_true", help="one JSON object on stdout, and nothing else")
     output.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     return cli

@@ -73,7 +73,7 @@ class Model:
     def request_cache(self, tokens: int, *, rows: int) -> KVCache:
         """As `new_cache`, for one request at a time: over one pool, where steps are captured with it."""
         pages = _pages(tokens, rows)
-        if self.backend.name != "gpu":
+        if not self.backend.captures:
             return self._cache_over(self._new_pool(pages), pages)
         if self._steps is None or self._steps.pages < pages:
             self._steps = None  # the old pool's memory is free before the new one's is taken

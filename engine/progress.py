@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from engine.engine import Engine
+from engine.profile import StageTime
 from engine.result import Budget, Generation, format_j
 from engine.schemes import NONE
 from engine.steps import Step, StopReason
@@ -145,7 +146,15 @@ def summary(result: Generation) -> list[str]:
         lines.append(f"ENERGY INCOMPLETE: {energy.problem}")
     if stop.answer_end is StopReason.CANCELLED:
         lines.append("cancelled")
-    return lines
+    return lines + [_stage_line(stage) for stage in result.profile or ()]
+
+
+def _stage_line(stage: StageTime) -> str:
+    row = stage.to_json()
+    return (
+        f"{stage.kind} {stage.stage}: {stage.calls} calls, {row['us_per_call']:.1f} µs each, "
+        f"{row['gb_per_s']:.3g} GB/s, {row['gflop_per_s']:.3g} GFLOP/s"
+    )
 
 
 def _budget_line(budget: Budget) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.energy.report import EnergyReport
+from engine.profile import StageTime
 from engine.steps import StopReason
 
 SCHEMA = "tokenjoule.generation/1"
@@ -97,6 +98,7 @@ class Generation:
     budget: Budget | None
     timing: Timing
     error: str | None = None
+    profile: tuple[StageTime, ...] | None = None
 
     @property
     def joules_per_token(self) -> float | None:
@@ -173,5 +175,6 @@ class Generation:
                 "decode_tokens_per_s": self.timing.decode_tokens_per_s,
                 "weight_bandwidth_gb_per_s": self.timing.weight_bandwidth_gb_per_s,
             },
+            "profile": None if self.profile is None else [stage.to_json() for stage in self.profile],
             "error": self.error,
         }

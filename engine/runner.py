@@ -38,6 +38,7 @@ class Runner:
                 random_weights=options.random_weights,
                 energy_source=options.energy_source,
                 require_measured_energy=options.require_measured,
+                profile=options.profile,
                 on_progress=line,
             )
         if not options.quiet:

@@ -10,6 +10,7 @@ from engine.energy.ledger import Ledger
 from engine.energy.meter import play
 from engine.energy.report import EnergyReport
 from engine.errors import UsageError
+from engine.profile import ProfiledBackend
 from engine.result import Budget, Ended, Generation, ModelCard, Timing
 from engine.rows import Row
 from engine.steps import Hook, Phase, Step, StopReason
@@ -36,9 +37,16 @@ class Session:
     """
 
     def __init__(
-        self, decoder: Decoder, ledger: Ledger, origin: Origin, hooks: Sequence[Hook], running: Lock
+        self,
+        decoder: Decoder,
+        ledger: Ledger,
+        origin: Origin,
+        hooks: Sequence[Hook],
+        running: Lock,
+        *,
+        profiled: ProfiledBackend | None = None,
     ) -> None:
-        self._decoder, self._ledger, self._origin = decoder, ledger, origin
+        self._decoder, self._ledger, self._origin, self._profiled = decoder, ledger, origin, profiled
         self._hooks, self._running = tuple(hooks), running
         self._first_token_s = 0.0
         self._begun = self._holding = False
@@ -61,6 +69,8 @@ class Session:
         try:
             started_s = time.monotonic()
             play(self._ledger.poller.meter)
+            if self._profiled is not None:
+                self._profiled.forget()
             self._ledger.start()
             for step in self._decoder.steps():
                 if not self._first_token_s:
@@ -134,6 +144,7 @@ class Session:
             budget=self._budget(row, report),
             timing=timing,
             error=self._decoder.error,
+            profile=None if self._profiled is None else self._profiled.report(self._origin.dims),
         )
 
     def _budget(self, row: Row, report: EnergyReport) -> Budget | None:

@@ -113,6 +113,7 @@ class Backend(Protocol):
 
     name: str
     device: torch.device
+    captures: bool  # decode steps can be captured, by `kernels.gpu.decode_step`
 
     def prepare_layer(self, weights: LayerWeights, shape: AttentionShape, norm_eps: float) -> Any:
         """What the stages below take as `layer`."""

@@ -80,6 +80,7 @@ class TorchBackend:
     """See `kernels.api.Backend` for what each stage computes."""
 
     name = "torch"
+    captures = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -43,6 +43,7 @@ class CpuBackend:
     """See `kernels.api.Backend`. bf16, fp32 and packed weights; `threads`: None to measure how many pay."""
 
     name = "cpu"
+    captures = False
 
     def __init__(self, device: torch.device, *, threads: int | None = None) -> None:
         if device.type != "cpu":

@@ -8,7 +8,7 @@ import torch
 class Captured:
     """`work()`, which must neither allocate nor wait, recorded once and replayed by every call.
 
-    It runs twice beforehand, unrecorded: kernels are compiled and loaded then. Without CUDA it is just called.
+    It runs twice beforehand, unrecorded: kernels are compiled and loaded then. Without CUDA it is called.
     """
 
     def __init__(self, work: Callable[[], None], device: torch.device) -> None:
