@@ -95,7 +95,6 @@ def decode_kernel(
         mixed, share = attend(
             queries,
             begin,
-            end,
             keys + at,
             values + at,
             pages + row * table_width,
@@ -106,7 +105,7 @@ def decode_kernel(
             DIM,
             BLOCK,
             PAGE,
-            EDGES=False,
+            OLDEST=False,
         )
         if count == 1:
             tl.store(out + pair * GROUP * DIM + cell, mixed.to(out.dtype.element_ty), mask=inside)

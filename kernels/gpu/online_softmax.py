@@ -50,15 +50,16 @@ def absorb(
     BLOCK: tl.constexpr,
     PAGE: tl.constexpr,
     WHOLE: tl.constexpr,
-    EDGES: tl.constexpr,
+    OLDEST: tl.constexpr,
+    NEWEST: tl.constexpr,
 ):
     """Σ_j 2^(z_ij - m_i) v_j, m_i / SCALE, Σ_j 2^(z_ij - m_i), with begin … end-1 now among the positions j.
 
     q (M, W); `mixed` (M, W), `highest`, `total` (M,) fp32: these three before, m_i the highest z_ij. `keys`,
     `values` point at the pool's first vector of the head, vectors of the next slot `STRIDE` elements on;
     `pages` at the row's page table. W is `DIM` or the power of two above it, q's surplus columns zero.
-    `SCALE` = log2(e) / √D. `WHOLE`: end - begin is a multiple of `BLOCK`. With `EDGES` query i sees the
-    positions oldest[i] … newest[i] only; else both are unused.
+    `SCALE` = log2(e) / √D. `WHOLE`: end - begin is a multiple of `BLOCK`. With `OLDEST` query i sees no
+    position before oldest[i], with `NEWEST` none after newest[i] < end; without, these are unused.
     """
     dims = tl.arange(0, q.shape[1])
     places = tl.arange(0, BLOCK)
@@ -80,14 +81,15 @@ def absorb(
             k = tl.load(keys + at, mask=inside, other=0.0)
             v = tl.load(values + at, mask=inside, other=0.0)
         scores = matmul(q, tl.trans(k), tl.zeros((q.shape[0], BLOCK), tl.float32))
-        if EDGES:
-            seen = (position[None, :] >= oldest[:, None]) & (position[None, :] <= newest[:, None])
-            scores = tl.where(seen & held[None, :], scores, float("-inf"))
+        if OLDEST:
+            scores = tl.where(position[None, :] >= oldest[:, None], scores, float("-inf"))
+        if NEWEST:
+            scores = tl.where(position[None, :] <= newest[:, None], scores, float("-inf"))
         elif not WHOLE:
             scores = tl.where(held[None, :], scores, float("-inf"))
         peak = tl.maximum(highest, tl.max(scores, 1))
         base = peak
-        if EDGES:
+        if OLDEST:
             base = tl.where(peak == float("-inf"), 0.0, peak)  # nothing seen yet: -inf - -inf is not a number
         weights = tl.exp2(scores * SCALE - (base * SCALE)[:, None])
         fade = tl.exp2((highest - base) * SCALE)
@@ -101,7 +103,6 @@ def absorb(
 def attend(
     q,
     oldest,
-    newest,
     keys,
     values,
     pages,
@@ -112,7 +113,7 @@ def attend(
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     PAGE: tl.constexpr,
-    EDGES: tl.constexpr,
+    OLDEST: tl.constexpr,
 ):
     """o (M, W) and s (M,), fp32, of the queries q (M, W) over begin … end-1; the rest as in `absorb`."""
     mixed = tl.zeros((q.shape[0], q.shape[1]), tl.float32)
@@ -124,7 +125,7 @@ def attend(
         highest,
         total,
         oldest,
-        newest,
+        end,
         keys,
         values,
         pages,
@@ -136,7 +137,8 @@ def attend(
         BLOCK,
         PAGE,
         WHOLE=False,
-        EDGES=EDGES,
+        OLDEST=OLDEST,
+        NEWEST=False,
     )
     total = tl.where(total > 0, total, 1.0)
     return mixed / total[:, None], highest * SCALE + tl.log2(total)

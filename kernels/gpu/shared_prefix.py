@@ -151,7 +151,6 @@ def shared_parts_kernel(
             mixed, share = attend(
                 tl.load(q + at, mask=real, other=0.0),
                 oldest,
-                tl.full((QUERIES,), 0, tl.int32) + shared,
                 keys + kv * DIM,
                 values + kv * DIM,
                 pages + reader * table_width,
@@ -162,7 +161,7 @@ def shared_parts_kernel(
                 DIM,
                 BLOCK,
                 PAGE,
-                EDGES=WINDOW > 0,
+                OLDEST=WINDOW > 0,
             )
             at = ((pair * MOST + split) * GROUP + query % GROUP)[:, None] * DIM + dims[None, :]
             tl.store(parts + at, mixed, mask=real)
@@ -183,7 +182,6 @@ def shared_parts_kernel(
             mixed, share = attend(
                 tl.load(q + mine * GROUP * DIM + cell, mask=whole, other=0.0),
                 first,
-                end,
                 keys + kv * DIM,
                 values + kv * DIM,
                 pages + own * table_width,
@@ -194,7 +192,7 @@ def shared_parts_kernel(
                 DIM,
                 BLOCK,
                 PAGE,
-                EDGES=False,
+                OLDEST=False,
             )
             tl.store(parts + (mine * MOST + count + piece) * GROUP * DIM + cell, mixed, mask=whole)
             tl.store(sums + (mine * GROUP + head) * MOST + count + piece, share, mask=head < GROUP)
