@@ -1,4 +1,4 @@
-"""Which of a launch's programs is the last to come: the one that puts their parts together, without spinning."""
+"""Which program of a launch is the last to come: it puts the parts together, and none of them spins."""
 
 import triton
 import triton.language as tl

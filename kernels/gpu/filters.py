@@ -320,7 +320,9 @@ def choose_kernel(
         sure = inside & (bin < sure_end) & (tl.exp(-distance) >= least)
         if tl.sum(sure.to(tl.int32), 0) > 0:  # mostly not, and a draw takes a hundred instructions
             drawn = _drawn(score, seed, stream, position, token, heat)
-            tl.atomic_max(best + row, tl.max(tl.where(sure, _ranked(drawn, token), _LOWEST), 0), sem="relaxed")
+            tl.atomic_max(
+                best + row, tl.max(tl.where(sure, _ranked(drawn, token), _LOWEST), 0), sem="relaxed"
+            )
     if last_of(arrived + row, tl.num_programs(0)):
         winner = tl.load(best + row, cache_modifier=".cg")
         tl.store(best + row, _LOWEST)
@@ -448,7 +450,7 @@ def _bound(scores, found, peak, first, last, needed, BY_MASS: tl.constexpr):
     while high - low > 1:
         step = (high - low + _WAYS - 1) // _WAYS
         tried = low + step * (1 + tl.arange(0, _WAYS))
-        above = tl.zeros((_WAYS, _CHUNK), tl.int64)
+        above = tl.zeros((_CHUNK, _WAYS), tl.int64)  # in this order few lanes share a sum
         for start in range(0, found, _CHUNK):
             there = start + lanes < found
             score = tl.load(scores + start + lanes, mask=there, other=float("-inf"))
@@ -457,7 +459,7 @@ def _bound(scores, found, peak, first, last, needed, BY_MASS: tl.constexpr):
             weight = (there & (bin >= first) & (bin <= last)).to(tl.int64)
             if BY_MASS:
                 weight *= _mass(distance)
-            above += tl.where(_key(score)[None, :] >= tried[:, None], weight[None, :], 0)
-        low += step * tl.sum((tl.sum(above, 1) >= needed).to(tl.int64), 0)
+            above += tl.where(_key(score)[:, None] >= tried[None, :], weight[:, None], 0)
+        low += step * tl.sum((tl.sum(above, 0) >= needed).to(tl.int64), 0)
         high = tl.minimum(high, low + step)
     return low

@@ -177,7 +177,8 @@ def log_sum_exp(values, row, exists, B: tl.constexpr, PROGRAMS: tl.constexpr, WI
     part = tl.load(values + at, mask=there, other=float("-inf"), cache_modifier=".cg")
     total = tl.load(values + B * PROGRAMS + at, mask=there, other=0.0, cache_modifier=".cg")
     highest = tl.where(exists, tl.max(part, 1), 0.0)
-    return highest, highest + tl.log(tl.sum(total * tl.exp(part - highest[:, None]), 1))
+    whole = tl.sum(total * tl.exp(part - highest[:, None]), 1)
+    return highest, highest + tl.log(tl.where(exists, whole, 1.0))
 
 
 @triton.jit
