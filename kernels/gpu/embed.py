@@ -1,6 +1,5 @@
 """The first kernel of a step: the embedding of each row's token becomes the residual stream."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -45,6 +44,7 @@ def embed(tokens: Tensor, table: Matrix, out: Tensor, *, dependent: bool) -> Non
 
 @triton.jit
 def dense_kernel(tokens, table, out, columns, TILE: tl.constexpr, DEPENDENT: tl.constexpr):
+    """A row of floats."""
     let_next_start(DEPENDENT)
     wait_for_previous(DEPENDENT)
     row = tl.program_id(0)
@@ -69,6 +69,7 @@ def packed_kernel(
     TILE: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
+    """A row of a packed matrix: of every word one number."""
     let_next_start(DEPENDENT)
     wait_for_previous(DEPENDENT)
     PER_WORD: tl.constexpr = 32 // BITS

@@ -4,8 +4,8 @@ A program of the head that has the logits of a slice of the vocabulary leaves a 
 the last one picks among them and ends the step. So neither kind reads the logits a second time. What top-k,
 top-p and min-p exclude is known only once all logits are: `kernels.gpu.filters`.
 
-Order and meaning are those of transformers: repetition penalty, temperature, then the filters. Of equal scores
-the lowest token wins. Logits that are not finite choose some token of the vocabulary.
+Order and meaning are those of transformers: repetition penalty, temperature, then the filters. Of equal
+scores the lowest token wins. Logits that are not finite choose some token of the vocabulary.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from kernels.gpu.step import advance
 
 
 class Kind(IntEnum):
-    """What the rows of a batch need at most. A graph is captured for one kind; a kind serves the ones before."""
+    """What the rows of a batch need at most; a kind serves the ones before. A graph is of one kind."""
 
     GREEDY = 0
     SAMPLED = 1  # temperature alone
@@ -36,8 +36,8 @@ class Selection:
     `min_p` (B,) fp32, 0 for all. `penalty` (B,) fp32, 1 for none.
     `seeds` (B,) int64 and `streams` (B,) int32, the row's number in its request: with the position of the
     token to be drawn they are all that a draw depends on.
-    `seen` (B, V) int8: 1 for tokens that the row holds, to which a chosen token is added; None where no row has
-    a penalty.
+    `seen` (B, V) int8: 1 for tokens that the row holds, to which a chosen token is added; None where no row
+    has a penalty.
     """
 
     kind: Kind
@@ -135,7 +135,7 @@ def summarise(
 ):
     """This program's entry of `Partials`, from `logits` (B, V) fp32 of the tokens first … first + SLICE-1.
 
-    A score is the penalised logit; with NOISE, of rows that have a temperature, that over it plus Gumbel noise.
+    A score is the penalised logit; with NOISE, of rows that have a temperature, that over it plus noise.
     """
     row = tl.arange(0, ROWS)
     token = first + tl.arange(0, SLICE)
@@ -197,7 +197,10 @@ def settle(
     WIDTH: tl.constexpr,
     RING: tl.constexpr,
 ):
-    """The best of all programs' entries is each row's token; ends the step. WIDTH >= PROGRAMS, a power of 2."""
+    """The best of all programs' entries is each row's token; ends the step.
+
+    WIDTH is the power of two that PROGRAMS need.
+    """
     row = tl.arange(0, ROWS)
     exists = row < B
     program = tl.arange(0, WIDTH)

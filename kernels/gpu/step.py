@@ -1,4 +1,4 @@
-"""What a decode step leaves for the next one and for the host, in device memory: tokens and a ring of results.
+"""What a step leaves for the next one and for the host, in device memory: tokens and a ring of results.
 
 Where the next token stands is `kernels.gpu.rows.Rows.positions`, which a step advances too.
 """

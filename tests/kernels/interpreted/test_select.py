@@ -9,7 +9,8 @@ import triton.language as tl
 
 from engine.sampler import Sampling, filtered, penalised
 from kernels.gpu.filters import FilterScratch
-from kernels.gpu.head import GpuHead, HeadScratch, head_select
+from kernels.gpu.head import head_select
+from kernels.gpu.head_scratch import GpuHead, HeadScratch
 from kernels.gpu.random import gumbel
 from kernels.gpu.select import Kind, Selection
 from kernels.gpu.step import Selected, StepState
@@ -219,7 +220,7 @@ def test_scratch_is_left_as_it_was_made(kind: Kind) -> None:
     assert rows.scratch.partials.arrived.tolist() == [0]
     made = FilterScratch.make(2, 3000, CPU)
     if rows.scratch.filters is not None:
-        for name in ("counts", "masses", "open_counts", "best", "arrived"):
+        for name in ("counts", "masses", "listed_counts", "best", "arrived"):
             assert torch.equal(getattr(rows.scratch.filters, name), getattr(made, name)), name
 
 
@@ -258,7 +259,9 @@ def test_tokens_of_no_probability_are_never_drawn() -> None:
 
 def test_a_small_temperature_is_nearly_greedy() -> None:
     logits = torch.randn(2000, generator=torch.Generator().manual_seed(7))
-    assert 0.01 < -logits.topk(2).values.diff() < 0.1  # the second is e^-100 times as likely, or less, and e^-1/3
+    assert (
+        0.01 < -logits.topk(2).values.diff() < 0.1
+    )  # the second is e^-100 times as likely, or less, and e^-1/3
     cold = Rows(logits, [Sampling(1e-4)], kind=Kind.SAMPLED, positions=[0])
     assert {cold.step()[0] for _ in range(8)} == {int(logits.argmax())}
     warm = Rows(logits, [Sampling(0.3)], kind=Kind.SAMPLED, positions=[0])
