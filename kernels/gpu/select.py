@@ -1,0 +1,218 @@
+"""The next token of each row, chosen where its logits were made: greedy, or drawn by Gumbel-max.
+
+A program of the head that has the logits of a slice of the vocabulary leaves a `Partials` entry for each row;
+the last one picks among them and ends the step. So neither kind reads the logits a second time. What top-k,
+top-p and min-p exclude is known only once all logits are: `kernels.gpu.filters`.
+
+Order and meaning are those of transformers: repetition penalty, temperature, then the filters. Of equal
+scores the lowest token wins. Logits that are not finite choose some token of the vocabulary.
+"""
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.gpu.random import gumbel
+from kernels.gpu.step import advance
+
+
+class Kind(IntEnum):
+    """What the rows of a batch need at most; a kind serves the ones before. A graph is of one kind."""
+
+    GREEDY = 0
+    SAMPLED = 1  # temperature alone
+    FILTERED = 2  # and any of top-k, top-p, min-p
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How each of B rows chooses. The tensors may change between steps, in place.
+
+    `temperature` (B,) fp32, 0 for greedy. `top_k` (B,) int32, 0 for all. `top_p` (B,) fp64, 1 for all.
+    `min_p` (B,) fp32, 0 for all. `penalty` (B,) fp32, 1 for none.
+    `seeds` (B,) int64 and `streams` (B,) int32, the row's number in its request: with the position of the
+    token to be drawn they are all that a draw depends on.
+    `seen` (B, V) int8: 1 for tokens that the row holds, to which a chosen token is added; None where no row
+    has a penalty.
+    """
+
+    kind: Kind
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    penalty: Tensor
+    seeds: Tensor
+    streams: Tensor
+    seen: Tensor | None
+
+    @classmethod
+    def make(
+        cls, kind: Kind, rows: int, vocabulary: int, *, penalised: bool, device: torch.device
+    ) -> "Selection":
+        """All rows greedy, of streams 0 … B-1, nothing seen."""
+        return cls(
+            kind=kind,
+            temperature=torch.zeros(rows, dtype=torch.float32, device=device),
+            top_k=torch.zeros(rows, dtype=torch.int32, device=device),
+            top_p=torch.ones(rows, dtype=torch.float64, device=device),
+            min_p=torch.zeros(rows, dtype=torch.float32, device=device),
+            penalty=torch.ones(rows, dtype=torch.float32, device=device),
+            seeds=torch.zeros(rows, dtype=torch.int64, device=device),
+            streams=torch.arange(rows, dtype=torch.int32, device=device),
+            seen=torch.zeros(rows, vocabulary, dtype=torch.int8, device=device) if penalised else None,
+        )
+
+    def of_kind(self, kind: Kind) -> "Selection":
+        """The same tensors under another kind."""
+        return replace(self, kind=kind)
+
+    def __len__(self) -> int:
+        return len(self.temperature)
+
+
+@dataclass(frozen=True, slots=True)
+class Partials:
+    """What the head's programs found in their slices of the vocabulary, of each of B rows.
+
+    `values` (4, B, programs) fp32: the best score; the logit of the token that has it; the highest logit h;
+    Σ exp(logit - h). `tokens` (B, programs) int32: that token. `arrived` (1,) int32: programs that are done,
+    zero between launches.
+    """
+
+    values: Tensor
+    tokens: Tensor
+    arrived: Tensor
+
+    @classmethod
+    def make(cls, rows: int, programs: int, device: torch.device) -> "Partials":
+        return cls(
+            torch.empty(4, rows, programs, dtype=torch.float32, device=device),
+            torch.empty(rows, programs, dtype=torch.int32, device=device),
+            torch.zeros(1, dtype=torch.int32, device=device),
+        )
+
+
+@triton.jit
+def penalised(logit, seen, penalty):
+    """Of a token seen before, logit / penalty where positive, logit · penalty where negative (CTRL)."""
+    less = tl.where(logit > 0, tl.div_rn(logit, penalty), logit * penalty)
+    return tl.where(seen != 0, less, logit)
+
+
+@triton.jit
+def tempered(logit, temperature):
+    """logit / temperature, rounded as IEEE says, as on the host: else near ties would fall otherwise.
+
+    A greedy row's logits stay as they are.
+    """
+    return tl.div_rn(logit, tl.where(temperature > 0, temperature, 1.0))
+
+
+@triton.jit
+def summarise(
+    logits,
+    first,
+    program,
+    positions,
+    temperature,
+    penalty,
+    seeds,
+    streams,
+    seen,
+    values,
+    tokens,
+    B: tl.constexpr,
+    ROWS: tl.constexpr,
+    V: tl.constexpr,
+    SLICE: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    NOISE: tl.constexpr,
+):
+    """This program's entry of `Partials`, from `logits` (B, V) fp32 of the tokens first … first + SLICE-1.
+
+    A score is the penalised logit; with NOISE, of rows that have a temperature, that over it plus noise.
+    """
+    row = tl.arange(0, ROWS)
+    token = first + tl.arange(0, SLICE)
+    exists = row < B
+    inside = exists[:, None] & (token < V)[None, :]
+    at = row[:, None] * V + token[None, :]
+    logit = tl.load(logits + at, mask=inside, other=float("-inf"))
+    score = logit
+    if seen is not None:
+        share = tl.load(penalty + row, mask=exists, other=1.0)
+        score = penalised(score, tl.load(seen + at, mask=inside, other=0), share[:, None])
+    if NOISE:
+        heat = tl.load(temperature + row, mask=exists, other=0.0)[:, None]
+        seed = tl.load(seeds + row, mask=exists, other=0)[:, None]
+        stream = tl.load(streams + row, mask=exists, other=0)[:, None]
+        position = tl.load(positions + row, mask=exists, other=0)[:, None] + 1
+        noise = gumbel(seed, stream, position, token[None, :])
+        score = tl.where(heat > 0, tempered(score, heat) + noise, score)
+    best, index = tl.max(score, 1, return_indices=True)
+    highest = tl.where(exists, tl.max(logit, 1), 0.0)
+    total = tl.sum(tl.exp(logit - highest[:, None]), 1)
+    # The logit of the winner, without a second load: all others are left out.
+    chosen = tl.max(tl.where(tl.arange(0, SLICE)[None, :] == index[:, None], logit, float("-inf")), 1)
+    entry = row * PROGRAMS + program
+    tl.store(values + entry, best, mask=exists)
+    tl.store(values + B * PROGRAMS + entry, chosen, mask=exists)
+    tl.store(values + 2 * B * PROGRAMS + entry, highest, mask=exists)
+    tl.store(values + 3 * B * PROGRAMS + entry, total, mask=exists)
+    tl.store(tokens + entry, first + index, mask=exists)
+
+
+@triton.jit
+def log_sum_exp(values, row, exists, B: tl.constexpr, PROGRAMS: tl.constexpr, WIDTH: tl.constexpr):
+    """(highest logit, log Σ exp logit) of some rows (R,), from all programs' entries."""
+    program = tl.arange(0, WIDTH)
+    at = 2 * B * PROGRAMS + row[:, None] * PROGRAMS + program[None, :]
+    there = exists[:, None] & (program < PROGRAMS)[None, :]
+    # .cg: other programs wrote these a moment ago, perhaps while this one's L1 held the line.
+    part = tl.load(values + at, mask=there, other=float("-inf"), cache_modifier=".cg")
+    total = tl.load(values + B * PROGRAMS + at, mask=there, other=0.0, cache_modifier=".cg")
+    highest = tl.where(exists, tl.max(part, 1), 0.0)
+    whole = tl.sum(total * tl.exp(part - highest[:, None]), 1)
+    return highest, highest + tl.log(tl.where(exists, whole, 1.0))
+
+
+@triton.jit
+def settle(
+    positions,
+    state_tokens,
+    steps,
+    ring,
+    seen,
+    values,
+    tokens,
+    B: tl.constexpr,
+    ROWS: tl.constexpr,
+    V: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    RING: tl.constexpr,
+):
+    """The best of all programs' entries is each row's token; ends the step.
+
+    WIDTH is the power of two that PROGRAMS need.
+    """
+    row = tl.arange(0, ROWS)
+    exists = row < B
+    program = tl.arange(0, WIDTH)
+    there = exists[:, None] & (program < PROGRAMS)[None, :]
+    at = row[:, None] * PROGRAMS + program[None, :]
+    score = tl.load(values + at, mask=there, other=float("-inf"), cache_modifier=".cg")
+    _, best = tl.max(score, 1, return_indices=True)
+    winner = row * PROGRAMS + tl.minimum(best, PROGRAMS - 1)
+    token = tl.load(tokens + winner, mask=exists, other=0, cache_modifier=".cg")
+    token = tl.minimum(token, V - 1)
+    logit = tl.load(values + B * PROGRAMS + winner, mask=exists, other=0.0, cache_modifier=".cg")
+    highest, logsumexp = log_sum_exp(values, row, exists, B, PROGRAMS, WIDTH)
+    advance(
+        row, exists, token, logit, highest, logsumexp, positions, state_tokens, steps, ring, seen, B, V, RING
+    )
