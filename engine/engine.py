@@ -121,7 +121,7 @@ class Engine:
                     loaded = Model(config, weights, chosen)
                 except BackendUnavailable as error:
                     raise TokenjouleError(str(error)) from error
-                predictor, power_w = warm_up(loaded, poller)
+                predictor, power_w = warm_up(loaded, tokenizer, poller)
             after = poller.poll()
         except BaseException:
             poller.stop()

@@ -6,12 +6,14 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from engine.energy.attribution import Share
+from engine.decode import Decoder
 from engine.energy.ledger import Ledger
 from engine.energy.poller import Poller
 from engine.energy.predict import StepPredictor, WarmUp
+from engine.errors import TokenjouleError
 from engine.model import Model
-from kernels.cost import RowWork
+from engine.rows import Request
+from engine.tokenizer import Tokenizer
 
 _PREFILL_TOKENS = 16
 _REPEATS = 3
@@ -27,38 +29,36 @@ class MeasuresThreads(Protocol):
     def threads(self) -> int: ...
 
 
-def warm_up(model: Model, poller: Poller) -> tuple[StepPredictor, float | None]:
-    """(predictor, watts while decoding where every read of the meter is fresh, else None).
+def warm_up(model: Model, tokenizer: Tokenizer, poller: Poller) -> tuple[StepPredictor, float | None]:
+    """(predictor, watts of a request where every read of the meter is fresh, else None).
 
+    Runs small requests as any other, so that whatever a request will take, a captured step too, is made here.
     On a CPU this sets torch's number of threads, for the whole process: to that of a backend which has
     measured its own, else to 1 where more do not decode faster.
-    Token ids are 0: the cost of a forward does not depend on them.
     """
     tokens = min(_PREFILL_TOKENS, model.config.max_context // 2)
-    cache = model.new_cache(tokens + 3 * _REPEATS + 2)
-    row = cache.add_row()
-    ledger = Ledger(poller)
-    ledger.start()
 
-    def timed(kind: str, count: int) -> float:
-        ledger.begin(kind, [RowWork(count, cache.length(row) + count)])
-        logits, _ = model.forward([0] * count, cache.extend({row: count}), cache)
-        int(logits[0].argmax())  # waits for the device
-        return ledger.end([Share(0, kind, count)])
+    def request() -> tuple[float, float]:
+        """Seconds of the prefill, and of a decode step."""
+        ledger = Ledger(poller)
+        ledger.start()
+        # Token ids are 0: the cost of a forward does not depend on them. No end of sequence ends it.
+        decoder = Decoder(model, tokenizer, [Request((0,) * tokens, 1 + _REPEATS)], ledger)
+        for _ in decoder.steps():
+            pass
+        if decoder.error is not None:
+            raise TokenjouleError(decoder.error)
+        taken = [(mark.kind, mark.end_s - mark.start_s) for mark in ledger.marks]
+        decoded = [seconds for kind, seconds in taken if kind == "decode"]
+        return sum(s for kind, s in taken if kind == "prefill"), statistics.median(decoded or [taken[0][1]])
 
-    def decode() -> float:
-        return statistics.median(timed("decode", 1) for _ in range(_REPEATS))
-
-    timed("prefill", tokens)  # the first forward pays for the library's own start
-    timed("decode", 1)
+    request()  # the first forwards pay for the library's own start
     if isinstance(model.backend, MeasuresThreads):
         torch.set_num_threads(model.backend.threads)
     elif model.backend.device.type == "cpu":
-        _choose_threads(decode)
-    cache.truncate(row, 0)
-    prefill_s = timed("prefill", tokens)
+        _choose_threads(lambda: request()[1])
     readings = [poller.poll()]
-    decode_s = decode()
+    prefill_s, decode_s = request()
     readings.append(poller.poll())
     power_w = None
     if poller.fresh and readings[1].time_s > readings[0].time_s:
