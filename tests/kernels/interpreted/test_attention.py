@@ -75,6 +75,7 @@ CASES = {
     "pages-of-one": Case((1, 2, 70), page=1),
     "one-row": Case((200,)),
     "very-different-lengths": Case((1, 900, 3, 70), splits=5),
+    "parts-merged-in-several-goes": Case((70, 400), heads=8, kv_heads=1, dim=128, splits=7),
     "resting": Case((0, 70, 0, 1, 130, 0)),
     "group-1": Case((70, 130), heads=3, kv_heads=3),
     "group-3": Case((70, 130), heads=3, kv_heads=1),
