@@ -32,7 +32,8 @@ from kernels.gpu.bounds import (
 from kernels.gpu.dependent import let_next_start, wait_for_previous
 from kernels.gpu.random import gumbel
 from kernels.gpu.ranking import LOWEST, key_of, ranked, token_of
-from kernels.gpu.select import Partials, Selection, log_sum_exp
+from kernels.gpu.select import Partials, log_sum_exp
+from kernels.gpu.selection import Selection
 from kernels.gpu.step import StepState, advance
 
 _TILE = 2048  # scores of a program: 63 programs for a row of 128k, of 8 warps with two 128-bit loads a thread

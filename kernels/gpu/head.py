@@ -17,7 +17,8 @@ from kernels.gpu.arrivals import last_of
 from kernels.gpu.dependent import let_next_start
 from kernels.gpu.filters import select_filtered
 from kernels.gpu.head_scratch import DTYPES, Division, GpuHead, HeadScratch
-from kernels.gpu.select import Kind, Selection, settle, summarise
+from kernels.gpu.select import settle, summarise
+from kernels.gpu.selection import Kind, Selection
 from kernels.gpu.slices import slice_by_dots, slice_by_sums
 from kernels.gpu.step import StepState
 from kernels.quantize import Quantized

@@ -8,8 +8,7 @@ Order and meaning are those of transformers: repetition penalty, temperature, th
 scores the lowest token wins. Logits that are not finite choose some token of the vocabulary.
 """
 
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -19,61 +18,6 @@ from torch import Tensor
 from kernels.gpu.random import gumbel
 from kernels.gpu.ranking import LOWEST, ranked, token_of
 from kernels.gpu.step import advance
-
-
-class Kind(IntEnum):
-    """What the rows of a batch need at most; a kind serves the ones before. A graph is of one kind."""
-
-    GREEDY = 0
-    SAMPLED = 1  # temperature alone
-    FILTERED = 2  # and any of top-k, top-p, min-p
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """How each of B rows chooses. The tensors may change between steps, in place.
-
-    `temperature` (B,) fp32, 0 for greedy. `top_k` (B,) int32, 0 for all. `top_p` (B,) fp64, 1 for all.
-    `min_p` (B,) fp32, 0 for all. `penalty` (B,) fp32, 1 for none.
-    `seeds` (B,) int64 and `streams` (B,) int32, the row's number in its request: with the position of the
-    token to be drawn they are all that a draw depends on.
-    `seen` (B, V) int8: 1 for tokens that the row holds, to which a chosen token is added; None where no row
-    has a penalty.
-    """
-
-    kind: Kind
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    min_p: Tensor
-    penalty: Tensor
-    seeds: Tensor
-    streams: Tensor
-    seen: Tensor | None
-
-    @classmethod
-    def make(
-        cls, kind: Kind, rows: int, vocabulary: int, *, penalised: bool, device: torch.device
-    ) -> "Selection":
-        """All rows greedy, of streams 0 … B-1, nothing seen."""
-        return cls(
-            kind=kind,
-            temperature=torch.zeros(rows, dtype=torch.float32, device=device),
-            top_k=torch.zeros(rows, dtype=torch.int32, device=device),
-            top_p=torch.ones(rows, dtype=torch.float64, device=device),
-            min_p=torch.zeros(rows, dtype=torch.float32, device=device),
-            penalty=torch.ones(rows, dtype=torch.float32, device=device),
-            seeds=torch.zeros(rows, dtype=torch.int64, device=device),
-            streams=torch.arange(rows, dtype=torch.int32, device=device),
-            seen=torch.zeros(rows, vocabulary, dtype=torch.int8, device=device) if penalised else None,
-        )
-
-    def of_kind(self, kind: Kind) -> "Selection":
-        """The same tensors under another kind."""
-        return replace(self, kind=kind)
-
-    def __len__(self) -> int:
-        return len(self.temperature)
 
 
 @dataclass(frozen=True, slots=True)
