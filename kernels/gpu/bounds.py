@@ -6,6 +6,7 @@ A score is a logit, penalised, over the temperature; its distance is what the ro
 import triton
 import triton.language as tl
 
+from kernels.gpu.ranking import LOWEST, key_of, score_of
 from kernels.gpu.select import penalised, tempered
 
 # Bins are the leading bits of 1 + distance as a float: 256 in each doubling, the first 1/256 wide, up to a
@@ -16,7 +17,6 @@ BINS = tl.constexpr(2048)
 _MASS_UNITS = tl.constexpr(2.0**44)
 CHUNK = tl.constexpr(256)  # scores of a list that one program takes at a time
 _WAYS = tl.constexpr(16)  # bounds that it tries at a time: four bits of the bound each time
-LOWEST = tl.constexpr(-(2**63))
 
 
 @triton.jit
@@ -31,11 +31,11 @@ def load_scores(logits, seen, penalty, row, token, inside, heat, V: tl.constexpr
 
 
 @triton.jit
-def load_peak(values, row, heat, PROGRAMS: tl.constexpr, WIDTH: tl.constexpr):
+def load_peak(ranks, row, heat, PROGRAMS: tl.constexpr, WIDTH: tl.constexpr):
     """The row's highest score, from what the head's programs found: the highest penalised logits."""
     program = tl.arange(0, WIDTH)
-    best = tl.load(values + row * PROGRAMS + program, mask=program < PROGRAMS, other=float("-inf"))
-    return tempered(tl.max(best, 0), heat)
+    best = tl.load(ranks + row * PROGRAMS + program, mask=program < PROGRAMS, other=LOWEST)
+    return tempered(score_of(tl.max(best, 0)), heat)
 
 
 @triton.jit
@@ -55,26 +55,6 @@ def mass_of(distance):
 def share_of(top_p, mass):
     """The least whole number that is not below top_p · mass: of a nucleus's tokens less lies before each."""
     return tl.ceil(top_p * mass.to(tl.float64)).to(tl.int64)
-
-
-@triton.jit
-def key_of(score):
-    """int64, in the range of an int32, in the order of the floats."""
-    bits = score.to(tl.int32, bitcast=True)
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
-
-
-@triton.jit
-def ranked(score, token):
-    """int64 in the order of the scores; of equal ones the lowest token is the highest."""
-    return (key_of(score) << 32) | (0x7FFFFFFF - token).to(tl.int64)
-
-
-@triton.jit
-def token_of(rank, V: tl.constexpr):
-    """The token of `ranked`; some token of the vocabulary for any other number."""
-    token = 0x7FFFFFFF - (rank & 0xFFFFFFFF).to(tl.int32)
-    return tl.minimum(tl.maximum(token, 0), V - 1)
 
 
 @triton.jit

@@ -21,21 +21,19 @@ from kernels.gpu.arrivals import last_of
 from kernels.gpu.bounds import (
     BINS,
     CHUNK,
-    LOWEST,
     bin_of,
     bound_of,
-    key_of,
     load_peak,
     load_scores,
     mass_from,
     mass_of,
-    ranked,
     share_of,
-    token_of,
 )
 from kernels.gpu.dependent import let_next_start, wait_for_previous
 from kernels.gpu.random import gumbel
-from kernels.gpu.select import Partials, Selection, log_sum_exp
+from kernels.gpu.ranking import LOWEST, key_of, ranked, token_of
+from kernels.gpu.select import Partials, log_sum_exp
+from kernels.gpu.selection import Selection
 from kernels.gpu.step import StepState, advance
 
 _TILE = 2048  # scores of a program: 63 programs for a row of 128k, of 8 warps with two 128-bit loads a thread
@@ -97,7 +95,7 @@ def select_filtered(
     Mutates `state`, `positions`, `selection.seen` and, in between, `scratch`.
     """
     rows, vocabulary = logits.shape
-    programs = partials.tokens.shape[1]
+    programs = partials.ranks.shape[1]
     grid = (triton.cdiv(vocabulary, _TILE), rows)
     inputs = (
         logits,
@@ -107,7 +105,7 @@ def select_filtered(
         selection.top_p,
         selection.penalty,
         selection.seen,
-        partials.values,
+        partials.ranks,
         scratch.limits,
         scratch.arrived,
     )
@@ -126,6 +124,7 @@ def select_filtered(
         selection.min_p,
         selection.seeds,
         selection.streams,
+        partials.values,
         scratch.listed,
         scratch.listed_tokens,
         scratch.listed_counts,
@@ -148,7 +147,7 @@ def narrow_kernel(
     top_p,
     penalty,
     seen,
-    values,
+    ranks,
     limits,
     arrived,
     counts,
@@ -172,7 +171,7 @@ def narrow_kernel(
         token = tl.program_id(0) * TILE + tl.arange(0, TILE)
         inside = token < V
         score = load_scores(logits, seen, penalty, row, token, inside, heat, V)
-        distance = load_peak(values, row, heat, PROGRAMS, WIDTH) - score
+        distance = load_peak(ranks, row, heat, PROGRAMS, WIDTH) - score
         at = row * BINS + bin_of(distance)
         if by_count:
             tl.atomic_add(counts + at, 1, mask=inside, sem="relaxed")
@@ -186,8 +185,8 @@ def narrow_kernel(
 @triton.jit
 def _leave_limits(counts, masses, limits, k, p, by_count, by_mass):
     bins = tl.arange(0, BINS)
-    count = tl.load(counts + bins, cache_modifier=".cg")
-    mass = tl.load(masses + bins, cache_modifier=".cg")
+    count = tl.load(counts + bins)
+    mass = tl.load(masses + bins)
     tl.store(counts + bins, tl.zeros_like(count))
     tl.store(masses + bins, tl.zeros_like(mass))
     # top-k: the first bin with which there are k or more.
@@ -218,17 +217,18 @@ def choose_kernel(
     top_p,
     penalty,
     seen,
-    values,
+    ranks,
     limits,
     arrived,
     min_p,
     seeds,
     streams,
+    values,
     listed,
     listed_tokens,
     listed_counts,
     best,
-    state_tokens,
+    tokens,
     steps,
     ring,
     B: tl.constexpr,
@@ -244,6 +244,7 @@ def choose_kernel(
     wait_for_previous(DEPENDENT)
     row = tl.program_id(1)
     position = tl.load(positions + row)
+    step = tl.load(steps + row)
     heat = tl.load(temperature + row)
     seed = tl.load(seeds + row)
     stream = tl.load(streams + row)
@@ -259,7 +260,7 @@ def choose_kernel(
     k_bin = tl.where(bounded, tl.load(limits + 1), BINS)
     first = tl.where(bounded, tl.load(limits + 2), BINS)
     last = tl.minimum(tl.load(limits + 3), k_bin)
-    peak = load_peak(values, row, heat, PROGRAMS, WIDTH)
+    peak = load_peak(ranks, row, heat, PROGRAMS, WIDTH)
     listed += row * V
     listed_tokens += row * V
     if position >= 0:
@@ -279,8 +280,11 @@ def choose_kernel(
             rank = ranked(_drawn(score, seed, stream, position, token, heat), token)
             tl.atomic_max(best + row, tl.max(tl.where(sure, rank, LOWEST), 0), sem="relaxed")
     if last_of(arrived + row, tl.num_programs(0)):
-        winner = tl.load(best + row, cache_modifier=".cg")
-        count = tl.load(listed_counts + row, cache_modifier=".cg")
+        rows = row + tl.arange(0, 1)
+        exists = rows < B
+        highest, logsumexp = log_sum_exp(values, rows, exists, B, PROGRAMS, WIDTH)
+        winner = tl.load(best + row)
+        count = tl.load(listed_counts + row)
         tl.store(best + row, LOWEST)
         tl.store(listed_counts + row, 0)
         if count > 0:
@@ -293,20 +297,19 @@ def choose_kernel(
                 kept = there & (key_of(score) >= bound) & (tl.exp(score - peak) >= least)
                 rank = ranked(_drawn(score, seed, stream, position, token, heat), token)
                 winner = tl.maximum(winner, tl.max(tl.where(kept, rank, LOWEST), 0))
-        rows = row + tl.arange(0, 1)
-        exists = rows < B
         chosen = token_of(winner, V) + tl.arange(0, 1)
         logit = tl.load(logits + row * V + chosen)
-        highest, logsumexp = log_sum_exp(values, rows, exists, B, PROGRAMS, WIDTH)
         advance(
             rows,
             exists,
+            position,
+            step,
             chosen,
             logit,
             highest,
             logsumexp,
             positions,
-            state_tokens,
+            tokens,
             steps,
             ring,
             seen,

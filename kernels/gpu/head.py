@@ -17,7 +17,8 @@ from kernels.gpu.arrivals import last_of
 from kernels.gpu.dependent import let_next_start
 from kernels.gpu.filters import select_filtered
 from kernels.gpu.head_scratch import DTYPES, Division, GpuHead, HeadScratch
-from kernels.gpu.select import Kind, Selection, settle, summarise
+from kernels.gpu.select import settle, summarise
+from kernels.gpu.selection import Kind, Selection
 from kernels.gpu.slices import slice_by_dots, slice_by_sums
 from kernels.gpu.step import StepState
 from kernels.quantize import Quantized
@@ -73,8 +74,8 @@ def head_select(
         selection.seeds,
         selection.streams,
         selection.seen,
+        scratch.partials.ranks,
         scratch.partials.values,
-        scratch.partials.tokens,
         scratch.partials.arrived,
         state.tokens,
         state.steps,
@@ -153,10 +154,10 @@ def head_kernel(
     seeds,
     streams,
     seen,
+    ranks,
     values,
-    tokens,
     arrived,
-    state_tokens,
+    tokens,
     steps,
     ring,
     B: tl.constexpr,
@@ -216,8 +217,8 @@ def head_kernel(
             seeds,
             streams,
             seen,
+            ranks,
             values,
-            tokens,
             B,
             ROWS,
             V,
@@ -230,12 +231,12 @@ def head_kernel(
             if last_of(arrived, PROGRAMS):
                 settle(
                     positions,
-                    state_tokens,
+                    tokens,
                     steps,
                     ring,
                     seen,
+                    ranks,
                     values,
-                    tokens,
                     B,
                     ROWS,
                     V,

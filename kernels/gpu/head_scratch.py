@@ -8,7 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.filters import FilterScratch
-from kernels.gpu.select import Kind, Partials, Selection
+from kernels.gpu.select import Partials
+from kernels.gpu.selection import Kind, Selection
 from kernels.quantize import Matrix, Quantized
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}

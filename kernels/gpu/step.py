@@ -64,6 +64,8 @@ class StepState:
 def advance(
     rows,
     exists,
+    position,
+    step,
     token,
     logit,
     highest,
@@ -79,11 +81,9 @@ def advance(
 ):
     """The step of `rows` (masked by `exists`) is over: writes its results, and what the next one starts from.
 
-    A row that rests keeps its token and position.
+    `position` and `step` are what the state holds of them. A row that rests keeps its token and position.
     """
-    position = tl.load(positions + rows, mask=exists, other=-1)
     active = exists & (position >= 0)
-    step = tl.load(steps + rows, mask=exists, other=0)
     entry = ring + ((step & (RING - 1)) * B + rows) * 4
     tl.store(entry, tl.where(active, token, -1), mask=exists)
     tl.store(entry + 1, logit.to(tl.int32, bitcast=True), mask=exists)

@@ -6,7 +6,7 @@ import torch
 from kernels.gpu.embed import embed
 from kernels.gpu.head import head_logits, head_select
 from kernels.gpu.head_scratch import Division, GpuHead, HeadScratch
-from kernels.gpu.select import Kind, Selection
+from kernels.gpu.selection import Kind, Selection
 from kernels.gpu.step import Selected, StepState
 from kernels.quantize import Format, Matrix, Quantized, dequantize, quantize
 from kernels.reference import linear, rmsnorm

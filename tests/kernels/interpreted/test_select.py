@@ -12,7 +12,7 @@ from kernels.gpu.filters import FilterScratch
 from kernels.gpu.head import head_select
 from kernels.gpu.head_scratch import GpuHead, HeadScratch
 from kernels.gpu.random import gumbel
-from kernels.gpu.select import Kind, Selection
+from kernels.gpu.selection import Kind, Selection
 from kernels.gpu.step import Selected, StepState
 
 CPU = torch.device("cpu")
@@ -26,7 +26,13 @@ class Rows:
     """A head whose logits are those given, (V,) for all rows, and the state of rows that select from them."""
 
     def __init__(
-        self, logits: torch.Tensor, rows: list[Sampling], *, kind: Kind, positions: list[int]
+        self,
+        logits: torch.Tensor,
+        rows: list[Sampling],
+        *,
+        kind: Kind,
+        positions: list[int],
+        seen: tuple[int, ...] = (),
     ) -> None:
         weight = torch.zeros(len(logits), COLUMNS)
         weight[:, 0] = logits / 2
@@ -40,12 +46,7 @@ class Rows:
         some = any(row.repetition_penalty != 1 for row in rows)
         self.selection = Selection.make(kind, len(rows), len(logits), penalised=some, device=CPU)
         for b, row in enumerate(rows):
-            self.selection.temperature[b] = row.temperature
-            self.selection.top_k[b] = row.top_k or 0
-            self.selection.top_p[b] = 1 if row.top_p is None else row.top_p
-            self.selection.min_p[b] = row.min_p or 0
-            self.selection.penalty[b] = row.repetition_penalty
-            self.selection.seeds[b] = row.seed
+            self.selection.set_row(b, stream=b, **dataclasses.asdict(row), seen=seen)
         self.scratch = HeadScratch.make(self.head, self.selection)
 
     def step(self) -> list[int]:
@@ -166,11 +167,8 @@ def test_rows_of_all_sorts_side_by_side(kind: Kind) -> None:
     if kind is Kind.SAMPLED:
         asked = [dataclasses.replace(s, top_k=None, top_p=None, min_p=None) for s in MANY]
     positions = [5, 0, 17, 3, 8, 100, 70_000, 2]
-    rows = Rows(logits, asked, kind=kind, positions=positions)
     seen = tuple(likeliest[::3].tolist())
-    assert rows.selection.seen is not None
-    rows.selection.seen[:, list(seen)] = 1
-    drawn = rows.step()
+    drawn = Rows(logits, asked, kind=kind, positions=positions, seen=seen).step()
     for b, (sampling, position) in enumerate(zip(asked, positions, strict=True)):
         assert drawn[b] == expected(logits, sampling, position + 1, row=b, seen=seen)
     assert len(set(drawn)) > 4
@@ -214,7 +212,7 @@ def test_a_step_advances_the_state() -> None:
 @pytest.mark.parametrize("kind", list(Kind), ids=str)
 def test_scratch_is_left_as_it_was_made(kind: Kind) -> None:
     logits = torch.randn(3000, generator=torch.Generator().manual_seed(6))
-    sampling = Sampling(1.0, top_k=90, top_p=0.9)
+    sampling = Sampling(1.0, top_k=90, top_p=0.9) if kind is Kind.FILTERED else Sampling(float(kind))
     rows = Rows(logits, [sampling, sampling], kind=kind, positions=[3, 9])
     rows.step()
     assert rows.scratch.partials.arrived.tolist() == [0]
@@ -245,7 +243,8 @@ def test_of_equal_logits_greedy_takes_the_first(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", list(Kind), ids=str)
 @pytest.mark.parametrize("strange", [float("nan"), float("inf"), float("-inf")])
 def test_logits_that_are_not_finite_choose_some_token(kind: Kind, strange: float) -> None:
-    rows = Rows(torch.full((700,), strange), [Sampling(1.0, top_k=5, top_p=0.9)], kind=kind, positions=[0])
+    sampling = Sampling(1.0, top_k=5, top_p=0.9) if kind is Kind.FILTERED else Sampling(float(kind))
+    rows = Rows(torch.full((700,), strange), [sampling], kind=kind, positions=[0])
     assert 0 <= rows.step()[0] < 700
 
 
@@ -316,3 +315,14 @@ def test_noise_is_that_of_the_published_generator() -> None:
     )
     # The largest noise here is of 1 - u = 1e-4, which u in fp32 knows to 3e-4 only.
     torch.testing.assert_close(found, -torch.log(-torch.log1p(-rest)), rtol=0, atol=2e-6)
+
+
+def test_rows_ask_for_what_their_batch_can_do() -> None:
+    assert Kind.needed(0, top_k=5, top_p=0.5, min_p=None) is Kind.GREEDY
+    assert Kind.needed(1, top_k=None, top_p=None, min_p=None) is Kind.SAMPLED
+    assert Kind.needed(1, top_k=None, top_p=0.9, min_p=None) is Kind.FILTERED
+    selection = Selection.make(Kind.SAMPLED, 2, 9, penalised=False, device=CPU)
+    with pytest.raises(ValueError, match="FILTERED"):
+        selection.set_row(0, stream=0, seed=0, temperature=1.0, min_p=0.1)
+    with pytest.raises(ValueError, match="penalty"):
+        selection.set_row(0, stream=0, seed=0, temperature=1.0, repetition_penalty=1.2)
