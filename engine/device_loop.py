@@ -15,7 +15,7 @@ from engine.sampler import Sampling
 from kernels.gpu.captured import Captured, DeviceClock
 from kernels.gpu.decode_step import DecodeStep, Parts, StepShape
 from kernels.gpu.host_ring import HostRing
-from kernels.gpu.select import Kind, Selection
+from kernels.gpu.selection import Kind, Selection
 
 MOST_ROWS = 16  # that the decode kernels take
 _FEWEST_PAGES = 64
@@ -88,7 +88,8 @@ class GpuLoop:
             positions=[len(row.tokens) - 1 for row in rows],
             pages=[self._cache.pages(row.cache_row) for row in rows],
         )
-        load_sampling(self._captured.step.selection, rows)
+        for place, row in enumerate(rows):
+            _select_as(self._captured.step.selection, row, place)
 
     def launch(self) -> None:
         begun = None if self._flying else self._clock.mark()
@@ -112,33 +113,23 @@ class GpuLoop:
         return StepShape(rows, self._shape.pages, self._shape.kind, self._shape.penalised)
 
 
-def load_sampling(selection: Selection, rows: Sequence[Row]) -> None:
-    """Write how each row samples, and what it holds already, into the device's tensors."""
-    asked = [row.request.sampling for row in rows]
-    resting = [Sampling()] * (len(selection) - len(rows))
-    columns: dict[str, Sequence[float]] = {
-        "temperature": [s.temperature for s in asked + resting],
-        "top_k": [s.top_k or 0 for s in asked + resting],
-        "top_p": [1.0 if s.top_p is None else s.top_p for s in asked + resting],
-        "min_p": [s.min_p or 0.0 for s in asked + resting],
-        "penalty": [s.repetition_penalty for s in asked + resting],
-        "seeds": [s.seed for s in asked + resting],
-        "streams": [*(row.number for row in rows), *[0] * len(resting)],
-    }
-    for name, values in columns.items():
-        target = getattr(selection, name)
-        target.copy_(torch.tensor(values, dtype=target.dtype))
-    if selection.seen is not None:
-        selection.seen.zero_()
-        for number, row in enumerate(rows):
-            selection.seen[number, torch.tensor(row.tokens, device=selection.seen.device)] = 1
+def _select_as(selection: Selection, row: Row, place: int) -> None:
+    asked = row.request.sampling
+    selection.set_row(
+        place,
+        stream=row.number,
+        seed=asked.seed,
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        min_p=asked.min_p,
+        repetition_penalty=asked.repetition_penalty,
+        seen=row.tokens,
+    )
 
 
 def _kind(sampling: Sampling) -> Kind:
-    if sampling.temperature == 0:
-        return Kind.GREEDY
-    filters = (sampling.top_k, sampling.top_p, sampling.min_p)
-    return Kind.SAMPLED if all(limit is None for limit in filters) else Kind.FILTERED
+    return Kind.needed(sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p)
 
 
 def _power_of_two(number: int) -> int:

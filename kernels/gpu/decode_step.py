@@ -14,9 +14,10 @@ from torch import Tensor
 from kernels.api import LayerCache
 from kernels.gpu.backend import GpuBackend
 from kernels.gpu.embed import embed
-from kernels.gpu.head import GpuHead, HeadScratch, head_select
+from kernels.gpu.head import head_select
+from kernels.gpu.head_scratch import GpuHead, HeadScratch
 from kernels.gpu.rows import Rows
-from kernels.gpu.select import Kind, Selection
+from kernels.gpu.selection import Kind, Selection
 from kernels.gpu.step import StepState
 from kernels.quantize import Matrix
 
