@@ -185,8 +185,11 @@ def load(name: str, device: torch.device) -> Backend:
 
         return TorchBackend(device)
     if name == "gpu":
-        reason = "no CUDA device was found" if not torch.cuda.is_available() else "not in this version"
-        raise BackendUnavailable(f"backend gpu: {reason}; the torch backend runs everywhere")
+        try:
+            from kernels.gpu.backend import GpuBackend
+        except ModuleNotFoundError as error:  # Triton is published for Linux only
+            raise BackendUnavailable(f"backend gpu: {error.name} is not installed") from error
+        return GpuBackend(device)
     if name == "cpu":
         from kernels.cpu.backend import CpuBackend
 

@@ -6,19 +6,20 @@ and replayed for any position, prompt and setting of its shape.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.api import LayerCache
-from kernels.gpu.backend import GpuBackend
+from kernels.gpu.backend import GpuBackend, PreparedHead
 from kernels.gpu.embed import embed
 from kernels.gpu.head import head_select
-from kernels.gpu.head_scratch import GpuHead, HeadScratch
+from kernels.gpu.head_scratch import HeadScratch
 from kernels.gpu.rows import Rows
 from kernels.gpu.selection import Kind, Selection
 from kernels.gpu.step import StepState
+from kernels.gpu.stream import begin
+from kernels.gpu.weights import GpuLayer
 from kernels.quantize import Matrix
 
 
@@ -38,8 +39,8 @@ class Parts:
 
     backend: GpuBackend
     embedding: Matrix
-    layers: Sequence[Any]
-    head: GpuHead
+    layers: Sequence[GpuLayer]
+    head: PreparedHead
     caches: Sequence[LayerCache]
     cos: Tensor
     sin: Tensor
@@ -59,14 +60,15 @@ class DecodeStep:
             parts.sin,
             parts.page_size,
         )
-        vocabulary, columns = parts.head.weight.shape
+        vocabulary, columns = parts.head.decode.matrix.shape
         self.state = StepState.make(shape.rows, device)
         self.selection = Selection.make(
             shape.kind, shape.rows, vocabulary, penalised=shape.penalised, device=device
         )
         self._x = torch.zeros(shape.rows, columns, dtype=torch.float32, device=device)
-        self._scratch = parts.backend.scratch(shape.rows, parts.layers, shape.pages * parts.page_size)
-        self._head_scratch = HeadScratch.make(parts.head, self.selection)
+        positions = shape.pages * parts.page_size
+        self._scratch = parts.backend.scratch(shape.rows, parts.layers, parts.caches[0].keys.dtype, positions)
+        self._head_scratch = HeadScratch.make(parts.head.decode, self.selection)
 
     @property
     def logits(self) -> Tensor:
@@ -75,12 +77,16 @@ class DecodeStep:
 
     def run(self) -> None:
         """Launch all kernels of one step; allocates nothing, waits for nothing."""
-        parts, dependent = self._parts, self._parts.backend.dependent
+        parts, stream = self._parts, self._scratch.stream
+        dependent = parts.backend.dependent
         embed(self.state.tokens, parts.embedding, self._x, dependent=dependent)
-        parts.backend.decode_layers(self._x, parts.layers, parts.caches, self.rows, self._scratch)
+        begin(self._x, parts.layers[0].library.weights.attention_norm, stream, dependent=dependent)
+        parts.backend.decode_layers(
+            parts.layers, parts.caches, self.rows, self._scratch, parts.head.decode.norm
+        )
         head_select(
-            self._x,
-            parts.head,
+            stream,
+            parts.head.decode,
             self.selection,
             self.state,
             self.rows.positions,

@@ -1,9 +1,9 @@
 """The LM head: W_head·rmsnorm(x) for up to 16 rows, and the choice of the next token where logits are made.
 
-A program takes a slice of the vocabulary. Where tokens are selected, it sums its slice up for each row
-(`kernels.gpu.select`), and the last program ends the step; with top-k, top-p or min-p `kernels.gpu.filters`
-does. Logits go to memory in any case, 0.1 % of what is read: a slice's summary then has one logit a thread,
-whatever way the sums were made.
+A program takes tiles that follow one another. Where tokens are selected, it reads the logits of some tiles
+back while weights of the next are under way, one logit a thread whatever way the sums were made, and keeps
+what `kernels.gpu.select` makes of them; the last program ends the step, or with top-k, top-p and min-p
+`kernels.gpu.filters` does. So logits go to memory in any case: 0.1 % of what is read.
 """
 
 from typing import Any
@@ -14,60 +14,61 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.arrivals import last_of
-from kernels.gpu.dependent import let_next_start
+from kernels.gpu.dependent import let_next_start, wait_for_previous
 from kernels.gpu.filters import select_filtered
-from kernels.gpu.head_scratch import DTYPES, Division, GpuHead, HeadScratch
-from kernels.gpu.select import settle, summarise
+from kernels.gpu.gemv import load_tile, load_vectors, low_rows, multiply
+from kernels.gpu.head_scratch import GpuHead, HeadScratch
+from kernels.gpu.select import hand_in, nothing, settle, taken_in
 from kernels.gpu.selection import Kind, Selection
-from kernels.gpu.slices import slice_by_dots, slice_by_sums
 from kernels.gpu.step import StepState
-from kernels.quantize import Quantized
+from kernels.gpu.stream import Stream, divisors, words_of
+from kernels.gpu.tiles import Tile
 
-_MOST_ROWS = 16
-_WARPS = 8
-_TILE_WORDS = (
-    8192  # 32 KB ahead a program: two on each of 132 multiprocessors are 1.6 times what 4.8 TB/s take
-)
-_CHUNK = 64  # words of a row that one round of dot products takes
+# Tokens that a program takes in at a time, for all rows: of 8 rows one token is 8 draws of a thread.
+_TOKENS = 256
+_DRAWS = 2048
 
 
-def head_logits(x: Tensor, head: GpuHead, out: Tensor, *, dependent: bool) -> None:
-    """out = W_head·rmsnorm(x). x (B, E) of any float dtype, B <= 16, contiguous; out (B, V) fp32, written."""
-    _check(x, head, out)
-    division = Division.of(head, len(x))
-    head_kernel[(division.programs,)](
-        *_inputs(x, head, out),
+def head_logits(
+    stream: Stream, head: GpuHead, out: Tensor, *, tile: Tile | None = None, dependent: bool
+) -> None:
+    """out = W_head·rmsnorm(x). out (B, V) fp32, written. `stream` has to be scaled for the head's norm."""
+    _check(stream, head, out)
+    tile = head.matrix.tile(len(out)) if tile is None else tile
+    head_kernel[(tile.programs,)](
+        *_inputs(stream, head, out),
         *(None for _ in range(12)),  # what a selection takes
-        **_options(head, len(x), division, dependent),
-        ROWS=1,
-        PROGRAM_WIDTH=1,
+        **_options(stream, head, tile, dependent),
+        WIDTH=1,
         RING=1,
         KIND=None,
     )
 
 
 def head_select(
-    x: Tensor,
+    stream: Stream,
     head: GpuHead,
     selection: Selection,
     state: StepState,
     positions: Tensor,
     scratch: HeadScratch,
     *,
+    tile: Tile | None = None,
     dependent: bool,
 ) -> None:
-    """Chooses each row's token from x (B, E), B <= 16, any float dtype, contiguous; ends the step.
+    """Chooses each row's token and ends the step. `stream` has to be scaled for the head's norm.
 
-    `positions` (B,) int32: where the tokens that x comes of stand; the chosen ones stand one further.
-    Negative for a row that rests. Mutates `state`, `positions` (plus 1), `selection.seen` and `scratch`.
+    `positions` (B,) int32: where the tokens that the stream comes of stand; the chosen ones stand one
+    further. Negative for a row that rests. Mutates `state`, `positions` (plus 1), `selection.seen` and `scratch`.
     """
-    _check(x, head, scratch.logits)
-    rows = len(x)
+    _check(stream, head, scratch.logits)
+    tile = head.matrix.tile(len(selection)) if tile is None else tile
+    if scratch.partials.ranks.shape != (len(stream.x), tile.programs):
+        raise ValueError(f"a scratch for {list(scratch.partials.ranks.shape)} rows and programs: {tile}")
     if selection.kind is Kind.FILTERED and scratch.filters is None:
         raise ValueError("filters need a scratch made for them")
-    division = Division.of(head, rows)
-    head_kernel[(division.programs,)](
-        *_inputs(x, head, scratch.logits),
+    head_kernel[(tile.programs,)](
+        *_inputs(stream, head, scratch.logits),
         positions,
         selection.temperature,
         selection.penalty,
@@ -80,9 +81,8 @@ def head_select(
         state.tokens,
         state.steps,
         state.ring,
-        **_options(head, rows, division, dependent),
-        ROWS=triton.next_power_of_2(rows),
-        PROGRAM_WIDTH=triton.next_power_of_2(division.programs),
+        **_options(stream, head, tile, dependent),
+        WIDTH=triton.next_power_of_2(tile.programs),
         RING=len(state.ring),
         KIND=int(selection.kind),
     )
@@ -99,55 +99,46 @@ def head_select(
         )
 
 
-def _check(x: Tensor, head: GpuHead, out: Tensor) -> None:
-    rows, (vocabulary, columns) = len(x), head.weight.shape
-    if not 1 <= rows <= _MOST_ROWS:
-        raise ValueError(f"1 to {_MOST_ROWS} rows are taken, not {rows}")
-    if x.shape != (rows, columns) or not x.is_contiguous():
-        raise ValueError(f"x is {list(x.shape)}; the head takes contiguous (B, {columns})")
+def _check(stream: Stream, head: GpuHead, out: Tensor) -> None:
+    rows, hidden = stream.x.shape
+    vocabulary, columns = head.matrix.shape
+    if hidden != columns:
+        raise ValueError(f"a stream of {hidden} columns; the head takes {columns}")
     if out.shape != (rows, vocabulary) or out.dtype != torch.float32 or not out.is_contiguous():
         raise ValueError(f"logits are {list(out.shape)} {out.dtype}, not [{rows}, {vocabulary}] float32")
 
 
-def _inputs(x: Tensor, head: GpuHead, out: Tensor) -> tuple[Any, ...]:
-    scales = head.weight.scales if isinstance(head.weight, Quantized) else None
-    return x, head.norm, head.words, scales, out, head.norm_eps
+def _inputs(stream: Stream, head: GpuHead, out: Tensor) -> tuple[Any, ...]:
+    return words_of(stream.scaled), stream.squares, head.norm_eps, head.matrix.words, head.matrix.scales, out
 
 
-def _options(head: GpuHead, rows: int, division: Division, dependent: bool) -> dict[str, Any]:
-    vocabulary, columns = head.weight.shape
-    packed = isinstance(head.weight, Quantized)
-    length = head.words.shape[1]  # words of a row, plain or packed
-    one_row = rows == 1 and not packed
-    width = triton.next_power_of_2(length) if one_row else _CHUNK
+def _options(stream: Stream, head: GpuHead, tile: Tile, dependent: bool) -> dict[str, Any]:
+    rows, hidden = stream.x.shape
+    places = triton.next_power_of_2(rows)
     return {
+        "steps": tile.steps(hidden),
+        "batch": rows,
+        **head.matrix.constants(tile, rows),
         "B": rows,
-        "V": vocabulary,
-        "E": columns,
-        "BITS": head.bits,
-        "GROUP": head.group,
-        "DTYPE": DTYPES[head.dtype],
-        "LENGTH": length,
-        "ONE_ROW": one_row,
-        "WIDTH": width,
-        "TILE": min(max(_TILE_WORDS // width, 1), division.tokens) if one_row else 64,
-        "SLICE": division.tokens,
-        "PROGRAMS": division.programs,
+        "PLACES": places,
+        "AT_ONCE": max(min(_TOKENS, _DRAWS // places) // tile.rows, 1),
+        "PROGRAMS": tile.programs,
         "DEPENDENT": dependent,
-        "num_warps": _WARPS,
-        "num_stages": 1,  # loads ahead are written out
+        "num_warps": tile.warps,
+        "num_stages": 1,
+        "maxnreg": tile.registers,
         "launch_pdl": dependent,
     }
 
 
 @triton.jit
 def head_kernel(
-    x,
-    norm,
+    vectors,
+    squares,
+    eps,
     words,
     scales,
     logits,
-    eps,
     positions,
     temperature,
     penalty,
@@ -158,89 +149,109 @@ def head_kernel(
     values,
     arrived,
     tokens,
-    steps,
+    state_steps,
     ring,
-    B: tl.constexpr,
-    V: tl.constexpr,
-    E: tl.constexpr,
-    BITS: tl.constexpr,
+    steps,
+    batch,
+    PAIRS: tl.constexpr,
+    M: tl.constexpr,
+    C: tl.constexpr,
+    HALF: tl.constexpr,
+    FORM: tl.constexpr,
     GROUP: tl.constexpr,
-    DTYPE: tl.constexpr,
-    LENGTH: tl.constexpr,
-    ONE_ROW: tl.constexpr,
-    WIDTH: tl.constexpr,
-    TILE: tl.constexpr,
-    SLICE: tl.constexpr,
-    PROGRAMS: tl.constexpr,
-    DEPENDENT: tl.constexpr,
     ROWS: tl.constexpr,
-    PROGRAM_WIDTH: tl.constexpr,
+    K: tl.constexpr,
+    WARPS: tl.constexpr,
+    N: tl.constexpr,
+    B: tl.constexpr,
+    PLACES: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    WIDTH: tl.constexpr,
     RING: tl.constexpr,
     KIND: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Logits, and what is made of them for a KIND of selection; None for logits alone."""
     let_next_start(DEPENDENT)
     program = tl.program_id(0)
-    first = program * SLICE
-    if ONE_ROW:
-        slice_by_sums(x, norm, words, logits, eps, first, V, E, BITS, DTYPE, WIDTH, TILE, SLICE, DEPENDENT)
-    else:
-        slice_by_dots(
-            x,
-            norm,
-            words,
-            scales,
-            logits,
-            eps,
-            first,
-            B,
-            V,
-            E,
-            BITS,
-            GROUP,
-            DTYPE,
-            LENGTH,
-            TILE,
-            WIDTH,
-            SLICE,
-            DEPENDENT,
-        )
+    TILES: tl.constexpr = PAIRS // (ROWS // 2)
+    begin = program * TILES // PROGRAMS
+    end = (program + 1) * TILES // PROGRAMS
+    tile, scale = load_tile(words, scales, begin * (ROWS // 2), 0, M, C, HALF, FORM, GROUP, ROWS, K, WARPS)
+    wait_for_previous(DEPENDENT)
+    held = load_vectors(vectors, 0, batch, C, K, WARPS, N)
+    divisor = divisors(squares, batch, eps, C, N)[None, :]
+    n = tl.arange(0, N)[None, :]
+    best, chosen, highest, totals = nothing(PLACES)
+    for start in range(begin, end, AT_ONCE):
+        stop = tl.minimum(start + AT_ONCE, end)
+        for this in range(start, stop):
+            low, high, tile, scale, held = multiply(
+                tile,
+                scale,
+                held,
+                words,
+                scales,
+                vectors,
+                this * (ROWS // 2),
+                tl.where(this + 1 < end, (this + 1) * (ROWS // 2), PAIRS),
+                steps,
+                batch,
+                PAIRS,
+                M,
+                C,
+                HALF,
+                FORM,
+                GROUP,
+                ROWS,
+                K,
+                WARPS,
+                N,
+            )
+            row, _ = low_rows(this * (ROWS // 2), tl.arange(0, ROWS // 2), HALF, ROWS)
+            places = logits + n * M + row[:, None]
+            tl.store(places, low * divisor, mask=(row < M)[:, None] & (n < batch))
+            tl.store(places + HALF, high * divisor, mask=(row + HALF < M)[:, None] & (n < batch))
+        if KIND is not None:
+            tl.debug_barrier()  # logits that some threads wrote are read by others
+            best, chosen, highest, totals = taken_in(
+                best,
+                chosen,
+                highest,
+                totals,
+                logits,
+                start * ROWS,
+                tl.minimum(stop * ROWS, M),
+                positions,
+                temperature,
+                penalty,
+                seeds,
+                streams,
+                seen,
+                B,
+                PLACES,
+                M,
+                AT_ONCE * ROWS,
+                KIND == 1,
+            )
     if KIND is not None:
-        tl.debug_barrier()  # the logits, which few threads wrote, are read by all
-        summarise(
-            logits,
-            first,
-            program,
-            positions,
-            temperature,
-            penalty,
-            seeds,
-            streams,
-            seen,
-            ranks,
-            values,
-            B,
-            ROWS,
-            V,
-            SLICE,
-            PROGRAMS,
-            KIND == 1,
-        )
+        hand_in(best, chosen, highest, totals, program, ranks, values, B, PLACES, PROGRAMS)
         # With filters, who is kept must be known first: `kernels.gpu.filters` ends the step.
         if KIND < 2:  # noqa: SIM102 - one is known to the compiler, the other to the device
             if last_of(arrived, PROGRAMS):
                 settle(
                     positions,
                     tokens,
-                    steps,
+                    state_steps,
                     ring,
                     seen,
                     ranks,
                     values,
                     B,
-                    ROWS,
-                    V,
+                    PLACES,
+                    M,
                     PROGRAMS,
-                    PROGRAM_WIDTH,
+                    WIDTH,
                     RING,
                 )

@@ -1,7 +1,7 @@
 """The next token of each row, chosen where its logits were made: greedy, or drawn by Gumbel-max.
 
-A program of the head that has the logits of a slice of the vocabulary leaves a `Partials` entry for each row;
-the last one picks among them and ends the step. So neither kind reads the logits a second time. What top-k,
+A program of the head leaves a `Partials` entry of its part of the vocabulary for each row; the last one picks
+among them and ends the step. So neither kind reads the logits a second time. What top-k,
 top-p and min-p exclude is known only once all logits are: `kernels.gpu.filters`.
 
 Order and meaning are those of transformers: repetition penalty, temperature, then the filters. Of equal
@@ -18,6 +18,8 @@ from torch import Tensor
 from kernels.gpu.random import gumbel
 from kernels.gpu.ranking import LOWEST, ranked, token_of
 from kernels.gpu.step import advance
+
+_LEAST = tl.constexpr(-3e38)  # below every logit, and finite: a difference of two is a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,33 +61,43 @@ def tempered(logit, temperature):
 
 
 @triton.jit
-def summarise(
+def nothing(ROWS: tl.constexpr):
+    """(ranks, logits, highest, totals), (ROWS,) each, of no tokens: what `taken_in` begins with."""
+    ranks = tl.full((ROWS,), LOWEST, tl.int64)
+    logits = tl.zeros((ROWS,), tl.float32)
+    highest = tl.full((ROWS,), _LEAST, tl.float32)
+    return ranks, logits, highest, tl.zeros((ROWS,), tl.float32)
+
+
+@triton.jit
+def taken_in(
+    ranks,
+    chosen,
+    highest,
+    totals,
     logits,
     first,
-    program,
+    end,
     positions,
     temperature,
     penalty,
     seeds,
     streams,
     seen,
-    ranks,
-    values,
     B: tl.constexpr,
     ROWS: tl.constexpr,
     V: tl.constexpr,
-    SLICE: tl.constexpr,
-    PROGRAMS: tl.constexpr,
+    COUNT: tl.constexpr,
     NOISE: tl.constexpr,
 ):
-    """This program's entry of `Partials`, from `logits` (B, V) fp32 of the tokens first … first + SLICE-1.
+    """The four of `nothing` with the tokens first … end-1, at most COUNT, of `logits` (B, V) fp32.
 
     A score is the penalised logit; with NOISE, of rows that have a temperature, that over it plus noise.
     """
     row = tl.arange(0, ROWS)
-    token = first + tl.arange(0, SLICE)
+    token = first + tl.arange(0, COUNT)
     exists = row < B
-    inside = exists[:, None] & (token < V)[None, :]
+    inside = exists[:, None] & (token < end)[None, :]
     at = row[:, None] * V + token[None, :]
     logit = tl.load(logits + at, mask=inside, other=float("-inf"))
     score = logit
@@ -99,16 +111,37 @@ def summarise(
         position = tl.load(positions + row, mask=exists, other=0)[:, None] + 1
         noise = gumbel(seed, stream, position, token[None, :])
         score = tl.where(heat > 0, tempered(score, heat) + noise, score)
-    rank = ranked(score, tl.broadcast_to(token[None, :], (ROWS, SLICE)))
+    rank = ranked(score, tl.broadcast_to(token[None, :], (ROWS, COUNT)))
     best = tl.max(rank, 1)
-    chosen = tl.max(tl.where(rank == best[:, None], logit, float("-inf")), 1)
-    highest = tl.where(exists, tl.max(logit, 1), 0.0)
-    total = tl.sum(tl.exp(logit - highest[:, None]), 1)
+    its_logit = tl.max(tl.where(rank == best[:, None], logit, float("-inf")), 1)
+    higher = tl.maximum(highest, tl.max(logit, 1))
+    total = tl.sum(tl.exp(logit - higher[:, None]), 1)
+    totals = totals * tl.exp(highest - higher) + total
+    chosen = tl.where(best > ranks, its_logit, chosen)
+    return tl.maximum(ranks, best), chosen, higher, totals
+
+
+@triton.jit
+def hand_in(
+    ranks,
+    logits,
+    highest,
+    totals,
+    program,
+    all_ranks,
+    all_values,
+    B: tl.constexpr,
+    ROWS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+):
+    """Writes this program's entry of `Partials`."""
+    row = tl.arange(0, ROWS)
+    exists = row < B
     entry = row * PROGRAMS + program
-    tl.store(ranks + entry, best, mask=exists)
-    tl.store(values + entry, chosen, mask=exists)
-    tl.store(values + B * PROGRAMS + entry, highest, mask=exists)
-    tl.store(values + 2 * B * PROGRAMS + entry, total, mask=exists)
+    tl.store(all_ranks + entry, ranks, mask=exists)
+    tl.store(all_values + entry, logits, mask=exists)
+    tl.store(all_values + B * PROGRAMS + entry, highest, mask=exists)
+    tl.store(all_values + 2 * B * PROGRAMS + entry, totals, mask=exists)
 
 
 @triton.jit
