@@ -14,7 +14,9 @@ from kernels.api import AttentionShape
 # share of the bandwidth takes, while the other starts or ends.
 _PROGRAMS = 256
 _MOST_SPLITS = 64  # what the last program of a row and head reads back grows with them
-_MERGED = 4096  # fp32 numbers that a program reads back at a time: 32 registers a thread, and twice that
+_MERGED = (
+    8192  # fp32 numbers that a program reads back at a time: 64 registers a thread, and 64 for their sum
+)
 
 
 def block_of(head_dim: int) -> int:

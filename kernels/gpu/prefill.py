@@ -17,10 +17,14 @@ from kernels.gpu.attention_scratch import base_2_scale, block_of, check_heads, s
 from kernels.gpu.online_softmax import absorb
 
 
-def _most_queries(head_dim: int, cache: torch.dtype) -> int:
-    """Queries of a tile: what the registers of eight warps hold, of fp32 numbers in halves."""
+def _queries(longest: int, head_dim: int, cache: torch.dtype) -> int:
+    """Queries of a tile, where a row has up to `longest` of one key/value head: one of two kernels compiled.
+
+    Few queries make small tiles: eight programs read the same positions sooner than one does. The large tile
+    is what the registers of eight warps hold, of fp32 numbers in halves.
+    """
     numbers = 2048 if cache == torch.float32 else 16384
-    return min(max(numbers // width_of(head_dim), 16), 128)
+    return 16 if longest <= 128 else min(max(numbers // width_of(head_dim), 16), 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,7 @@ class Tiles:
         """For layers of `shape`, whatever their window, and a cache of dtype `cache` on `device`."""
         group = shape.n_heads // shape.n_kv_heads
         longest = max(row.stop - row.start for row in layout.rows) * group
-        most = _most_queries(shape.head_dim, cache)
-        queries = min(max(triton.next_power_of_2(longest), 16), most)
+        queries = _queries(longest, shape.head_dim, cache)
         records: list[tuple[int, ...]] = []
         held = 0
         for row in layout.rows:
@@ -208,6 +211,6 @@ def prefill_attention(
         WINDOW=shape.window or 0,
         BLOCK=block,
         QUERIES=tiles.queries,
-        num_warps=8 if tiles.queries >= 64 or keys.dtype == torch.float32 else 4,
+        num_warps=8 if tiles.queries > 16 or keys.dtype == torch.float32 else 4,
         num_stages=stages_of(block, shape.head_dim, keys.dtype),
     )

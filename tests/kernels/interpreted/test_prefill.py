@@ -97,7 +97,7 @@ CASES = {
     "window-of-a-block": Case(((200, 100), (64, 64)), window=64),
     "window-over-blocks": Case(((400, 100),), window=200),
     "window-over-blocks-dim-128": Case(((300, 40),), window=150, dim=128),
-    "window-of-tiles-over-a-block": Case(((600, 65), (601, 66), (602, 67)), 1, 1, window=200),
+    "window-of-tiles-over-a-block": Case(((600, 65), (601, 66), (602, 67), (129, 129)), 1, 1, window=200),
     "window-over-all": Case(((90, 90),), window=90),
     "fp32": Case(((90, 70), (20, 1)), dtype=FP32),
     "fp32-dim-128-window": Case(((90, 30),), dtype=FP32, dim=128, window=40),
