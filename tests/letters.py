@@ -31,9 +31,9 @@ class CountedMeter:
         pass
 
 
-def write(path: Path) -> None:
+def write(path: Path, variant: str = "llama-gqa") -> None:
     """A tiny random model of 97 tokens: letters, a closer (91) and an answer prefix (92)."""
-    tiny.write(path, "llama-gqa")
+    tiny.write(path, variant)
     from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 

@@ -38,6 +38,7 @@ YARN = rope("yarn", factor=4.0, original_max_position_embeddings=64)
 # name: (transformers class prefix, changes to SHAPE)
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-gqa": ("Llama", {}),
+    "llama-shallow": ("Llama", {"num_hidden_layers": 1}),
     "llama-mha": ("Llama", {"num_key_value_heads": 4}),
     "llama-one-kv-head": ("Llama", {"num_key_value_heads": 1}),
     "llama-head-dim": ("Llama", {"head_dim": 20}),
