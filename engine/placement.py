@@ -30,13 +30,18 @@ def choose_device(device: str | int | None) -> torch.device:
 
 
 def choose_backend(name: str, device: torch.device, dtype: torch.dtype) -> api.Backend:
-    """The backend of that name; "auto" is `cpu` on a CPU, in the dtypes it takes, else `torch`.
+    """The backend of that name. "auto": `cpu` on a CPU, in the dtypes it takes; `gpu` on a CUDA device that it
+    runs on; else `torch`.
 
     Raises `TokenjouleError` where it cannot run, `UsageError` for an unknown name.
     """
+    if name == "auto" and device.type == "cuda":
+        try:
+            return api.load("gpu", device)
+        except api.BackendUnavailable:
+            name = "torch"
     if name == "auto":
-        ours = device.type == "cpu" and dtype in (torch.bfloat16, torch.float32)
-        name = "cpu" if ours else "torch"
+        name = "cpu" if dtype in (torch.bfloat16, torch.float32) else "torch"
     try:
         return api.load(name, device)
     except api.BackendUnavailable as error:

@@ -1,5 +1,7 @@
 """Which backend runs where nobody names one, and what is refused before anything is loaded."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -39,6 +41,29 @@ def test_a_backend_that_cannot_run_says_so() -> None:
         choose_backend("tpu", CPU, torch.float32)
     with pytest.raises(TokenjouleError, match="backend cpu: runs on a CPU, not on cuda:0"):
         choose_backend("cpu", torch.device("cuda:0"), torch.float32)
+    with pytest.raises(TokenjouleError, match="backend gpu: runs on a CUDA device, not on cpu"):
+        choose_backend("gpu", CPU, torch.float32)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_driver_the_gpu_backend_says_so() -> None:
+    with pytest.raises(
+        TokenjouleError, match="finds no CUDA device; its build may be for CPUs, or the driver"
+    ):
+        choose_backend("gpu", torch.device("cuda:0"), torch.bfloat16)
+
+
+def test_an_old_gpu_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = SimpleNamespace(major=7, minor=5, multi_processor_count=40)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: old)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    device = torch.device("cuda:0")
+    assert choose_backend("auto", device, torch.bfloat16).name == "torch"
+    with pytest.raises(TokenjouleError, match="Tesla T4 has compute capability 7.5, 8.0 is the least"):
+        choose_backend("gpu", device, torch.bfloat16)
+    monkeypatch.setattr(old, "major", 9)
+    assert choose_backend("auto", device, torch.bfloat16).name == "gpu"
 
 
 @pytest.mark.parametrize("quantize", [None, "int8", "int4"])

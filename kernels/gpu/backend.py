@@ -65,7 +65,12 @@ class GpuBackend:
     def __init__(self, device: torch.device) -> None:
         """Raises `BackendUnavailable` unless kernels run on `device`: on a CPU only where they are interpreted."""
         if device.type != "cuda" and not knobs.runtime.interpret:
-            raise BackendUnavailable("backend gpu: it needs a CUDA device; the torch backend runs everywhere")
+            raise BackendUnavailable(f"backend gpu: runs on a CUDA device, not on {device}")
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise BackendUnavailable(
+                f"backend gpu: torch {torch.__version__} finds no CUDA device; its build may be for CPUs, or the "
+                "driver missing or too old"
+            )
         self.device, self.chip = device, Chip.of(device)
         if self.chip.capability < OLDEST:
             found = f"{self.chip.capability // 10}.{self.chip.capability % 10}"

@@ -1,4 +1,4 @@
-"""Every module of Triton kernels against the reference, each in a process of its own, as many as there are cores.
+"""Every module of Triton kernels against the reference, each in a process of its own, one a core.
 
 Triton decides when it is imported whether kernels are compiled or interpreted, for the whole process.
 """
