@@ -30,8 +30,8 @@ def choose_device(device: str | int | None) -> torch.device:
 
 
 def choose_backend(name: str, device: torch.device, dtype: torch.dtype) -> api.Backend:
-    """The backend of that name. "auto": `cpu` on a CPU, in the dtypes it takes; `gpu` on a CUDA device that it
-    runs on; else `torch`.
+    """The backend of that name. "auto": `cpu` on a CPU, in the dtypes it takes; `gpu` on a CUDA device that
+    it runs on; else `torch`.
 
     Raises `TokenjouleError` where it cannot run, `UsageError` for an unknown name.
     """

@@ -48,7 +48,7 @@ def test_a_backend_that_cannot_run_says_so() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_driver_the_gpu_backend_says_so() -> None:
     with pytest.raises(
-        TokenjouleError, match="finds no CUDA device; its build may be for CPUs, or the driver"
+        TokenjouleError, match="finds no CUDA device; its build"
     ):
         choose_backend("gpu", torch.device("cuda:0"), torch.bfloat16)
 
@@ -60,7 +60,7 @@ def test_an_old_gpu_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     device = torch.device("cuda:0")
     assert choose_backend("auto", device, torch.bfloat16).name == "torch"
-    with pytest.raises(TokenjouleError, match="Tesla T4 has compute capability 7.5, 8.0 is the least"):
+    with pytest.raises(TokenjouleError, match=r"Tesla T4 has compute capability 7\.5, 8\.0 is the least"):
         choose_backend("gpu", device, torch.bfloat16)
     monkeypatch.setattr(old, "major", 9)
     assert choose_backend("auto", device, torch.bfloat16).name == "gpu"
