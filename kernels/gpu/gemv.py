@@ -30,18 +30,12 @@ _MAGIC = tl.constexpr(0x43004300)
 
 
 @triton.jit
-def run_of(HALF: tl.constexpr, ROWS: tl.constexpr):
-    """How many pairs, padding included, a run takes."""
-    return (HALF + ROWS // 2 - 1) // (ROWS // 2) * (ROWS // 2)
-
-
-@triton.jit
 def low_rows(first, pairs, HALF: tl.constexpr, ROWS: tl.constexpr):
     """(rows, whether they are) of the tile that begins with pair `first`; `pairs`: a tensor of 0 … ROWS/2 - 1.
 
     The other rows of the pairs are HALF further.
     """
-    RUN: tl.constexpr = run_of(HALF, ROWS)
+    RUN: tl.constexpr = (HALF + ROWS // 2 - 1) // (ROWS // 2) * (ROWS // 2)
     base = first // RUN * (2 * HALF)
     if 2 * HALF % (ROWS // 2) == 0:  # what the compiler has to know to load rows of a panel together
         base = tl.multiple_of(base, ROWS // 2)
