@@ -16,6 +16,4 @@ def attention_output(
     """
     weights = layer.library.weights
     vectors = attended.view(len(attended), -1)
-    add(
-        vectors, layer.output, weights.output_bias, stream, weights.mlp_norm, tile=tile, dependent=dependent
-    )
+    add(vectors, layer.output, weights.output_bias, stream, weights.mlp_norm, tile=tile, dependent=dependent)
