@@ -16,9 +16,9 @@ from torch import Tensor
 from kernels.api import AttentionShape, LayerCache
 from kernels.gpu.arrivals import last_of
 from kernels.gpu.dependent import let_next_start, wait_for_previous
-from kernels.gpu.gemv import load_tile, load_vectors, low_rows, multiply
+from kernels.gpu.gemv import accumulate, load_tile, low_rows, sum_up
 from kernels.gpu.rows import Rows
-from kernels.gpu.stream import Stream, divisors, words_of
+from kernels.gpu.stream import Stream, divisors, load_squares, words_of
 from kernels.gpu.tiles import Tile
 from kernels.gpu.weights import GpuLayer
 
@@ -137,24 +137,17 @@ def attention_input_kernel(
     stride = tl.num_programs(0) * (ROWS // 2)
     tile, scale = load_tile(words, scales, first, 0, M, C, HALF, FORM, GROUP, ROWS, K, WARPS)
     wait_for_previous(DEPENDENT)
-    held = load_vectors(vectors, 0, batch, C, K, WARPS, N)
     n = tl.arange(0, N)
-    position = tl.load(positions + n, mask=n < batch, other=-1)
-    there = position >= 0
-    page = tl.load(pages + n * table_width + position // PAGE, mask=there, other=0)
-    slot = page.to(tl.int64) * PAGE + position % PAGE
     TILES: tl.constexpr = (HALF + ROWS // 2 - 1) // (ROWS // 2)  # of a head
     for this in range(first, PAIRS, stride):
         head = this // (TILES * (ROWS // 2))
         row, real = low_rows(this, tl.arange(0, ROWS // 2), HALF, ROWS)
         i = row - head * (2 * HALF)
-        c, s = _angles(
-            cos, sin, position, i, there[None, :] & real[:, None] & (head < HEADS + KV_HEADS), HALF
-        )
-        low, high, tile, scale, held = multiply(
+        # Anew for each tile: what is computed from it would else be kept in registers from one to the next.
+        position = tl.load(positions + n, mask=n < batch, other=-1)
+        sums, tile, scale = accumulate(
             tile,
             scale,
-            held,
             words,
             scales,
             vectors,
@@ -173,79 +166,129 @@ def attention_input_kernel(
             WARPS,
             N,
         )
-        divisor = divisors(squares, batch, eps, C, N)[None, :]
+        held = load_squares(squares, batch, C, N)
+        c, s = _angles(cos, sin, position, i, real & (head < HEADS + KV_HEADS), HALF)
+        page = tl.load(pages + n * table_width + position // PAGE, mask=position >= 0, other=0)
+        slot = tl.where(position >= 0, page * PAGE + position % PAGE, -1)
+        if bias is not None:
+            low_bias = tl.load(bias + row, mask=real, other=0.0).to(tl.float32)[:, None]
+            high_bias = tl.load(bias + row + HALF, mask=real, other=0.0).to(tl.float32)[:, None]
+        low, high = sum_up(sums, FORM, ROWS, N)
+        divisor = divisors(held, eps, C)
         low *= divisor
         high *= divisor
         if bias is not None:
-            low += tl.load(bias + row, mask=real, other=0.0).to(tl.float32)[:, None]
-            high += tl.load(bias + row + HALF, mask=real, other=0.0).to(tl.float32)[:, None]
-        inside = real[:, None] & (n < batch)[None, :]
+            low += low_bias
+            high += high_bias
+        own = real[:, None] & (n < batch)[None, :]
         if q_norm is None:
-            _write_head(
-                low, high, c, s, head, i, n, slot, inside, there, q, keys, values, HALF, HEADS, KV_HEADS
-            )
+            _write(low, high, c, s, head, i, own, slot, q, keys, values, HALF, HEADS, KV_HEADS, N)
         elif head >= HEADS + KV_HEADS:
-            _write_head(
-                low, high, c, s, head, i, n, slot, inside, there, q, keys, values, HALF, HEADS, KV_HEADS
-            )
+            _write(low, high, c, s, head, i, own, slot, q, keys, values, HALF, HEADS, KV_HEADS, N)
         else:
             place = raw + (n[None, :] * (HEADS + KV_HEADS) + head) * (2 * HALF) + i[:, None]
-            tl.store(place, low, mask=inside)
-            tl.store(place + HALF, high, mask=inside)
+            tl.store(place, low, mask=own)
+            tl.store(place + HALF, high, mask=own)
             if last_of(counters + head, TILES):
-                i = tl.arange(0, triton.next_power_of_2(HALF))
-                inside = (i < HALF)[:, None] & (n < batch)[None, :]
-                place = raw + (n[None, :] * (HEADS + KV_HEADS) + head) * (2 * HALF) + i[:, None]
-                low = tl.load(place, mask=inside, other=0.0, cache_modifier=".cg")
-                high = tl.load(place + HALF, mask=inside, other=0.0, cache_modifier=".cg")
-                mean = tl.sum(low * low + high * high, axis=0) / (2 * HALF)
-                divisor = tl.rsqrt(mean + eps)[None, :]
-                gains = q_norm if head < HEADS else k_norm
-                low *= divisor * tl.load(gains + i, mask=i < HALF, other=0.0).to(tl.float32)[:, None]
-                high *= divisor * tl.load(gains + i + HALF, mask=i < HALF, other=0.0).to(tl.float32)[:, None]
-                c, s = _angles(cos, sin, position, i, there[None, :] & (i < HALF)[:, None], HALF)
-                _write_head(
-                    low, high, c, s, head, i, n, slot, inside, there, q, keys, values, HALF, HEADS, KV_HEADS
+                _norm_and_write(
+                    raw,
+                    q_norm,
+                    k_norm,
+                    eps,
+                    cos,
+                    sin,
+                    position,
+                    slot,
+                    head,
+                    batch,
+                    q,
+                    keys,
+                    values,
+                    HALF,
+                    HEADS,
+                    KV_HEADS,
+                    N,
                 )
 
 
 @triton.jit
-def _angles(cos, sin, position, i, mask, HALF: tl.constexpr):
-    """cos and sin (pairs, N) of the positions; 1 and 0, which turn nothing, where `mask` is not."""
-    places = position.to(tl.int64)[None, :] * HALF + i[:, None]
-    return tl.load(cos + places, mask=mask, other=1.0), tl.load(sin + places, mask=mask, other=0.0)
-
-
-@triton.jit
-def _write_head(
-    low,
-    high,
-    c,
-    s,
-    head,
-    i,
-    n,
+def _norm_and_write(
+    raw,
+    q_norm,
+    k_norm,
+    eps,
+    cos,
+    sin,
+    position,
     slot,
-    inside,
-    there,
+    head,
+    batch,
     q,
     keys,
     values,
     HALF: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
+    N: tl.constexpr,
 ):
-    """Turned by c and s, to q, or to the cache where the row has a position."""
+    """A whole head of q or k, as the programs handed it in."""
+    n = tl.arange(0, N)
+    i = tl.arange(0, triton.next_power_of_2(HALF))
+    real = i < HALF
+    own = real[:, None] & (n < batch)[None, :]
+    place = raw + (n[None, :] * (HEADS + KV_HEADS) + head) * (2 * HALF) + i[:, None]
+    low = tl.load(place, mask=own, other=0.0, cache_modifier=".cg")
+    high = tl.load(place + HALF, mask=own, other=0.0, cache_modifier=".cg")
+    mean = tl.sum(low * low + high * high, axis=0) / (2 * HALF)
+    gain = q_norm
+    if head >= HEADS:
+        gain = k_norm
+    divisor = tl.rsqrt(mean + eps)[None, :]
+    low *= divisor * tl.load(gain + i, mask=real, other=0.0).to(tl.float32)[:, None]
+    high *= divisor * tl.load(gain + i + HALF, mask=real, other=0.0).to(tl.float32)[:, None]
+    c, s = _angles(cos, sin, position, i, real, HALF)
+    _write(low, high, c, s, head, i, own, slot, q, keys, values, HALF, HEADS, KV_HEADS, N)
+
+
+@triton.jit
+def _angles(cos, sin, position, i, turned, HALF: tl.constexpr):
+    """cos and sin (pairs, N) at the positions; 1 and 0, which turn nothing, where pairs are not `turned`."""
+    places = position.to(tl.int64)[None, :] * HALF + i[:, None]
+    mask = (position >= 0)[None, :] & turned[:, None]
+    return tl.load(cos + places, mask=mask, other=1.0), tl.load(sin + places, mask=mask, other=0.0)
+
+
+@triton.jit
+def _write(
+    low,
+    high,
+    c,
+    s,
+    head,
+    i,
+    own,
+    slot,
+    q,
+    keys,
+    values,
+    HALF: tl.constexpr,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    N: tl.constexpr,
+):
+    """Pairs i of a head, turned by c and s: to q, or to the cache where the row has a slot."""
     turned_low = low * c - high * s
     turned_high = high * c + low * s
     if head < HEADS:
-        place = q + (n[None, :] * HEADS + head) * (2 * HALF) + i[:, None]
-        tl.store(place, turned_low.to(q.dtype.element_ty), mask=inside)
-        tl.store(place + HALF, turned_high.to(q.dtype.element_ty), mask=inside)
+        place = q + (tl.arange(0, N)[None, :] * HEADS + head) * (2 * HALF) + i[:, None]
+        tl.store(place, turned_low.to(q.dtype.element_ty), mask=own)
+        tl.store(place + HALF, turned_high.to(q.dtype.element_ty), mask=own)
     else:
-        pool = keys if head < HEADS + KV_HEADS else values
+        pool = keys
+        if head >= HEADS + KV_HEADS:
+            pool = values
         kv_head = (head - HEADS) % KV_HEADS
-        place = pool + (slot[None, :] * KV_HEADS + kv_head) * (2 * HALF) + i[:, None]
-        written = inside & there[None, :]
+        place = pool + (slot.to(tl.int64)[None, :] * KV_HEADS + kv_head) * (2 * HALF) + i[:, None]
+        written = own & (slot >= 0)[None, :]
         tl.store(place, turned_low.to(keys.dtype.element_ty), mask=written)
         tl.store(place + HALF, turned_high.to(keys.dtype.element_ty), mask=written)

@@ -27,7 +27,6 @@ _INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
 
 # bf16 numbers 128 … 255 end in their integer part: one `or` makes a number of seven bits, or of a nibble.
 _MAGIC = tl.constexpr(0x43004300)
-_CHAINS = tl.constexpr(int(__import__("os").environ.get("CH", "8")))
 
 
 @triton.jit
@@ -72,36 +71,9 @@ def load_tile(
 
 
 @triton.jit
-def load_vectors(x, step, batch, C: tl.constexpr, K: tl.constexpr, WARPS: tl.constexpr, N: tl.constexpr):
-    """The columns of `step` of x (batch, C), zero beyond: (N/8, K, WARPS, 8, 16) int32 or (…, 32) fp32.
-
-    x is fp32, or bf16 numbers in words of two, which a loop carries without taking them apart.
-    """
-    WIDTH: tl.constexpr = 1 if x.dtype.element_ty == tl.float32 else 2  # columns of an element
-    CHUNK: tl.constexpr = 32 // WIDTH
-    vector = tl.arange(0, N // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
-    # Places beyond the last vector repeat it: what is not masked needs no zeros and no predicates.
-    vector = tl.minimum(vector, batch - 1)[:, None, None, :, None]
-    k = tl.arange(0, K)[None, :, None, None, None]
-    warp = step * WARPS + tl.arange(0, WARPS)[None, None, :, None, None]
-    element = tl.arange(0, CHUNK)[None, None, None, None, :]
-    places = x + vector * (C // WIDTH)
-    places = places + (warp * (K * CHUNK) + element)
-    places = places + k * CHUNK
-    if C % (32 * K * WARPS) == 0:
-        return tl.load(places)
-    else:
-        column = (warp * K + k) * 32
-        if C % 32 != 0:  # else a chunk is inside or it is not, and loads stay wide
-            column = column + element * WIDTH
-        return tl.load(places, mask=column < C, other=0)
-
-
-@triton.jit
-def multiply(
+def accumulate(
     tile,
     scale,
-    vectors,
     words,
     scales,
     x,
@@ -120,17 +92,21 @@ def multiply(
     WARPS: tl.constexpr,
     N: tl.constexpr,
 ):
-    """(low, high, tile, scale, vectors): the sums (ROWS/2, N) fp32 of the pairs from `first` on; what is next.
+    """(sums, tile, scale): of the pairs from `first` on, for `sum_up`; and the weights that come next.
 
-    `tile`, `scale`, `vectors`: of step 0 of `first`. When a step is multiplied, the next one is asked for;
-    after the last one the first of `next_first`, unless that is PAIRS or more: it is under way while this
-    tile is summed up and written.
+    `tile`, `scale`: of step 0 of `first`. x (batch, C) fp32, or bf16 in words of two. When a step is
+    multiplied, the next one's weights are asked for; after the last one those of `next_first`, unless that is
+    PAIRS or more: they are under way while this tile is summed up and written.
     """
     total = tl.zeros((WARPS, ROWS, N), tl.float32)
     # No pointer is negative, which the compiler cannot know: it keeps the number in a register, and `and` and
     # `or` with two numbers are one instruction, where two constants would make them two.
     magic = _MAGIC + (words.to(tl.int64) >> 63).to(tl.int32)
     for step in range(steps):
+        vectors = _load_vectors(x, step, batch, C, K, WARPS, N)
+        # All are asked for before the first is used: ptxas would fetch each chunk where it is multiplied, and
+        # wait for memory as often. They come while weights are on their way, and cost nothing but this.
+        tl.debug_barrier()
         if FORM == "int8" or FORM == "int4":
             total = _add_packed(total, tile, scale, vectors, magic, FORM, GROUP, ROWS, K, WARPS, N)
         else:
@@ -142,9 +118,18 @@ def multiply(
             tile, scale = load_tile(
                 words, scales, following, next_step, M, C, HALF, FORM, GROUP, ROWS, K, WARPS
             )
-            vectors = load_vectors(x, next_step, batch, C, K, WARPS, N)
-    low, high = _in_pairs(tl.sum(total, axis=0), FORM, ROWS, N)
-    return low, high, tile, scale, vectors
+    return total, tile, scale
+
+
+@triton.jit
+def sum_up(sums, FORM: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr):
+    """low, high (ROWS/2, N) fp32 of what `accumulate` gave. What comes after them is best asked for before."""
+    total = tl.sum(sums, axis=0)
+    if FORM == "int8" or FORM == "int4":
+        total = tl.permute(tl.reshape(total, (ROWS // 32, 2, 2, 2, 4, N)), (0, 4, 1, 2, 5, 3))
+    else:
+        total = tl.permute(tl.reshape(total, (ROWS // 16, 2, 8, N)), (0, 2, 3, 1))
+    return tl.split(tl.reshape(total, (ROWS // 2, N, 2)))
 
 
 @triton.jit
@@ -164,22 +149,22 @@ def _load_plain(
     WIDTH: tl.constexpr = 1 if FORM == "fp32" else 2  # columns of an element
     CHUNK: tl.constexpr = 32 // WIDTH
     pair = tl.arange(0, ROWS // 16)[:, None, None] * 8 + tl.arange(0, 8)[None, None, :]
-    row, real = low_rows(first, pair, HALF, ROWS)
-    row = row + tl.arange(0, 2)[None, :, None] * HALF  # (G, 2, 8)
+    row, real = low_rows(first, pair, HALF, ROWS)  # (G, 1, 8)
+    half = tl.arange(0, 2)[None, :, None]
     k = tl.arange(0, K)[None, None, :, None, None, None]
     warp = step * WARPS + tl.arange(0, WARPS)[None, None, None, :, None, None]
     element = tl.arange(0, CHUNK)[None, None, None, None, None, :]
-    # A base for each row, chunks as constants: with an address each they would take 16 registers more.
+    # Halves and chunks are added last, as constants: with an address each they would take 30 registers more.
     places = words + row.to(tl.int64)[:, :, None, None, :, None] * (C // WIDTH)
     places = places + (warp * (K * CHUNK) + element)
-    places = places + k * CHUNK
+    places = places + (half[:, :, None, None, :, None] * (HALF * (C // WIDTH)) + k * CHUNK)
     if M % ROWS == 0 and HALF % (ROWS // 2) == 0 and C % (32 * K * WARPS) == 0:
         return tl.load(places, eviction_policy="evict_first")
     else:
         column = (warp * K + k) * 32
         if C % 32 != 0:
             column = column + element * WIDTH
-        inside = (real & (row < M))[:, :, None, None, :, None] & (column < C)
+        inside = (real & (row + half * HALF < M))[:, :, None, None, :, None] & (column < C)
         return tl.load(places, mask=inside, other=0, eviction_policy="evict_first")
 
 
@@ -243,6 +228,32 @@ def _load_packed(
 
 
 @triton.jit
+def _load_vectors(x, step, batch, C: tl.constexpr, K: tl.constexpr, WARPS: tl.constexpr, N: tl.constexpr):
+    """The columns of `step` of x (batch, C), zero beyond: (N/8, K, WARPS, 8, 16) int32 or (…, 32) fp32.
+
+    x is fp32, or bf16 in words of two.
+    """
+    WIDTH: tl.constexpr = 1 if x.dtype.element_ty == tl.float32 else 2  # columns of an element
+    CHUNK: tl.constexpr = 32 // WIDTH
+    vector = tl.arange(0, N // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    # Places beyond the last vector repeat it: what is not masked needs no zeros and no predicates.
+    vector = tl.minimum(vector, batch - 1)[:, None, None, :, None]
+    k = tl.arange(0, K)[None, :, None, None, None]
+    warp = step * WARPS + tl.arange(0, WARPS)[None, None, :, None, None]
+    element = tl.arange(0, CHUNK)[None, None, None, None, :]
+    places = x + vector * (C // WIDTH)
+    places = places + (warp * (K * CHUNK) + element)
+    places = places + k * CHUNK
+    if C % (32 * K * WARPS) == 0:
+        return tl.load(places)
+    else:
+        column = (warp * K + k) * 32
+        if C % 32 != 0:  # else a chunk is inside or it is not, and loads stay wide
+            column = column + element * WIDTH
+        return tl.load(places, mask=column < C, other=0)
+
+
+@triton.jit
 def _add_plain(
     total,
     tile,
@@ -253,28 +264,26 @@ def _add_plain(
     WARPS: tl.constexpr,
     N: tl.constexpr,
 ):
-    """total (WARPS, ROWS, N) plus W·x of one step, in up to CHAINS sums of their own.
+    """total (WARPS, ROWS, N) plus W·x of one step, each chunk of columns by itself.
 
     A product waits 33 cycles for the sum it adds to: 16 in a row would be a third of a microsecond. A lane has
     8 columns of a chunk, in bits (a, b, c) of their number.
     """
-    CHAINS: tl.constexpr = min(K, _CHAINS)
-    LINKS: tl.constexpr = K // CHAINS
     weights = tile if FORM == "fp32" else _in_two(tile, FORM)
-    weights = tl.reshape(weights, (ROWS // 8, LINKS, CHAINS, WARPS, 8, 4, 2, 2, 2))
-    vectors = tl.reshape(_columns(vectors), (N // 8, LINKS, CHAINS, WARPS, 8, 4, 2, 2, 2))
+    weights = tl.reshape(weights, (ROWS // 8, K, WARPS, 8, 4, 2, 2, 2))
+    vectors = tl.reshape(_columns(vectors), (N // 8, K, WARPS, 8, 4, 2, 2, 2))
     if FORM == "bf16":
-        weights = tl.permute(weights, (2, 3, 0, 4, 1, 7, 5, 6, 8))
-        vectors = tl.permute(vectors, (2, 3, 1, 7, 5, 6, 8, 0, 4))
+        weights = tl.permute(weights, (1, 2, 0, 3, 6, 4, 5, 7))
+        vectors = tl.permute(vectors, (1, 2, 6, 4, 5, 7, 0, 3))
     else:
-        weights = tl.permute(weights, (2, 3, 0, 4, 1, 6, 7, 5, 8))
-        vectors = tl.permute(vectors, (2, 3, 1, 6, 7, 5, 8, 0, 4))
-    weights = tl.reshape(weights, (CHAINS * WARPS, ROWS, LINKS * 32))
-    vectors = tl.reshape(vectors, (CHAINS * WARPS, LINKS * 32, N))
-    chain = tl.arange(0, CHAINS)[:, None, None, None]
-    begin = tl.where(chain == 0, tl.reshape(total, (1, WARPS, ROWS, N)), 0.0)
-    parts = _product(weights, vectors, tl.reshape(begin, (CHAINS * WARPS, ROWS, N)), FORM)
-    return tl.sum(tl.reshape(parts, (CHAINS, WARPS, ROWS, N)), axis=0)
+        weights = tl.permute(weights, (1, 2, 0, 3, 5, 6, 4, 7))
+        vectors = tl.permute(vectors, (1, 2, 5, 6, 4, 7, 0, 3))
+    weights = tl.reshape(weights, (K * WARPS, ROWS, 32))
+    vectors = tl.reshape(vectors, (K * WARPS, 32, N))
+    chunk = tl.arange(0, K)[:, None, None, None]
+    begin = tl.where(chunk == 0, tl.reshape(total, (1, WARPS, ROWS, N)), 0.0)
+    sums = _product(weights, vectors, tl.reshape(begin, (K * WARPS, ROWS, N)), FORM)
+    return tl.sum(tl.reshape(sums, (K, WARPS, ROWS, N)), axis=0)
 
 
 @triton.jit
@@ -378,13 +387,3 @@ def _product(weights, vectors, total, FORM: tl.constexpr):
         return tl.dot(weights.to(tl.float32), vectors.to(tl.float32), total, input_precision="tf32")
     else:
         return tl.dot(weights.to(tl.bfloat16), vectors.to(tl.bfloat16), total)
-
-
-@triton.jit
-def _in_pairs(sums, FORM: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr):
-    """(ROWS, N) in the order of the products -> low, high (ROWS/2, N) in the order of the pairs."""
-    if FORM == "int8" or FORM == "int4":
-        sums = tl.permute(tl.reshape(sums, (ROWS // 32, 2, 2, 2, 4, N)), (0, 4, 1, 2, 5, 3))
-    else:
-        sums = tl.permute(tl.reshape(sums, (ROWS // 16, 2, 8, N)), (0, 2, 3, 1))
-    return tl.split(tl.reshape(sums, (ROWS // 2, N, 2)))

@@ -5,8 +5,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.dependent import let_next_start, wait_for_previous
-from kernels.gpu.gemv import load_tile, load_vectors, low_rows, multiply
-from kernels.gpu.stream import Stream, add, divisors, words_of
+from kernels.gpu.gemv import accumulate, load_tile, low_rows, sum_up
+from kernels.gpu.stream import Stream, add, divisors, load_squares, words_of
 from kernels.gpu.tiles import Tile
 from kernels.gpu.weights import GpuLayer
 
@@ -87,13 +87,11 @@ def gate_up_kernel(
     stride = tl.num_programs(0) * (ROWS // 2)
     tile, scale = load_tile(words, scales, first, 0, M, C, HALF, FORM, GROUP, ROWS, K, WARPS)
     wait_for_previous(DEPENDENT)
-    held = load_vectors(vectors, 0, batch, C, K, WARPS, N)
     n = tl.arange(0, N)[None, :]
     for this in range(first, PAIRS, stride):
-        gate, up, tile, scale, held = multiply(
+        sums, tile, scale = accumulate(
             tile,
             scale,
-            held,
             words,
             scales,
             vectors,
@@ -113,12 +111,17 @@ def gate_up_kernel(
             N,
         )
         row, real = low_rows(this, tl.arange(0, ROWS // 2), HALF, ROWS)
-        divisor = divisors(squares, batch, eps, C, N)[None, :]
+        held = load_squares(squares, batch, C, N)
+        if bias is not None:
+            gate_bias = tl.load(bias + row, mask=real, other=0.0).to(tl.float32)[:, None]
+            up_bias = tl.load(bias + HALF + row, mask=real, other=0.0).to(tl.float32)[:, None]
+        gate, up = sum_up(sums, FORM, ROWS, N)
+        divisor = divisors(held, eps, C)
         gate *= divisor
         up *= divisor
         if bias is not None:
-            gate += tl.load(bias + row, mask=real, other=0.0).to(tl.float32)[:, None]
-            up += tl.load(bias + HALF + row, mask=real, other=0.0).to(tl.float32)[:, None]
+            gate += gate_bias
+            up += up_bias
         number = gate * tl.sigmoid(gate) * up
         places = hidden + n * HALF + row[:, None]
         tl.store(places, number.to(hidden.dtype.element_ty), mask=real[:, None] & (n < batch))

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.dependent import let_next_start, wait_for_previous
-from kernels.gpu.gemv import load_tile, load_vectors, low_rows, multiply
+from kernels.gpu.gemv import accumulate, load_tile, low_rows, sum_up
 from kernels.gpu.tiles import MOST_ROWS, Tile
 from kernels.gpu.weights import GpuMatrix
 
@@ -111,13 +111,18 @@ def add(
 
 
 @triton.jit
-def divisors(squares, batch, eps, E: tl.constexpr, N: tl.constexpr):
-    """1 / sqrt(mean(x²) + eps) of every place: (N,) fp32."""
+def load_squares(squares, batch, E: tl.constexpr, N: tl.constexpr):
+    """(N, ⌈E/16⌉ and zeros) fp32, for `divisors`; places beyond the last row repeat it."""
     T: tl.constexpr = (E + _SQUARES - 1) // _SQUARES
-    n = tl.arange(0, N)
+    n = tl.minimum(tl.arange(0, N), batch - 1)
     t = tl.arange(0, triton.next_power_of_2(T))
-    places = squares + tl.minimum(n, batch - 1)[:, None] * T + t[None, :]
-    return tl.rsqrt(tl.sum(tl.load(places, mask=(t < T)[None, :], other=0.0), axis=1) / E + eps)
+    return tl.load(squares + n[:, None] * T + t[None, :], mask=(t < T)[None, :], other=0.0)
+
+
+@triton.jit
+def divisors(squares, eps, E: tl.constexpr):
+    """1 / sqrt(mean(x²) + eps) of every place: (1, N) fp32."""
+    return tl.rsqrt(tl.sum(squares, axis=1) / E + eps)[None, :]
 
 
 @triton.jit
@@ -166,7 +171,6 @@ def add_kernel(
     stride = tl.num_programs(0) * (ROWS // 2)
     tile, scale = load_tile(words, scales, first, 0, M, C, HALF, FORM, GROUP, ROWS, K, WARPS)
     wait_for_previous(DEPENDENT)
-    held = load_vectors(vectors, 0, batch, C, K, WARPS, N)
     pair = tl.arange(0, ROWS // 2)
     n = tl.arange(0, N)[None, :]
     T: tl.constexpr = (M + _SQUARES - 1) // _SQUARES
@@ -180,10 +184,9 @@ def add_kernel(
             high_inside = high_inside & (row + HALF < M)[:, None]
         low_x = tl.load(x + places, mask=low_inside, other=0.0)
         high_x = tl.load(x + places + HALF, mask=high_inside, other=0.0)
-        low, high, tile, scale, held = multiply(
+        sums, tile, scale = accumulate(
             tile,
             scale,
-            held,
             words,
             scales,
             vectors,
@@ -203,15 +206,17 @@ def add_kernel(
             N,
         )
         if bias is not None:
-            low += tl.load(bias + row, mask=row < M, other=0.0).to(tl.float32)[:, None]
-            high += tl.load(bias + row + HALF, mask=row + HALF < M, other=0.0).to(tl.float32)[:, None]
+            low_x += tl.load(bias + row, mask=row < M, other=0.0).to(tl.float32)[:, None]
+            high_x += tl.load(bias + row + HALF, mask=row + HALF < M, other=0.0).to(tl.float32)[:, None]
+        if gain is not None:
+            low_gain = tl.load(gain + row, mask=row < M, other=0.0).to(tl.float32)[:, None]
+            high_gain = tl.load(gain + row + HALF, mask=row + HALF < M, other=0.0).to(tl.float32)[:, None]
+        low, high = sum_up(sums, FORM, ROWS, N)
         low += low_x
         high += high_x
         tl.store(x + places, low, mask=low_inside)
         tl.store(x + places + HALF, high, mask=high_inside)
         if gain is not None:
-            low_gain = tl.load(gain + row, mask=row < M, other=0.0).to(tl.float32)[:, None]
-            high_gain = tl.load(gain + row + HALF, mask=row + HALF < M, other=0.0).to(tl.float32)[:, None]
             tl.store(scaled + places, (low * low_gain).to(scaled.dtype.element_ty), mask=low_inside)
             tl.store(scaled + places + HALF, (high * high_gain).to(scaled.dtype.element_ty), mask=high_inside)
             # Rows beyond the matrix are zero: nothing was loaded for them.

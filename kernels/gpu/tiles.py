@@ -87,10 +87,19 @@ def form_of(weight: torch.Tensor | Quantized) -> str:
     return _NAMES[weight.dtype]
 
 
-def tile_for(rows: int, columns: int, form: str, batch: int, chip: Chip, *, half: int | None = None) -> Tile:
+def tile_for(
+    rows: int,
+    columns: int,
+    form: str,
+    batch: int,
+    chip: Chip,
+    *,
+    half: int | None = None,
+    norms: bool = False,
+) -> Tile:
     """For a matrix (rows, columns) of `form` and `batch` vectors. `half`: of `kernels.gpu.gemv`, None for plain.
 
-    `columns` and `warps` of what it returns do not depend on `batch` or `chip`: a row of a batch gets the
+    `norms`: whether its kernel norms whole heads, too, which takes registers of its own. `columns` and `warps` of what it returns do not depend on `batch` or `chip`: a row of a batch gets the
     same sums in any batch.
     """
     tall, chunks, resident = _FORMS[form]
@@ -102,7 +111,8 @@ def tile_for(rows: int, columns: int, form: str, batch: int, chip: Chip, *, half
     at_once = min(max(_IN_FLIGHT // tile_bytes, 1), resident) * chip.multiprocessors
     tiles = tiles_of(rows, tall, half)
     rounds = -(-tiles // at_once)
-    limited = chip.dependent and batch <= 8 and warps == _WARPS and form != "fp32"
+    spare = batch == 1 or not norms
+    limited = chip.dependent and spare and batch <= 8 and warps == _WARPS and form != "fp32"
     return Tile(tall, wide, warps, -(-tiles // rounds), 128 if limited else None)
 
 

@@ -32,14 +32,15 @@ class GpuMatrix:
     tiles: tuple[Tile, ...]
 
     @classmethod
-    def of(cls, weight: Matrix, chip: Chip, half: int | None = None) -> "GpuMatrix":
+    def of(cls, weight: Matrix, chip: Chip, half: int | None = None, *, norms: bool = False) -> "GpuMatrix":
         """Raises `ValueError` for another dtype, and for columns or halves that cannot be read in words."""
         form, (rows, columns) = form_of(weight), weight.shape
         if columns % 2:
             raise ValueError(
                 f"a matrix of {columns} columns: numbers are read in pairs, columns must be even"
             )
-        tiles = tuple(tile_for(rows, columns, form, n, chip, half=half) for n in range(1, MOST_ROWS + 1))
+        counts = range(1, MOST_ROWS + 1)
+        tiles = tuple(tile_for(rows, columns, form, n, chip, half=half, norms=norms) for n in counts)
         if isinstance(weight, Quantized):
             return cls(weight.words, weight.scales, (rows, columns), form, weight.format.group, half, tiles)
         aligned = weight.contiguous() if weight.data_ptr() % _ALIGNMENT == 0 else weight.clone()
@@ -91,7 +92,7 @@ class GpuLayer:
             raise ValueError(f"a head of {shape.head_dim} dimensions cannot be turned in pairs")
         return cls(
             library,
-            GpuMatrix.of(weights.qkv, chip, shape.head_dim // 2),
+            GpuMatrix.of(weights.qkv, chip, shape.head_dim // 2, norms=weights.q_norm is not None),
             GpuMatrix.of(weights.output, chip),
             GpuMatrix.of(weights.gate_up, chip, weights.gate_up.shape[0] // 2),
             GpuMatrix.of(weights.down, chip),
