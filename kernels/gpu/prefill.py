@@ -28,7 +28,7 @@ def _queries(longest: int, head_dim: int, cache: torch.dtype) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Tiles:
+class PrefillTiles:
     """How the queries of a layout are cut up: made once a forward for all its layers, one copy to the device.
 
     `table` (tiles, 5) int32: the row's first query among the N, how many it has, the position of that query,
@@ -42,7 +42,9 @@ class Tiles:
     page_size: int
 
     @classmethod
-    def make(cls, layout: Layout, shape: AttentionShape, cache: torch.dtype, device: torch.device) -> "Tiles":
+    def make(
+        cls, layout: Layout, shape: AttentionShape, cache: torch.dtype, device: torch.device
+    ) -> "PrefillTiles":
         """For layers of `shape`, whatever their window, and a cache of dtype `cache` on `device`."""
         group = shape.n_heads // shape.n_kv_heads
         longest = max(row.stop - row.start for row in layout.rows) * group
@@ -184,7 +186,7 @@ def prefill_kernel(
 
 
 def prefill_attention(
-    q: Tensor, keys: Tensor, values: Tensor, tiles: Tiles, shape: AttentionShape, out: Tensor
+    q: Tensor, keys: Tensor, values: Tensor, tiles: PrefillTiles, shape: AttentionShape, out: Tensor
 ) -> None:
     """out = softmax(q·kᵀ/√D)·v of the layout's new tokens, over their rows' positions up to their own.
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels.api import AttentionShape, RowSpan
-from kernels.gpu.prefill import Tiles, prefill_attention
+from kernels.gpu.prefill import PrefillTiles, prefill_attention
 from tests.kernels.interpreted.paged import (
     BF16,
     CPU,
@@ -51,7 +51,9 @@ class Bench:
     def attend(self, dtype: torch.dtype = FP32) -> torch.Tensor:
         out = torch.full(self.q.shape, UNTOUCHED, dtype=dtype)
         shape, cache = self.case.shape, self.cache
-        tiles = Tiles.make(layout_of(self.spans(self.case), self.case.page), shape, cache.keys.dtype, CPU)
+        tiles = PrefillTiles.make(
+            layout_of(self.spans(self.case), self.case.page), shape, cache.keys.dtype, CPU
+        )
         prefill_attention(self.q, cache.keys, cache.values, tiles, shape, out)
         return out
 
@@ -138,7 +140,7 @@ def test_every_query_is_in_one_tile_and_the_longest_come_first() -> None:
     rows = ((150, 150), (40, 40), (3000, 7))
     bench = Bench(Case(rows, page=64))
     shape = bench.case.shape
-    tiles = Tiles.make(layout_of(bench.spans(bench.case), 64), shape, BF16, CPU)
+    tiles = PrefillTiles.make(layout_of(bench.spans(bench.case), 64), shape, BF16, CPU)
     assert tiles.queries == 128
     queries: list[tuple[int, int]] = []
     ends: list[int] = []
