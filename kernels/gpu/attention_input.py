@@ -125,7 +125,7 @@ def attention_input_kernel(
     ROWS: tl.constexpr,
     K: tl.constexpr,
     WARPS: tl.constexpr,
-    N: tl.constexpr,
+    BATCH: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     PAGE: tl.constexpr,
@@ -137,7 +137,7 @@ def attention_input_kernel(
     stride = tl.num_programs(0) * (ROWS // 2)
     tile, scale = load_tile(words, scales, first, 0, M, C, HALF, FORM, GROUP, ROWS, K, WARPS)
     wait_for_previous(DEPENDENT)
-    n = tl.arange(0, N)
+    n = tl.arange(0, BATCH)
     TILES: tl.constexpr = (HALF + ROWS // 2 - 1) // (ROWS // 2)  # of a head
     for this in range(first, PAIRS, stride):
         head = this // (TILES * (ROWS // 2))
@@ -164,16 +164,16 @@ def attention_input_kernel(
             ROWS,
             K,
             WARPS,
-            N,
+            BATCH,
         )
-        held = load_squares(squares, batch, C, N)
+        held = load_squares(squares, batch, C, BATCH)
         c, s = _angles(cos, sin, position, i, real & (head < HEADS + KV_HEADS), HALF)
         page = tl.load(pages + n * table_width + position // PAGE, mask=position >= 0, other=0)
         slot = tl.where(position >= 0, page * PAGE + position % PAGE, -1)
         if bias is not None:
             low_bias = tl.load(bias + row, mask=real, other=0.0).to(tl.float32)[:, None]
             high_bias = tl.load(bias + row + HALF, mask=real, other=0.0).to(tl.float32)[:, None]
-        low, high = sum_up(sums, FORM, ROWS, N)
+        low, high = sum_up(sums, FORM, ROWS, BATCH)
         divisor = divisors(held, eps, C)
         low *= divisor
         high *= divisor
@@ -182,9 +182,9 @@ def attention_input_kernel(
             high += high_bias
         own = real[:, None] & (n < batch)[None, :]
         if q_norm is None:
-            _write(low, high, c, s, head, i, own, slot, q, keys, values, HALF, HEADS, KV_HEADS, N)
+            _write(low, high, c, s, head, i, own, slot, q, keys, values, HALF, HEADS, KV_HEADS, BATCH)
         elif head >= HEADS + KV_HEADS:
-            _write(low, high, c, s, head, i, own, slot, q, keys, values, HALF, HEADS, KV_HEADS, N)
+            _write(low, high, c, s, head, i, own, slot, q, keys, values, HALF, HEADS, KV_HEADS, BATCH)
         else:
             place = raw + (n[None, :] * (HEADS + KV_HEADS) + head) * (2 * HALF) + i[:, None]
             tl.store(place, low, mask=own)
@@ -207,7 +207,7 @@ def attention_input_kernel(
                     HALF,
                     HEADS,
                     KV_HEADS,
-                    N,
+                    BATCH,
                 )
 
 
@@ -229,10 +229,10 @@ def _norm_and_write(
     HALF: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
-    N: tl.constexpr,
+    BATCH: tl.constexpr,
 ):
     """A whole head of q or k, as the programs handed it in."""
-    n = tl.arange(0, N)
+    n = tl.arange(0, BATCH)
     i = tl.arange(0, triton.next_power_of_2(HALF))
     real = i < HALF
     own = real[:, None] & (n < batch)[None, :]
@@ -247,12 +247,12 @@ def _norm_and_write(
     low *= divisor * tl.load(gain + i, mask=real, other=0.0).to(tl.float32)[:, None]
     high *= divisor * tl.load(gain + i + HALF, mask=real, other=0.0).to(tl.float32)[:, None]
     c, s = _angles(cos, sin, position, i, real, HALF)
-    _write(low, high, c, s, head, i, own, slot, q, keys, values, HALF, HEADS, KV_HEADS, N)
+    _write(low, high, c, s, head, i, own, slot, q, keys, values, HALF, HEADS, KV_HEADS, BATCH)
 
 
 @triton.jit
 def _angles(cos, sin, position, i, turned, HALF: tl.constexpr):
-    """cos and sin (pairs, N) at the positions; 1 and 0, which turn nothing, where pairs are not `turned`."""
+    """cos and sin (pairs, BATCH) at the positions; 1 and 0, which turn nothing, where pairs are not `turned`."""
     places = position.to(tl.int64)[None, :] * HALF + i[:, None]
     mask = (position >= 0)[None, :] & turned[:, None]
     return tl.load(cos + places, mask=mask, other=1.0), tl.load(sin + places, mask=mask, other=0.0)
@@ -274,13 +274,13 @@ def _write(
     HALF: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
-    N: tl.constexpr,
+    BATCH: tl.constexpr,
 ):
     """Pairs i of a head, turned by c and s: to q, or to the cache where the row has a slot."""
     turned_low = low * c - high * s
     turned_high = high * c + low * s
     if head < HEADS:
-        place = q + (tl.arange(0, N)[None, :] * HEADS + head) * (2 * HALF) + i[:, None]
+        place = q + (tl.arange(0, BATCH)[None, :] * HEADS + head) * (2 * HALF) + i[:, None]
         tl.store(place, turned_low.to(q.dtype.element_ty), mask=own)
         tl.store(place + HALF, turned_high.to(q.dtype.element_ty), mask=own)
     else:

@@ -90,7 +90,7 @@ def accumulate(
     ROWS: tl.constexpr,
     K: tl.constexpr,
     WARPS: tl.constexpr,
-    N: tl.constexpr,
+    BATCH: tl.constexpr,
 ):
     """(sums, tile, scale): of the pairs from `first` on, for `sum_up`; and the weights that come next.
 
@@ -98,19 +98,16 @@ def accumulate(
     multiplied, the next one's weights are asked for; after the last one those of `next_first`, unless that is
     PAIRS or more: they are under way while this tile is summed up and written.
     """
-    total = tl.zeros((WARPS, ROWS, N), tl.float32)
+    total = tl.zeros((WARPS, ROWS, max(BATCH, 8)), tl.float32)
     # No pointer is negative, which the compiler cannot know: it keeps the number in a register, and `and` and
     # `or` with two numbers are one instruction, where two constants would make them two.
     magic = _MAGIC + (words.to(tl.int64) >> 63).to(tl.int32)
     for step in range(steps):
-        vectors = _load_vectors(x, step, batch, C, K, WARPS, N)
-        # All are asked for before the first is used: ptxas would fetch each chunk where it is multiplied, and
-        # wait for memory as often. They come while weights are on their way, and cost nothing but this.
-        tl.debug_barrier()
+        vectors = _load_vectors(x, step, batch, C, K, WARPS, BATCH)
         if FORM == "int8" or FORM == "int4":
-            total = _add_packed(total, tile, scale, vectors, magic, FORM, GROUP, ROWS, K, WARPS, N)
+            total = _add_packed(total, tile, scale, vectors, magic, FORM, GROUP, ROWS, K, WARPS, BATCH)
         else:
-            total = _add_plain(total, tile, vectors, FORM, ROWS, K, WARPS, N)
+            total = _add_plain(total, tile, vectors, FORM, ROWS, K, WARPS, BATCH)
         last = step + 1 == steps
         following = tl.where(last, next_first, first)
         if following < PAIRS:
@@ -122,14 +119,17 @@ def accumulate(
 
 
 @triton.jit
-def sum_up(sums, FORM: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr):
-    """low, high (ROWS/2, N) fp32 of what `accumulate` gave. What comes after them is best asked for before."""
+def sum_up(sums, FORM: tl.constexpr, ROWS: tl.constexpr, BATCH: tl.constexpr):
+    """low, high (ROWS/2, BATCH) fp32 of what `accumulate` gave. What they meet is best asked for before."""
+    REPEATS: tl.constexpr = sums.shape[2] // BATCH
+    if REPEATS > 1:  # alike, and fewer to move
+        sums = tl.max(tl.reshape(sums, (sums.shape[0], ROWS, BATCH, REPEATS)), axis=3)
     total = tl.sum(sums, axis=0)
     if FORM == "int8" or FORM == "int4":
-        total = tl.permute(tl.reshape(total, (ROWS // 32, 2, 2, 2, 4, N)), (0, 4, 1, 2, 5, 3))
+        total = tl.permute(tl.reshape(total, (ROWS // 32, 2, 2, 2, 4, BATCH)), (0, 4, 1, 2, 5, 3))
     else:
-        total = tl.permute(tl.reshape(total, (ROWS // 16, 2, 8, N)), (0, 2, 3, 1))
-    return tl.split(tl.reshape(total, (ROWS // 2, N, 2)))
+        total = tl.permute(tl.reshape(total, (ROWS // 16, 2, 8, BATCH)), (0, 2, 3, 1))
+    return tl.split(tl.reshape(total, (ROWS // 2, BATCH, 2)))
 
 
 @triton.jit
@@ -193,12 +193,10 @@ def _load_packed(
     group = tl.arange(0, ROWS // 32)[:, None, None, None]
     half = tl.arange(0, 2)[None, :, None, None]
     quad = tl.arange(0, 4)[None, None, :, None]
-    row, real = low_rows(first, group * 16 + quad * 4 + tl.arange(0, 4)[None, None, None, :], HALF, ROWS)
-    row = row + half * HALF  # (G, 2, 4, 4)
-    panel = (row // 16).to(tl.int64)
+    rows, real = low_rows(first, group * 16 + quad * 4 + tl.arange(0, 4)[None, None, None, :], HALF, ROWS)
+    rows = rows + half * HALF  # (G, 2, 4, 4)
+    at = (rows // 16).to(tl.int64) * (PADDED // 8 * E * 16) + rows % 16
     warp = step * WARPS + tl.arange(0, WARPS)
-
-    at = panel * (PADDED // 8 * E * 16) + row % 16
     e = tl.arange(0, E)[None, None, :, None, None, None, None, None]
     lane = tl.arange(0, 4)[None, None, None, None, None, None, :, None]
     k = tl.arange(0, K)[None, :, None, None, None, None, None, None]
@@ -207,9 +205,9 @@ def _load_packed(
     places = places + line * 16
     places = places + (k * (4 * E) + e) * 16
 
+    at = (rows // 16).to(tl.int64) * (PADDED // GROUP * 16) + rows % 16
     s = tl.arange(0, S)[None, :, None, None, None, None, None]
     begin = (warp * (32 * K) // GROUP)[None, None, :, None, None, None, None]
-    at = panel * (PADDED // GROUP * 16) + row % 16
     scale_places = scales + at[:, None, None, :, :, None, :] + tl.zeros((1, 1, 1, 1, 1, 4, 1), tl.int32)
     scale_places = scale_places + begin * 16
     scale_places = scale_places + s * 16
@@ -218,7 +216,7 @@ def _load_packed(
         tile = tl.load(places, eviction_policy="evict_first")
         scale = tl.load(scale_places, eviction_policy="evict_first")
     else:
-        real = real & (row < M)
+        real = real & (rows < M)
         column = warp[None, None, None, :, None, None, None, None] * (32 * K) + k * 32
         inside = real[:, None, None, None, :, :, None, :] & (column < PADDED)
         tile = tl.load(places, mask=inside, other=0, eviction_policy="evict_first")
@@ -228,29 +226,21 @@ def _load_packed(
 
 
 @triton.jit
-def _load_vectors(x, step, batch, C: tl.constexpr, K: tl.constexpr, WARPS: tl.constexpr, N: tl.constexpr):
-    """The columns of `step` of x (batch, C), zero beyond: (N/8, K, WARPS, 8, 16) int32 or (…, 32) fp32.
+def _load_vectors(
+    x, step, batch, C: tl.constexpr, K: tl.constexpr, WARPS: tl.constexpr, BATCH: tl.constexpr
+):
+    """The columns of `step` of x (batch, C), zero beyond: (BATCH, 16·K·WARPS) int32 or (…, 32·K·WARPS) fp32.
 
     x is fp32, or bf16 in words of two.
     """
     WIDTH: tl.constexpr = 1 if x.dtype.element_ty == tl.float32 else 2  # columns of an element
-    CHUNK: tl.constexpr = 32 // WIDTH
-    vector = tl.arange(0, N // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
-    # Places beyond the last vector repeat it: what is not masked needs no zeros and no predicates.
-    vector = tl.minimum(vector, batch - 1)[:, None, None, :, None]
-    k = tl.arange(0, K)[None, :, None, None, None]
-    warp = step * WARPS + tl.arange(0, WARPS)[None, None, :, None, None]
-    element = tl.arange(0, CHUNK)[None, None, None, None, :]
-    places = x + vector * (C // WIDTH)
-    places = places + (warp * (K * CHUNK) + element)
-    places = places + k * CHUNK
-    if C % (32 * K * WARPS) == 0:
-        return tl.load(places)
-    else:
-        column = (warp * K + k) * 32
-        if C % 32 != 0:  # else a chunk is inside or it is not, and loads stay wide
-            column = column + element * WIDTH
-        return tl.load(places, mask=column < C, other=0)
+    SPAN: tl.constexpr = 32 // WIDTH * K * WARPS
+    n = tl.arange(0, BATCH)[:, None]
+    element = step * SPAN + tl.arange(0, SPAN)[None, :]
+    inside = n < batch
+    if C % (32 * K * WARPS) != 0:
+        inside = inside & (element < C // WIDTH)
+    return tl.load(x + n * (C // WIDTH) + element, mask=inside, other=0)
 
 
 @triton.jit
@@ -262,24 +252,25 @@ def _add_plain(
     ROWS: tl.constexpr,
     K: tl.constexpr,
     WARPS: tl.constexpr,
-    N: tl.constexpr,
+    BATCH: tl.constexpr,
 ):
     """total (WARPS, ROWS, N) plus W·x of one step, each chunk of columns by itself.
 
     A product waits 33 cycles for the sum it adds to: 16 in a row would be a third of a microsecond. A lane has
     8 columns of a chunk, in bits (a, b, c) of their number.
     """
+    N: tl.constexpr = max(BATCH, 8)
     weights = tile if FORM == "fp32" else _in_two(tile, FORM)
     weights = tl.reshape(weights, (ROWS // 8, K, WARPS, 8, 4, 2, 2, 2))
-    vectors = tl.reshape(_columns(vectors), (N // 8, K, WARPS, 8, 4, 2, 2, 2))
+    vectors = tl.reshape(_columns(vectors), (BATCH, WARPS, K, 4, 2, 2, 2))
     if FORM == "bf16":
         weights = tl.permute(weights, (1, 2, 0, 3, 6, 4, 5, 7))
-        vectors = tl.permute(vectors, (1, 2, 6, 4, 5, 7, 0, 3))
+        vectors = tl.permute(vectors, (2, 1, 5, 3, 4, 6, 0))
     else:
         weights = tl.permute(weights, (1, 2, 0, 3, 5, 6, 4, 7))
-        vectors = tl.permute(vectors, (1, 2, 5, 6, 4, 7, 0, 3))
+        vectors = tl.permute(vectors, (2, 1, 4, 5, 3, 6, 0))
     weights = tl.reshape(weights, (K * WARPS, ROWS, 32))
-    vectors = tl.reshape(vectors, (K * WARPS, 32, N))
+    vectors = _repeated(tl.reshape(vectors, (K * WARPS, 32, BATCH)), N)
     chunk = tl.arange(0, K)[:, None, None, None]
     begin = tl.where(chunk == 0, tl.reshape(total, (1, WARPS, ROWS, N)), 0.0)
     sums = _product(weights, vectors, tl.reshape(begin, (K * WARPS, ROWS, N)), FORM)
@@ -298,25 +289,25 @@ def _add_packed(
     ROWS: tl.constexpr,
     K: tl.constexpr,
     WARPS: tl.constexpr,
-    N: tl.constexpr,
+    BATCH: tl.constexpr,
 ):
     """total (WARPS, ROWS, N) plus W·x of one step, a group of columns at a time.
 
     Numbers come with a constant added to them; the constant's share is taken off by a product with the
     constant, at which theirs begins. A lane's 8 columns are (h, c, a): nibble or word, half of it, byte.
     """
+    N: tl.constexpr = max(BATCH, 8)
     S: tl.constexpr = max(32 * K // GROUP, 1)
     C: tl.constexpr = 32 * K // S  # columns of a warp that share a scale
     TERMS: tl.constexpr = 2 if FORM == "int8" else 1
-    vectors = tl.reshape(_columns(vectors), (N // 8, S, C // 32, WARPS, 8, 4, 2, 2, 2))
-    # Where all weights are alike the order of columns is free: the one that moves nothing.
-    alike = tl.reshape(tl.permute(vectors, (1, 3, 2, 7, 5, 6, 8, 0, 4)), (S * WARPS, C, N))
+    vectors = tl.reshape(_columns(vectors), (BATCH, WARPS, S, C // 32, 4, 2, 2, 2))
+    vectors = tl.permute(vectors, (2, 1, 3, 5, 4, 7, 6, 0))
+    vectors = _repeated(tl.reshape(vectors, (S * WARPS, C, BATCH)), N)
     constant = tl.full((S * WARPS, 16, C), -384.0 if FORM == "int8" else -136.0, tl.float32)
-    parts = _product(constant, alike, tl.zeros((S * WARPS, 16, N), tl.float32), FORM)
+    parts = _product(constant, vectors, tl.zeros((S * WARPS, 16, N), tl.float32), FORM)
     parts = tl.reshape(parts, (S * WARPS, 1, 16, N))
     parts = tl.reshape(tl.broadcast_to(parts, (S * WARPS, ROWS // 16, 16, N)), (S * WARPS, ROWS, N))
 
-    vectors = tl.permute(vectors, (1, 3, 2, 6, 5, 8, 7, 0, 4))
     vectors = tl.reshape(vectors, (S * WARPS, C // 32, 1, 32, N))
     vectors = tl.broadcast_to(vectors, (S * WARPS, C // 32, TERMS, 32, N))
     vectors = tl.reshape(vectors, (S * WARPS, TERMS * C, N))
@@ -370,6 +361,19 @@ def _in_two(words, FORM: tl.constexpr):
         return tl.join(lower.to(tl.float16, bitcast=True), upper.to(tl.float16, bitcast=True))
     else:
         return tl.join(lower.to(tl.bfloat16, bitcast=True), upper.to(tl.bfloat16, bitcast=True))
+
+
+@triton.jit
+def _repeated(vectors, N: tl.constexpr):
+    """(a, b, BATCH) -> (a, b, N): each place N // BATCH times."""
+    A: tl.constexpr = vectors.shape[0]
+    B: tl.constexpr = vectors.shape[1]
+    BATCH: tl.constexpr = vectors.shape[2]
+    if BATCH == N:
+        return vectors
+    else:
+        wide = tl.broadcast_to(tl.reshape(vectors, (A, B, BATCH, 1)), (A, B, BATCH, N // BATCH))
+        return tl.reshape(wide, (A, B, N))
 
 
 @triton.jit

@@ -78,7 +78,7 @@ def gate_up_kernel(
     ROWS: tl.constexpr,
     K: tl.constexpr,
     WARPS: tl.constexpr,
-    N: tl.constexpr,
+    BATCH: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
     """Grid (programs,); a pair is a row of gate and the same one of up."""
@@ -87,7 +87,7 @@ def gate_up_kernel(
     stride = tl.num_programs(0) * (ROWS // 2)
     tile, scale = load_tile(words, scales, first, 0, M, C, HALF, FORM, GROUP, ROWS, K, WARPS)
     wait_for_previous(DEPENDENT)
-    n = tl.arange(0, N)[None, :]
+    n = tl.arange(0, BATCH)[None, :]
     for this in range(first, PAIRS, stride):
         sums, tile, scale = accumulate(
             tile,
@@ -108,14 +108,14 @@ def gate_up_kernel(
             ROWS,
             K,
             WARPS,
-            N,
+            BATCH,
         )
         row, real = low_rows(this, tl.arange(0, ROWS // 2), HALF, ROWS)
-        held = load_squares(squares, batch, C, N)
+        held = load_squares(squares, batch, C, BATCH)
         if bias is not None:
             gate_bias = tl.load(bias + row, mask=real, other=0.0).to(tl.float32)[:, None]
             up_bias = tl.load(bias + HALF + row, mask=real, other=0.0).to(tl.float32)[:, None]
-        gate, up = sum_up(sums, FORM, ROWS, N)
+        gate, up = sum_up(sums, FORM, ROWS, BATCH)
         divisor = divisors(held, eps, C)
         gate *= divisor
         up *= divisor

@@ -111,17 +111,17 @@ def add(
 
 
 @triton.jit
-def load_squares(squares, batch, E: tl.constexpr, N: tl.constexpr):
-    """(N, ⌈E/16⌉ and zeros) fp32, for `divisors`; places beyond the last row repeat it."""
+def load_squares(squares, batch, E: tl.constexpr, BATCH: tl.constexpr):
+    """(BATCH, ⌈E/16⌉ and zeros) fp32, for `divisors`."""
     T: tl.constexpr = (E + _SQUARES - 1) // _SQUARES
-    n = tl.minimum(tl.arange(0, N), batch - 1)
-    t = tl.arange(0, triton.next_power_of_2(T))
-    return tl.load(squares + n[:, None] * T + t[None, :], mask=(t < T)[None, :], other=0.0)
+    n = tl.arange(0, BATCH)[:, None]
+    t = tl.arange(0, triton.next_power_of_2(T))[None, :]
+    return tl.load(squares + n * T + t, mask=(n < batch) & (t < T), other=0.0)
 
 
 @triton.jit
 def divisors(squares, eps, E: tl.constexpr):
-    """1 / sqrt(mean(x²) + eps) of every place: (1, N) fp32."""
+    """1 / sqrt(mean(x²) + eps) of every row: (1, BATCH) fp32."""
     return tl.rsqrt(tl.sum(squares, axis=1) / E + eps)[None, :]
 
 
@@ -162,7 +162,7 @@ def add_kernel(
     ROWS: tl.constexpr,
     K: tl.constexpr,
     WARPS: tl.constexpr,
-    N: tl.constexpr,
+    BATCH: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
     """Grid (programs,): tiles are dealt out one after another."""
@@ -172,7 +172,7 @@ def add_kernel(
     tile, scale = load_tile(words, scales, first, 0, M, C, HALF, FORM, GROUP, ROWS, K, WARPS)
     wait_for_previous(DEPENDENT)
     pair = tl.arange(0, ROWS // 2)
-    n = tl.arange(0, N)[None, :]
+    n = tl.arange(0, BATCH)[None, :]
     T: tl.constexpr = (M + _SQUARES - 1) // _SQUARES
     for this in range(first, PAIRS, stride):
         row, _ = low_rows(this, pair, HALF, ROWS)
@@ -203,7 +203,7 @@ def add_kernel(
             ROWS,
             K,
             WARPS,
-            N,
+            BATCH,
         )
         if bias is not None:
             low_x += tl.load(bias + row, mask=row < M, other=0.0).to(tl.float32)[:, None]
@@ -211,7 +211,7 @@ def add_kernel(
         if gain is not None:
             low_gain = tl.load(gain + row, mask=row < M, other=0.0).to(tl.float32)[:, None]
             high_gain = tl.load(gain + row + HALF, mask=row + HALF < M, other=0.0).to(tl.float32)[:, None]
-        low, high = sum_up(sums, FORM, ROWS, N)
+        low, high = sum_up(sums, FORM, ROWS, BATCH)
         low += low_x
         high += high_x
         tl.store(x + places, low, mask=low_inside)
@@ -227,7 +227,7 @@ def add_kernel(
             else:
                 G: tl.constexpr = ROWS // 2 // _SQUARES
                 g = group + tl.arange(0, G)[:, None]
-                sums = tl.sum(tl.reshape(low * low, (G, _SQUARES, N)), axis=1)
+                sums = tl.sum(tl.reshape(low * low, (G, _SQUARES, BATCH)), axis=1)
                 tl.store(squares + n * T + g, sums, mask=(n < batch) & (g < T))
-                sums = tl.sum(tl.reshape(high * high, (G, _SQUARES, N)), axis=1)
+                sums = tl.sum(tl.reshape(high * high, (G, _SQUARES, BATCH)), axis=1)
                 tl.store(squares + n * T + g + G, sums, mask=(n < batch) & (g + G < T))

@@ -70,7 +70,7 @@ class GpuMatrix:
             "ROWS": tile.rows,
             "K": tile.chunks,
             "WARPS": tile.warps,
-            "N": 8 if batch <= 8 else 16,
+            "BATCH": 1 << (batch - 1).bit_length(),
         }
 
 
