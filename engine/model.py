@@ -94,8 +94,10 @@ class Model:
 
     def _captured_steps(self, pages: int) -> CapturedSteps:
         from engine.device_loop import CapturedSteps
+        from kernels.gpu.backend import GpuBackend
         from kernels.gpu.decode_step import Parts
 
+        assert isinstance(self.backend, GpuBackend), "the one backend that captures"
         positions = torch.arange(self.config.max_context, device=self.backend.device)
         cos, sin = angles(positions, self._frequencies.to(positions.device), self._rope_factor)
         pool = self._new_pool(pages)

@@ -47,9 +47,7 @@ def test_a_backend_that_cannot_run_says_so() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_driver_the_gpu_backend_says_so() -> None:
-    with pytest.raises(
-        TokenjouleError, match="finds no CUDA device; its build"
-    ):
+    with pytest.raises(TokenjouleError, match="finds no CUDA device; its build"):
         choose_backend("gpu", torch.device("cuda:0"), torch.bfloat16)
 
 

@@ -2,8 +2,9 @@
 
     q, k = rope(norm?(W·rmsnorm(x) + b)), v = W·rmsnorm(x) + b
 
-A pair of rows is what RoPE turns together, i and i + D/2 of a head. A norm of q and k needs the whole head, which
-several programs share: they hand in what they have, and the last one to come norms, turns and writes it.
+A pair of rows is what RoPE turns together, i and i + D/2 of a head. A norm of q and k needs the whole head,
+which several programs share: they hand in what they have, and the last one to come norms, turns and writes
+it.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from kernels.gpu.weights import GpuLayer
 
 @dataclass(frozen=True, slots=True)
 class NormScratch:
-    """Heads that wait for their norm: `raw` (B, H + K, D) fp32, `counters` (H + K,) int32, zero between launches."""
+    """Heads that wait for their norm: `raw` (B, H + K, D) fp32, `counters` (H + K,) int32, zero
+    afterwards.
+    """
 
     raw: Tensor
     counters: Tensor
@@ -50,7 +53,8 @@ def attention_input(
     tile: Tile | None = None,
     dependent: bool,
 ) -> None:
-    """q (B, H, D) of any float dtype is written, and `cache` at the rows' positions; a row that rests has none.
+    """q (B, H, D) of any float dtype is written, and `cache` at the rows' positions; a row that rests has
+    none.
 
     `stream` has to be scaled for the layer's first norm. Mutates `q`, `cache` and `scratch`.
     """
@@ -181,9 +185,7 @@ def attention_input_kernel(
             low += low_bias
             high += high_bias
         own = real[:, None] & (n < batch)[None, :]
-        if q_norm is None:
-            _write(low, high, c, s, head, i, own, slot, q, keys, values, HALF, HEADS, KV_HEADS, BATCH)
-        elif head >= HEADS + KV_HEADS:
+        if q_norm is None or head >= HEADS + KV_HEADS:
             _write(low, high, c, s, head, i, own, slot, q, keys, values, HALF, HEADS, KV_HEADS, BATCH)
         else:
             place = raw + (n[None, :] * (HEADS + KV_HEADS) + head) * (2 * HALF) + i[:, None]
@@ -252,7 +254,9 @@ def _norm_and_write(
 
 @triton.jit
 def _angles(cos, sin, position, i, turned, HALF: tl.constexpr):
-    """cos and sin (pairs, BATCH) at the positions; 1 and 0, which turn nothing, where pairs are not `turned`."""
+    """cos and sin (pairs, BATCH) at the positions; 1 and 0, which turn nothing, where pairs are not
+    `turned`.
+    """
     places = position.to(tl.int64)[None, :] * HALF + i[:, None]
     mask = (position >= 0)[None, :] & turned[:, None]
     return tl.load(cos + places, mask=mask, other=1.0), tl.load(sin + places, mask=mask, other=0.0)

@@ -1,7 +1,7 @@
 """The backend `gpu`. Decode steps are Triton kernels over rows in device memory, made to be captured.
 
-Any other batch (prompts, injected tokens, probes, more than 16 rows) goes through torch's matrix products, with
-attention over the paged cache in Triton.
+Any other batch (prompts, injected tokens, probes, more than 16 rows) goes through torch's matrix products,
+with attention over the paged cache in Triton.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from kernels.gpu.attention_output import attention_output
 from kernels.gpu.attention_scratch import AttentionScratch
 from kernels.gpu.head_scratch import GpuHead
 from kernels.gpu.mlp import down, gate_up
-from kernels.gpu.prefill import Tiles, prefill_attention
+from kernels.gpu.prefill import PrefillTiles, prefill_attention
 from kernels.gpu.rows import Rows
 from kernels.gpu.stream import Stream
 from kernels.gpu.tiles import Chip
@@ -63,24 +63,24 @@ class GpuBackend:
     captures = True
 
     def __init__(self, device: torch.device) -> None:
-        """Raises `BackendUnavailable` unless kernels run on `device`: on a CPU only where they are interpreted."""
+        """Raises `BackendUnavailable` where kernels do not run: on a CPU they do when interpreted."""
         if device.type != "cuda" and not knobs.runtime.interpret:
             raise BackendUnavailable(f"backend gpu: runs on a CUDA device, not on {device}")
         if device.type == "cuda" and not torch.cuda.is_available():
             raise BackendUnavailable(
-                f"backend gpu: torch {torch.__version__} finds no CUDA device; its build may be for CPUs, or the "
-                "driver missing or too old"
+                f"backend gpu: torch {torch.__version__} finds no CUDA device; its build may be for CPUs, or "
+                "the driver missing or too old"
             )
         self.device, self.chip = device, Chip.of(device)
         if self.chip.capability < OLDEST:
             found = f"{self.chip.capability // 10}.{self.chip.capability % 10}"
             raise BackendUnavailable(
-                f"backend gpu: {torch.cuda.get_device_name(device)} has compute capability {found}, 8.0 is the "
-                "least; the torch backend runs on it"
+                f"backend gpu: {torch.cuda.get_device_name(device)} has compute capability {found}, 8.0 is "
+                "the least; the torch backend runs on it"
             )
         self.dependent = self.chip.dependent
         self._library = TorchBackend(device)
-        self._tiles: tuple[Layout, Tiles] | None = None
+        self._tiles: tuple[Layout, PrefillTiles] | None = None
 
     def prepare_layer(self, weights: LayerWeights, shape: AttentionShape, norm_eps: float) -> GpuLayer:
         try:
@@ -100,7 +100,7 @@ class GpuBackend:
 
     def attention(self, q: Tensor, layer: GpuLayer, cache: LayerCache, layout: Layout) -> Tensor:
         if self._tiles is None or self._tiles[0] is not layout:
-            self._tiles = layout, Tiles.make(layout, layer.shape, cache.keys.dtype, self.device)
+            self._tiles = layout, PrefillTiles.make(layout, layer.shape, cache.keys.dtype, self.device)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         prefill_attention(q.contiguous(), cache.keys, cache.values, self._tiles[1], layer.shape, out)
         return out

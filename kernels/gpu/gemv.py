@@ -2,16 +2,18 @@
 
     low[p], high[p] = W[r]·x, W[r + HALF]·x
 
-A tile of ROWS rows is ROWS/2 pairs of rows (r, r + HALF): what RoPE turns together, a gate and its up, or, where
-nothing pairs, the two halves of ROWS neighbours. Pairs are numbered in runs of HALF, each run padded to whole
-tiles; the n-th run begins at row 2·HALF·n.
+A tile of ROWS rows is ROWS/2 pairs of rows (r, r + HALF): what RoPE turns together, a gate and its up, or,
+where nothing pairs, the two halves of ROWS neighbours. Pairs are numbered in runs of HALF, each run padded
+to whole tiles; the n-th run begins at row 2·HALF·n.
 
-Products are those of tensor cores: 16 rows of W, 16 columns, 8 vectors at a time. Eight vectors then cost what
-one does, a vector's sums are the same to the bit alone and beside others, and an unpacked weight needs no
-multiplication of its own. What a thread holds of such a product's operands is made to be what one 128-bit load
-gives it, by dealing rows to lanes and by renaming columns, for W and x alike: no weight passes through shared
-memory. A warp's load is 8 rows by 64 bytes; of packed words 2 panels by 256 bytes. The order that moves nothing
-follows from how many columns Triton gives a thread at once ("kWidth", AccelerateMatmul.cpp: four where an
+Products are those of tensor cores: 16 rows of W, 16 columns, 8 vectors at a time. Eight vectors then cost
+what one does, a vector's sums are the same to the bit alone and beside others, and an unpacked weight
+needs no multiplication of its own. What a thread holds of such a product's operands is made to be what one
+128-bit load gives it, by dealing rows to lanes and by renaming columns, for W and x alike: no weight passes
+through shared memory. A warp's load is 8 rows by 64 bytes; of packed words 2 panels by 256 bytes. The
+order that moves nothing follows from how many columns Triton gives a thread at once ("kWidth",
+AccelerateMatmul.cpp: four
+where an
 operand comes of a `join`); another one would be as right, and slower.
 
 Shapes: G groups of rows, K chunks of 32 columns that a warp has in one step, 4 lanes of columns, 8 of rows,
@@ -31,7 +33,8 @@ _MAGIC = tl.constexpr(0x43004300)
 
 @triton.jit
 def low_rows(first, pairs, HALF: tl.constexpr, ROWS: tl.constexpr):
-    """(rows, whether they are) of the tile that begins with pair `first`; `pairs`: a tensor of 0 … ROWS/2 - 1.
+    """(rows, whether they are) of the tile that begins with pair `first`; `pairs`: a tensor of 0 … ROWS/2
+    - 1.
 
     The other rows of the pairs are HALF further.
     """
@@ -58,7 +61,8 @@ def load_tile(
     K: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """(weights, scales) of the pairs from `first` on, in the columns of `step`; scales 0 where there are none.
+    """(weights, scales) of the pairs from `first` on, in the columns of `step`; scales 0 where there are
+    none.
 
     Nothing is read but weights: it may stand before `wait_for_previous`.
     """
@@ -183,7 +187,8 @@ def _load_packed(
     K: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """Words (G, K, E, WARPS, 2, 4, 4, 4) int32: E words of 8 columns, halves, quads of rows, lanes, a quad's rows.
+    """Words (G, K, E, WARPS, 2, 4, 4, 4) int32: E words of 8 columns, halves, quads of rows, lanes, a
+    quad's rows.
 
     Scales (G, S, WARPS, 2, 4, 4, 4) bf16 of the S groups that K chunks touch, alike for all lanes of columns.
     """
@@ -226,9 +231,7 @@ def _load_packed(
 
 
 @triton.jit
-def _load_vectors(
-    x, step, batch, C: tl.constexpr, K: tl.constexpr, WARPS: tl.constexpr, BATCH: tl.constexpr
-):
+def _load_vectors(x, step, batch, C: tl.constexpr, K: tl.constexpr, WARPS: tl.constexpr, BATCH: tl.constexpr):
     """The columns of `step` of x (batch, C), zero beyond: (BATCH, 16·K·WARPS) int32 or (…, 32·K·WARPS) fp32.
 
     x is fp32, or bf16 in words of two.
@@ -256,8 +259,8 @@ def _add_plain(
 ):
     """total (WARPS, ROWS, N) plus W·x of one step, each chunk of columns by itself.
 
-    A product waits 33 cycles for the sum it adds to: 16 in a row would be a third of a microsecond. A lane has
-    8 columns of a chunk, in bits (a, b, c) of their number.
+    A product waits 33 cycles for the sum it adds to: 16 in a row would be a third of a microsecond. A lane
+    has 8 columns of a chunk, in bits (a, b, c) of their number.
     """
     N: tl.constexpr = max(BATCH, 8)
     weights = tile if FORM == "fp32" else _in_two(tile, FORM)

@@ -1,9 +1,10 @@
 """The LM head: W_head·rmsnorm(x) for up to 16 rows, and the choice of the next token where logits are made.
 
-A program takes tiles that follow one another. Where tokens are selected, it reads the logits of some tiles
-back while weights of the next are under way, one logit a thread whatever way the sums were made, and keeps
-what `kernels.gpu.select` makes of them; the last program ends the step, or with top-k, top-p and min-p
-`kernels.gpu.filters` does. So logits go to memory in any case: 0.1 % of what is read.
+A program takes tiles that follow one another. Where tokens are selected, it then reads its logits back, each
+by one thread whatever way the sums were made, and hands in what `kernels.gpu.select` makes of them; the last
+program ends the step, or with top-k, top-p and min-p `kernels.gpu.filters` does. So logits go to memory in
+any case: 0.1 % of what is read. To take them in between tiles would hide it behind loads, but weights under
+way and draws together need more registers than a thread has where two programs share a multiprocessor.
 """
 
 from typing import Any
@@ -16,17 +17,15 @@ from torch import Tensor
 from kernels.gpu.arrivals import last_of
 from kernels.gpu.dependent import let_next_start, wait_for_previous
 from kernels.gpu.filters import select_filtered
-from kernels.gpu.gemv import load_tile, load_vectors, low_rows, multiply
+from kernels.gpu.gemv import accumulate, load_tile, low_rows, sum_up
 from kernels.gpu.head_scratch import GpuHead, HeadScratch
 from kernels.gpu.select import hand_in, nothing, settle, taken_in
 from kernels.gpu.selection import Kind, Selection
 from kernels.gpu.step import StepState
-from kernels.gpu.stream import Stream, divisors, words_of
+from kernels.gpu.stream import Stream, divisors, load_squares, words_of
 from kernels.gpu.tiles import Tile
 
-# Tokens that a program takes in at a time, for all rows: of 8 rows one token is 8 draws of a thread.
-_TOKENS = 256
-_DRAWS = 2048
+_AT_ONCE = 2048  # logits that a program of 8 warps takes in at a time: 8 a thread
 
 
 def head_logits(
@@ -59,7 +58,8 @@ def head_select(
     """Chooses each row's token and ends the step. `stream` has to be scaled for the head's norm.
 
     `positions` (B,) int32: where the tokens that the stream comes of stand; the chosen ones stand one
-    further. Negative for a row that rests. Mutates `state`, `positions` (plus 1), `selection.seen` and `scratch`.
+    further. Negative for a row that rests. Mutates `state`, `positions` (plus 1), `selection.seen` and
+    `scratch`.
     """
     _check(stream, head, scratch.logits)
     tile = head.matrix.tile(len(selection)) if tile is None else tile
@@ -121,7 +121,7 @@ def _options(stream: Stream, head: GpuHead, tile: Tile, dependent: bool) -> dict
         **head.matrix.constants(tile, rows),
         "B": rows,
         "PLACES": places,
-        "AT_ONCE": max(min(_TOKENS, _DRAWS // places) // tile.rows, 1),
+        "AT_ONCE": min(_AT_ONCE // places, 1024),
         "PROGRAMS": tile.programs,
         "DEPENDENT": dependent,
         "num_warps": tile.warps,
@@ -162,7 +162,7 @@ def head_kernel(
     ROWS: tl.constexpr,
     K: tl.constexpr,
     WARPS: tl.constexpr,
-    N: tl.constexpr,
+    BATCH: tl.constexpr,
     B: tl.constexpr,
     PLACES: tl.constexpr,
     AT_ONCE: tl.constexpr,
@@ -180,49 +180,49 @@ def head_kernel(
     end = (program + 1) * TILES // PROGRAMS
     tile, scale = load_tile(words, scales, begin * (ROWS // 2), 0, M, C, HALF, FORM, GROUP, ROWS, K, WARPS)
     wait_for_previous(DEPENDENT)
-    held = load_vectors(vectors, 0, batch, C, K, WARPS, N)
-    divisor = divisors(squares, batch, eps, C, N)[None, :]
-    n = tl.arange(0, N)[None, :]
-    best, chosen, highest, totals = nothing(PLACES)
-    for start in range(begin, end, AT_ONCE):
-        stop = tl.minimum(start + AT_ONCE, end)
-        for this in range(start, stop):
-            low, high, tile, scale, held = multiply(
-                tile,
-                scale,
-                held,
-                words,
-                scales,
-                vectors,
-                this * (ROWS // 2),
-                tl.where(this + 1 < end, (this + 1) * (ROWS // 2), PAIRS),
-                steps,
-                batch,
-                PAIRS,
-                M,
-                C,
-                HALF,
-                FORM,
-                GROUP,
-                ROWS,
-                K,
-                WARPS,
-                N,
-            )
-            row, _ = low_rows(this * (ROWS // 2), tl.arange(0, ROWS // 2), HALF, ROWS)
-            places = logits + n * M + row[:, None]
-            tl.store(places, low * divisor, mask=(row < M)[:, None] & (n < batch))
-            tl.store(places + HALF, high * divisor, mask=(row + HALF < M)[:, None] & (n < batch))
-        if KIND is not None:
-            tl.debug_barrier()  # logits that some threads wrote are read by others
+    n = tl.arange(0, BATCH)[None, :]
+    for this in range(begin, end):
+        sums, tile, scale = accumulate(
+            tile,
+            scale,
+            words,
+            scales,
+            vectors,
+            this * (ROWS // 2),
+            tl.where(this + 1 < end, (this + 1) * (ROWS // 2), PAIRS),
+            steps,
+            batch,
+            PAIRS,
+            M,
+            C,
+            HALF,
+            FORM,
+            GROUP,
+            ROWS,
+            K,
+            WARPS,
+            BATCH,
+        )
+        held = load_squares(squares, batch, C, BATCH)
+        low, high = sum_up(sums, FORM, ROWS, BATCH)
+        divisor = divisors(held, eps, C)
+        row, _ = low_rows(this * (ROWS // 2), tl.arange(0, ROWS // 2), HALF, ROWS)
+        places = logits + n * M + row[:, None]
+        tl.store(places, low * divisor, mask=(row < M)[:, None] & (n < batch))
+        tl.store(places + HALF, high * divisor, mask=(row + HALF < M)[:, None] & (n < batch))
+    if KIND is not None:
+        tl.debug_barrier()  # logits that some threads wrote are read by others
+        best, chosen, highest, totals = nothing(PLACES)
+        stop = tl.minimum(end * ROWS, M)
+        for first in range(begin * ROWS, stop, AT_ONCE):
             best, chosen, highest, totals = taken_in(
                 best,
                 chosen,
                 highest,
                 totals,
                 logits,
-                start * ROWS,
-                tl.minimum(stop * ROWS, M),
+                first,
+                stop,
                 positions,
                 temperature,
                 penalty,
@@ -232,10 +232,9 @@ def head_kernel(
                 B,
                 PLACES,
                 M,
-                AT_ONCE * ROWS,
+                AT_ONCE,
                 KIND == 1,
             )
-    if KIND is not None:
         hand_in(best, chosen, highest, totals, program, ranks, values, B, PLACES, PROGRAMS)
         # With filters, who is kept must be known first: `kernels.gpu.filters` ends the step.
         if KIND < 2:  # noqa: SIM102 - one is known to the compiler, the other to the device

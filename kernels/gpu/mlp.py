@@ -14,7 +14,8 @@ from kernels.gpu.weights import GpuLayer
 def gate_up(
     stream: Stream, layer: GpuLayer, hidden: Tensor, *, tile: Tile | None = None, dependent: bool
 ) -> None:
-    """hidden = silu(W_gate·rmsnorm(x) + b_gate) · (W_up·rmsnorm(x) + b_up). hidden (B, F) bf16 or fp32, written.
+    """hidden = silu(W_gate·rmsnorm(x) + b_gate) · (W_up·rmsnorm(x) + b_up). hidden (B, F) bf16 or fp32,
+    written.
 
     `stream` has to be scaled for the mlp's norm.
     """

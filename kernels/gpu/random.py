@@ -4,8 +4,12 @@ Philox 4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC
 the seed, counter = (token, position, row, 0).
 """
 
+import math
+
 import triton
 import triton.language as tl
+
+_LN_2 = tl.constexpr(math.log(2))  # the hardware has logarithms to base 2; tl.log takes 25 instructions
 
 
 @triton.jit
@@ -20,5 +24,5 @@ def gumbel(seed, row, position, tokens):
     u = (high ^ 0xFFFFFFFF).to(tl.float32) * 2.0**-32 + 2.0**-33
     # -log u by its series where u rounds the digits of `rest` away: the smallest of them decide who wins.
     series = rest + rest * rest * (0.5 + rest * (1.0 / 3.0 + rest * 0.25))
-    waiting = tl.where(rest < 2.0**-6, series, -tl.log(u))
-    return -tl.log(waiting)
+    waiting = tl.where(rest < 2.0**-6, series, -_LN_2 * tl.log2(u))
+    return -_LN_2 * tl.log2(waiting)

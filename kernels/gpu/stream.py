@@ -53,7 +53,9 @@ def words_of(vectors: Tensor) -> Tensor:
 
 
 def begin(x: Tensor, gain: Tensor, stream: Stream, *, dependent: bool) -> None:
-    """Makes the stream of x (B, E), any float dtype, contiguous, before a norm of `gain` (E,). Mutates `stream`."""
+    """Makes the stream of x (B, E), any float dtype, contiguous, before a norm of `gain` (E,). Mutates
+    `stream`.
+    """
     rows, hidden = stream.x.shape
     if x.shape != stream.x.shape or not x.is_contiguous():
         raise ValueError(f"x is {list(x.shape)}; this stream takes contiguous {[rows, hidden]}")

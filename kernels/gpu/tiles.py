@@ -1,9 +1,11 @@
-"""How a matrix is cut for the kernels that stream it: pure arithmetic, and a value that can be measured against.
+"""How a matrix is cut for the kernels that stream it: pure arithmetic, and a value that can be measured
+against.
 
 What decides: bytes that a multiprocessor has asked for and not yet got. 4.3 TB/s over 132 of them and about
-0.8 µs from asking to getting are 26 KB each on average; a tile is asked for at once and runs dry until the next
-one is, so that tiles of 64 KB keep twice that under way. A program of 8 warps that has 64 KB in registers takes
-128 registers a thread, half of those there are: the first tile of the next kernel fits beside it.
+0.8 µs from asking to getting are 26 KB each on average; a tile is asked for at once and runs dry until the
+next one is, so that tiles of 64 KB keep twice that under way. A program of 8 warps that has 64 KB in
+registers takes 128 registers a thread, half of those there are: the first tile of the next kernel fits
+beside it.
 """
 
 from dataclasses import dataclass
@@ -17,8 +19,8 @@ _WARPS = 8
 _IN_FLIGHT = 64 << 10  # bytes of one multiprocessor
 _WASTE = 1.15  # columns computed over columns there are
 
-# For each form: rows of a tile, the least a product takes; chunks of 32 columns of a warp at a time, as many as
-# fit in 128 registers with what unpacking takes; programs of a multiprocessor at most.
+# For each form: rows of a tile, the least a product takes; chunks of 32 columns of a warp at a time, as
+# many as fit in 128 registers with what unpacking takes; programs of a multiprocessor at most.
 _FORMS = {"bf16": (16, 8, 4), "fp16": (16, 4, 2), "fp32": (16, 2, 2), "int8": (32, 4, 2), "int4": (32, 4, 2)}
 _BITS = {"bf16": 16, "fp16": 16, "fp32": 32, "int8": 8, "int4": 4}
 _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -97,10 +99,12 @@ def tile_for(
     half: int | None = None,
     norms: bool = False,
 ) -> Tile:
-    """For a matrix (rows, columns) of `form` and `batch` vectors. `half`: of `kernels.gpu.gemv`, None for plain.
+    """For a matrix (rows, columns) of `form` and `batch` vectors. `half`: of `kernels.gpu.gemv`, None for
+    plain.
 
-    `norms`: whether its kernel norms whole heads, too, which takes registers of its own. `columns` and `warps` of what it returns do not depend on `batch` or `chip`: a row of a batch gets the
-    same sums in any batch.
+    `norms`: whether its kernel norms whole heads, too, which takes registers of its own. `columns` and
+    `warps` of what it returns do not depend on `batch` or `chip`: a row of a batch gets the same sums in
+    any batch.
     """
     tall, chunks, resident = _FORMS[form]
     wide = 32 * _WARPS * chunks

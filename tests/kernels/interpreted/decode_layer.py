@@ -20,6 +20,7 @@ from kernels.reference import TorchBackend, TorchLayer
 CPU = torch.device("cpu")
 PAGE = 4
 EPS = 1e-5
+SMALL = Chip(3, 80)
 FORMS = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -44,7 +45,9 @@ def wide(weight: Matrix) -> Tensor:
 
 
 def close(found: Tensor, expected: Tensor, form: torch.dtype | Format) -> bool:
-    """Both add up some hundred products in fp32, in different orders; of packed numbers with 136 or 384 added."""
+    """Both add up some hundred products in fp32, in different orders; of packed numbers with 136 or 384
+    added.
+    """
     largest = expected.abs().max().item()
     bound = 2.0**-14 if isinstance(form, Format) else 2.0**-18
     return bool((found - expected).abs().max() <= bound * largest) and found.shape == expected.shape
@@ -65,9 +68,11 @@ class Case:
 
 
 class Bench:
-    """The layer, prepared for both; caches of equal content, the pages of the rows dealt out in a mixed order."""
+    """The layer, prepared for both; caches of equal content, the pages of the rows dealt out in a mixed
+    order.
+    """
 
-    def __init__(self, case: Case, form: torch.dtype | Format, *, chip: Chip = Chip(3, 80)) -> None:
+    def __init__(self, case: Case, form: torch.dtype | Format, *, chip: Chip = SMALL) -> None:
         self.case, self.form = case, form
         width = (case.heads + 2 * case.kv_heads) * case.dim
         shapes = {

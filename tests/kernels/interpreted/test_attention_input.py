@@ -66,16 +66,6 @@ def test_a_resting_row_writes_nothing() -> None:
     assert torch.equal(cache.keys, bench.cache.keys) and torch.equal(cache.values, bench.cache.values)
 
 
-def test_a_row_is_the_same_to_the_bit_beside_others() -> None:
-    case = Case(norms=True, positions=(9, 2, 14, 5, 6))
-    together = run(Bench(case, torch.bfloat16))[0]
-    for row in range(5):
-        bench = Bench(case, torch.bfloat16)
-        alone = Bench(dataclasses.replace(case, positions=case.positions[row : row + 1]), torch.bfloat16)
-        alone.x = bench.x[row : row + 1].contiguous()
-        assert torch.equal(run(alone)[0][0], together[row])
-
-
 @pytest.mark.parametrize("part", ["position", "page", "scale", "bias", "norm"])
 def test_what_is_wrong_is_found(part: str) -> None:
     case = Case(heads=2, kv_heads=1, dim=32, biases=True, norms=True, positions=(6, 9))

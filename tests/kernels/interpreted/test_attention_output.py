@@ -1,4 +1,6 @@
-"""The kernels that write the residual stream against torch: sizes, forms, tiles, what the next norm is given."""
+"""The kernels that write the residual stream against torch: sizes, forms, tiles, what the next norm is
+given.
+"""
 
 import dataclasses
 
