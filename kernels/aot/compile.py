@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels.aot import sass
+from kernels.aot.pointers import pointers
 from kernels.aot.record import WARP, Variant
 
 # Where parameters begin in constant bank 0, by the first digit of the compute capability.
@@ -37,13 +38,16 @@ class Access:
     """One instruction that reads or writes global memory. `kind`: load, store or atomic. `bits` per thread.
 
     `pointers`: the parameters its address may come from. `before_wait`: it stands before the wait for the
-    kernel that came first. `line`: of the source.
+    kernel that came first. `begin`, `end`: this instruction and the one that a load has to have come for,
+    by number. `line`: of the source.
     """
 
     kind: str
     bits: int
     pointers: frozenset[str]
     before_wait: bool
+    begin: int
+    end: int
     line: str
 
 
@@ -53,7 +57,6 @@ class Code:
 
     `spills`: instructions that use local memory. `matrix`: those of the tensor cores. `starts_next` and
     `waits`: the instructions of dependent launch; `wait_repeats` where a wait stands in a loop.
-    `in_flight`: bytes a thread has asked for at once, see `sass.in_flight`.
     """
 
     variant: Variant
@@ -66,24 +69,42 @@ class Code:
     starts_next: int
     waits: int
     wait_repeats: bool
-    in_flight: int
     accesses: tuple[Access, ...]
 
 
-def compile_all(variants: Iterable[Variant], *, workers: int = 1) -> Iterator[Code]:
-    """The code of each variant, in order. Nothing comes from Triton's cache of earlier runs."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A variant that Triton or ptxas does not compile, and what they say, in one line."""
+
+    variant: Variant
+    reason: str
+
+
+def compile_all(variants: Iterable[Variant], *, workers: int = 1) -> Iterator[Code | Refusal]:
+    """What becomes of each variant, in order. Nothing comes from Triton's cache of earlier runs."""
     with tempfile.TemporaryDirectory() as cache:
         pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(cache,))
         with pool:
-            yield from pool.map(compile_variant, variants)
+            yield from pool.map(_attempt, variants)
 
 
 def _begin(cache: str) -> None:
     os.environ["TRITON_CACHE_DIR"] = cache
 
 
+def _attempt(variant: Variant) -> Code | Refusal:
+    try:
+        return compile_variant(variant)
+    except Exception as error:  # of many kinds, by stage of the compiler and version of Triton
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        return Refusal(variant, f"{type(cause).__name__}: {lines[-1] if lines else ''}")
+
+
 def compile_variant(variant: Variant) -> Code:
-    """Compiles, or takes from Triton's cache, and disassembles."""
+    """Compiles, or takes from Triton's cache, and disassembles. Raises what Triton raises."""
     module, _, name = variant.kernel.partition(":")
     source = ASTSource(
         getattr(import_module(module), name),
@@ -112,7 +133,8 @@ def read(variant: Variant, ptx: str, usage: str, listing: str, shared: int) -> C
         raise ValueError(f"{variant.name}: no resource usage in {usage!r}")
     code = sass.instructions(listing)
     waits = [index for index, instruction in enumerate(code) if instruction.name == "ACQBULK"]
-    names = sass.pointers(code, pointer_offsets(variant, ptx))
+    names = pointers(code, pointer_offsets(variant, ptx))
+    ends = sass.until(code)
     count = [instruction.name for instruction in code].count
     accesses = tuple(
         Access(
@@ -120,6 +142,8 @@ def read(variant: Variant, ptx: str, usage: str, listing: str, shared: int) -> C
             instruction.bits,
             names[index],
             bool(waits) and index < waits[0],
+            index,
+            ends.get(index, index),
             instruction.line,
         )
         for index, instruction in enumerate(code)
@@ -136,7 +160,6 @@ def read(variant: Variant, ptx: str, usage: str, listing: str, shared: int) -> C
         starts_next=count("PREEXIT"),
         waits=len(waits),
         wait_repeats=any(sass.looped(code, index) for index in waits),
-        in_flight=sass.in_flight(code),
         accesses=accesses,
     )
 

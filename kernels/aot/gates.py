@@ -1,11 +1,11 @@
 """What the machine code of a kernel must hold. Each gate gives one line for each thing that is wrong.
 
-`frozen`: parameters that no kernel ever writes while a model runs. `streamed`: those whose bytes are the
-work, matrices and the cache of keys and values. Limits of an SM: CUDA Programming Guide, "Technical
-Specifications per Compute Capability".
+`frozen`: parameters that no kernel ever writes while a model runs. `streams`: what is read as a whole,
+matrices and the cache, each by the parameters that point to it. Limits: CUDA Programming Guide,
+"Technical Specifications per Compute Capability".
 """
 
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 
 from kernels.aot.compile import Code
@@ -46,9 +46,11 @@ def residents(code: Code) -> int:
     )
 
 
-def in_flight(code: Code) -> int:
-    """Bytes that one SM may have asked memory for at once, with as many programs as it holds."""
-    return code.in_flight * WARP * code.variant.warps * residents(code)
+def in_flight(code: Code, names: Set[str]) -> int:
+    """Bytes that one SM may have asked for at once through `names`, with as many programs as it holds."""
+    loads = [each for each in code.accesses if each.kind == "load" and each.pointers & names]
+    bits = (sum(each.bits for each in loads if each.begin <= at.begin < each.end) for at in loads)
+    return max(bits, default=0) // 8 * WARP * code.variant.warps * residents(code)
 
 
 def ahead(code: Code, names: Set[str]) -> int:
@@ -70,19 +72,21 @@ def fits(code: Code) -> list[str]:
     return [f"does not fit on an SM: {code.shared} bytes of shared memory, {code.registers} registers"]
 
 
-def wide_loads(code: Code, streamed: Set[str]) -> list[str]:
-    """Every load of what is streamed moves 128 bits a thread, and there is one of each."""
-    loads = [access for access in code.accesses if access.kind == "load" and access.pointers & streamed]
+def wide_loads(code: Code, streams: Collection[Set[str]]) -> list[str]:
+    """Every load of a stream moves 128 bits a thread, and there is one of each."""
+    names = frozenset[str]().union(*streams)
+    loads = [access for access in code.accesses if access.kind == "load" and access.pointers & names]
     found = {
-        f"{load.line}: loads {' or '.join(sorted(load.pointers))} by {load.bits} bits"
+        f"{load.line}: loads {_either(load.pointers)} by {load.bits} bits"
         for load in loads
         if load.bits != WIDE
     }
-    missing = streamed - frozenset[str]().union(*(load.pointers for load in loads))
-    return [*sorted(found), *(f"no load of {name} found" for name in sorted(missing))]
+    loaded = frozenset[str]().union(*(load.pointers for load in loads))
+    missing = sorted(_either(stream) for stream in streams if not stream & loaded)
+    return [*sorted(found), *(f"no load of {name} found" for name in missing)]
 
 
-def dependent(code: Code, frozen: Set[str], streamed: Set[str]) -> list[str]:
+def dependent(code: Code, frozen: Set[str], streams: Collection[Set[str]]) -> list[str]:
     """Dependent launch: the next kernel may start, matrices are on their way, then it waits, once.
 
     Before the wait nothing is touched but what is frozen. Without dependent launch there is none of it.
@@ -96,11 +100,15 @@ def dependent(code: Code, frozen: Set[str], streamed: Set[str]) -> list[str]:
     early = [access for access in code.accesses if access.before_wait]
     for access in early:
         if not access.pointers or not access.pointers <= frozen or access.kind != "load":
-            name = " or ".join(sorted(access.pointers)) or "an unknown address"
+            name = _either(access.pointers) or "an unknown address"
             found.append(f"{access.line}: {access.kind} of {name} before the wait")
     loaded = frozenset[str]().union(*(access.pointers for access in early if access.bits == WIDE))
-    found += [f"no 128-bit load of {name} before the wait" for name in sorted(frozen & streamed - loaded)]
-    return found
+    late = sorted(_either(stream) for stream in streams if stream <= frozen and not stream & loaded)
+    return found + [f"no 128-bit load of {name} before the wait" for name in late]
+
+
+def _either(names: Set[str]) -> str:
+    return " or ".join(sorted(names))
 
 
 def registers(code: Code, ceiling: int) -> list[str]:

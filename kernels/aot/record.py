@@ -4,8 +4,8 @@ Launch functions run as they are, on tensors of torch's meta device, which have 
 and no memory. Only Triton's device and compiler are taken away: binding of arguments, specialisation (16-byte
 alignment, multiples of 16, the value 1) and options are Triton's own. No driver and no CUDA context is made.
 
-The three names of `triton.runtime.jit` replaced here (`driver`, `JITFunction.run` and `._do_compile`, with
-these parameters) are the same in Triton 3.4 and 3.7.
+Replaced are three names of `triton.runtime.jit`: `driver`, `JITFunction.run`, and `._do_compile` with its
+parameters (key, signature, device, constants, options, attributes, …), which Triton 3.4 and 3.7 both have.
 """
 
 import os
@@ -16,6 +16,7 @@ from math import prod
 from types import SimpleNamespace
 from typing import Any
 
+import triton
 import triton.runtime.jit as triton_jit
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
@@ -96,6 +97,8 @@ def recording(capability: int) -> Iterator[list[Launch]]:
 
     def note(self: Any, *given: Any, grid: Any, warmup: bool, **named: Any) -> None:
         run(self, *given, grid=grid, warmup=warmup, **named)
+        if not asked:
+            raise RuntimeError(f"Triton {triton.__version__} compiles in a way that cannot be recorded here")
         signature, constants, options, attributes = asked.pop()
         variant = Variant(
             f"{self.fn.__module__}:{self.fn.__qualname__}",

@@ -10,7 +10,7 @@ from kernels.aot.record import recording
 from tests.kernels.aot import toys
 
 WEIGHT = frozenset({"weight"})
-CACHE = frozenset({"keys", "values"})
+CACHE = frozenset({"keys"}), frozenset({"values"})
 
 # By name: options of the launch of `toys.gemv`, how far apart the columns it reads stand, and the gates that
 # find something, each with its words.
@@ -46,28 +46,28 @@ def codes() -> dict[str, Code]:
     return dict(zip(names, compile_all([launch.variant for launch in launches]), strict=True))
 
 
-def found(code: Code, streamed: frozenset[str] = WEIGHT, ceiling: int = 128) -> dict[str, list[str]]:
+def found(code: Code, *streams: frozenset[str]) -> dict[str, list[str]]:
     """What each gate finds, those that find nothing left out."""
     every = {
         "no_stack": gates.no_stack(code),
         "fits": gates.fits(code),
-        "wide_loads": gates.wide_loads(code, streamed),
-        "dependent": gates.dependent(code, WEIGHT, streamed),
-        "registers": gates.registers(code, ceiling),
+        "wide_loads": gates.wide_loads(code, streams),
+        "dependent": gates.dependent(code, WEIGHT, streams),
+        "registers": gates.registers(code, 128),
     }
     return {gate: lines for gate, lines in every.items() if lines}
 
 
 def test_nothing_is_found_in_good_kernels(codes):
-    assert found(codes["good"]) == {}
-    assert found(codes["independent"]) == {}
-    assert found(codes["attend"], CACHE) == {}
+    assert found(codes["good"], WEIGHT) == {}
+    assert found(codes["independent"], WEIGHT) == {}
+    assert found(codes["attend"], *CACHE) == {}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_found_by_its_gates_and_no_other(codes, name):
     expected = MISTAKES[name][2]
-    lines = found(codes[name])
+    lines = found(codes[name], WEIGHT)
     assert lines.keys() == expected.keys()
     for gate, words in expected.items():
         assert len(lines[gate]) == len(words)
@@ -82,7 +82,9 @@ def test_a_ceiling_of_registers(codes):
 
 
 def test_a_streamed_parameter_that_is_never_loaded_is_found(codes):
-    assert gates.wide_loads(codes["good"], WEIGHT | {"words"}) == ["no load of words found"]
+    words = frozenset({"words", "scales"})
+    assert gates.wide_loads(codes["good"], (WEIGHT, words)) == ["no load of scales or words found"]
+    assert gates.wide_loads(codes["good"], (WEIGHT | words,)) == []
 
 
 def test_a_store_before_the_wait_is_found(codes):
@@ -90,7 +92,7 @@ def test_a_store_before_the_wait_is_found(codes):
     early = dataclasses.replace(
         code, accesses=tuple(dataclasses.replace(each, before_wait=True) for each in code.accesses)
     )
-    lines = gates.dependent(early, frozenset({"weight", "x", "out"}), WEIGHT)
+    lines = gates.dependent(early, frozenset({"weight", "x", "out"}), (WEIGHT,))
     assert len(lines) == 1 and "store of out before the wait" in lines[0]
 
 
@@ -112,5 +114,6 @@ def test_bytes_ahead_of_the_wait_and_in_flight(codes):
     # Four rows of 1024 columns by 128 threads: 64 bytes a thread.
     assert gates.ahead(code, WEIGHT) == 64
     assert gates.ahead(codes["late"], WEIGHT) == 0
-    assert gates.in_flight(code) == code.in_flight * 128 * gates.residents(code)
-    assert code.in_flight >= 64
+    # They are all under way at the wait, and so are programs on every place.
+    assert gates.in_flight(code, WEIGHT) >= 64 * 128 * gates.residents(code)
+    assert gates.in_flight(code, frozenset({"out"})) == 0

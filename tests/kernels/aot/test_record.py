@@ -1,14 +1,10 @@
 """Launches are noted in the variant that Triton would compile, and nothing runs."""
 
-import os
 import pickle
-from pathlib import Path
 
 import pytest
-import torch
 import triton.runtime.jit as triton_jit
 
-from kernels.aot.compile import compile_all
 from kernels.aot.record import Launch, recording
 from tests.kernels.aot import toys
 
@@ -77,18 +73,3 @@ def test_the_interpreter_is_refused(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET"), recording(90):
         pass
-
-
-def test_compilation_reads_and_fills_no_cache_and_starts_no_device(monkeypatch, tmp_path):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    with recording(90) as launches:
-        toys.copy[(1,)](toys.meta(64), toys.meta(64), 1)
-    (code,) = compile_all([launches[0].variant])
-    assert [(access.kind, set(access.pointers)) for access in code.accesses] == [
-        ("load", {"source"}),
-        ("store", {"target"}),
-    ]
-    assert list(Path(tmp_path).iterdir()) == []
-    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path)
-    assert not torch.cuda.is_initialized()
-    assert triton_jit.driver._active is None

@@ -80,6 +80,23 @@ def copy(source, target, stride):
     tl.store(target + at, tl.load(source + at * stride))
 
 
+@triton.jit
+def mixed(flag, target, scale, source, count):
+    """target[i] = source[i] · scale where flag: parameters of 1, 8, 4, 8 and 4 bytes."""
+    at = tl.program_id(0)
+    if flag & (at < count):
+        tl.store(target + at, tl.load(source + at) * scale)
+
+
+@triton.jit
+def redefined(target, flag):
+    """Does not compile, though Python runs it: a name is of two shapes."""
+    at = tl.arange(0, 8)
+    if flag > 1:
+        at = tl.arange(0, 16)
+    tl.store(target + at, at)
+
+
 def launch_gemv(
     x: Tensor,
     weight: Tensor,
