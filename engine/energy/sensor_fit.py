@@ -1,0 +1,160 @@
+"""Fits the sensor model to readings whose true power is known, and says what the readings cannot tell.
+
+Whether the true power is an external meter's, or 0 and 1 from the switching of a load, is the caller's
+business; gain and offset then are to that scale. `sensor_search` has the arithmetic, `sensor_verdict` the
+reasons.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.energy import sensor_verdict as verdict
+from engine.energy.power_trace import Array, PowerTrace
+from engine.energy.sensor_search import Found, Grid, Kernel, Residuals, downhill, minima, regress, search
+from engine.energy.sensor_search import lags as searched_lags
+from engine.energy.sensor_updates import Updates
+
+MIN_READINGS = 12
+MAX_READINGS = 1500  # a search over more takes longer and finds the same
+_VARIES = 0.25  # of the whole recording's standard deviation, so that a part has an edge of the load in it
+_STARTS = 3  # of each kind of kernel, the best points of the grid to go downhill from
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SensorFit:
+    """The best model of the readings, and how far the readings tell it from others.
+
+    `lags_s`, `lag_rmse_w`: (L,), the least residual at each lag, whatever the kernel. `lag_range_s`,
+    `window_range_s`: the lowest and highest of all that leave nearly the same residual as the best.
+    `refusal`: why the lag is not identifiable, in one sentence; None where it is. `window_known`: whether
+    `window_range_s` is narrow, `tau_known`: whether a plain boxcar does clearly worse.
+    """
+
+    lag_s: float
+    kernel: Kernel
+    gain: float
+    offset_w: float
+    rmse_w: float
+    lags_s: Array
+    lag_rmse_w: Array
+    lag_range_s: tuple[float, float]
+    window_range_s: tuple[float, float]
+    window_known: bool
+    tau_known: bool
+    refusal: str | None
+
+    def left_of(self, trace: PowerTrace, updates: Updates) -> float:
+        """What this model leaves of readings that it need not have been fitted to: RMSE in W."""
+        x = Residuals(trace, updates).averaged(np.array([self.lag_s]), self.kernel)[0]
+        return float(np.sqrt(np.mean((self.gain * x + self.offset_w - updates.readings) ** 2)))
+
+
+def usable(trace: PowerTrace, updates: Updates) -> Updates:
+    """The updates that a recorded trace covers at every lag that is searched."""
+    lags_s = searched_lags(updates.period_s)
+    inside = updates.times_s - lags_s[-1] >= trace.start_s
+    return updates.part(inside & (updates.times_s - lags_s[0] <= trace.end_s))
+
+
+def fit_sensor(trace: PowerTrace, updates: Updates) -> SensorFit:
+    """The model that leaves the least of the readings, and the verdict on it.
+
+    A kernel of both boxcar and time constant is taken only where it leaves 10 % less than either alone. Of
+    more than `MAX_READINGS` a random choice is used, the same each time. Raises `ValueError`, one line for
+    the user, for fewer than `MIN_READINGS`.
+    """
+    count = len(updates.times_s)
+    if count < MIN_READINGS:
+        raise ValueError(f"only {count} updates of the sensor can be compared, {MIN_READINGS} are needed")
+    if count > MAX_READINGS:
+        chosen = np.random.default_rng(0).choice(count, MAX_READINGS, replace=False)
+        updates = updates.part(np.sort(chosen))
+    residuals = Residuals(trace, updates)
+    grid = search(residuals)
+    best, boxcar_w = _best(residuals, grid)
+    x = residuals.averaged(np.array([best.lag_s]), best.kernel)
+    gain, offset_w, _ = regress(x, updates.readings)
+    near = grid.rmse_w <= verdict.NEARLY * best.rmse_w
+    window_range = _range(grid.window_s[near], best.kernel.window_s)
+    return SensorFit(
+        lag_s=best.lag_s,
+        kernel=best.kernel,
+        gain=float(gain[0]),
+        offset_w=float(offset_w[0]),
+        rmse_w=best.rmse_w,
+        lags_s=grid.lags_s,
+        lag_rmse_w=grid.rmse_w.min(axis=0),
+        lag_range_s=_range(grid.lags_s[near.any(axis=0)], best.lag_s),
+        window_range_s=window_range,
+        window_known=window_range[1] - window_range[0] <= updates.period_s / 2,
+        tau_known=boxcar_w > verdict.NEARLY * best.rmse_w,
+        refusal=_refusal(residuals, grid, best, float(gain[0])),
+    )
+
+
+def held_out(trace: PowerTrace, updates: Updates) -> float:
+    """Fitted on the earlier part of the readings: the residual on the later part, in W.
+
+    The parts are cut where half of all changes of the reading have gone by, which leaves edges of the load
+    to both. Raises `ValueError`, one line for the user, where a part has no edge or too few readings.
+    """
+    earlier = updates.times_s < half_way(updates)
+    parts = updates.part(earlier), updates.part(~earlier)
+    if min(part.readings.std() for part in parts) < _VARIES * updates.readings.std():
+        raise ValueError("the load changes in one part of the recording only, no other is left to check with")
+    return fit_sensor(trace, parts[0]).left_of(trace, parts[1])
+
+
+def half_way(updates: Updates) -> float:
+    """A time before and after which the reading changes by as much; amid a plateau where one is there."""
+    changed = np.cumsum(np.abs(np.diff(updates.readings)))
+    low, high = np.searchsorted(changed, np.array([0.45, 0.55]) * changed[-1])
+    return float(updates.times_s[low + 1] + updates.times_s[high + 1]) / 2
+
+
+def _best(residuals: Residuals, grid: Grid) -> tuple[Found, float]:
+    """(the best model, the residual of the best plain boxcar), downhill from the best cells."""
+    found = {}
+    for family, boxcar, tau in (("boxcar", True, False), ("tau", False, True), ("both", True, True)):
+        rows = [
+            row
+            for row, (_, kernel) in enumerate(grid.cells)
+            if (boxcar or not kernel.boxcar_s) and (tau or not kernel.tau_s)
+        ]
+        part = grid.rmse_w[rows]
+        starts = []
+        for column in minima(part.min(axis=0)):
+            row = int(part[:, column].argmin())
+            starts.append((part[row, column], grid.lags_s[column], grid.cells[rows[row]][1]))
+        starts.sort(key=lambda start: start[0])
+        found[family] = min(
+            (downhill(residuals, float(lag), at, boxcar=boxcar, tau=tau) for _, lag, at in starts[:_STARTS]),
+            key=lambda minimum: minimum.rmse_w,
+        )
+    plain = min(found["boxcar"], found["tau"], key=lambda minimum: minimum.rmse_w)
+    best = found["both"] if found["both"].rmse_w * verdict.NEARLY < plain.rmse_w else plain
+    return best, found["boxcar"].rmse_w
+
+
+def _range(values: Array, best: float) -> tuple[float, float]:
+    return float(min(values.min(initial=best), best)), float(max(values.max(initial=best), best))
+
+
+def _refusal(residuals: Residuals, grid: Grid, best: Found, gain: float) -> str | None:
+    updates = residuals.updates
+    reason = verdict.unexplained(updates, best.rmse_w)
+    if reason:
+        return reason
+    near = (grid.rmse_w <= verdict.NEARLY * best.rmse_w).any(axis=0)
+    reason = verdict.ambiguous(updates, _range(grid.lags_s[near], best.lag_s), best.rmse_w)
+    if reason:
+        return reason
+    switches_s = verdict.switches(residuals.trace)
+    # Eight time constants: what is left of a switching by then is 1/3000 of it.
+    memory_s = best.kernel.boxcar_s + 8 * best.kernel.tau_s
+    inside = verdict.inside_wave(switches_s, updates, grid.lags_s, memory_s)
+    if inside is None:
+        return None
+    outside = len(updates.times_s) - len(inside.times_s)
+    return verdict.repeating(Residuals(residuals.trace, inside), switches_s, best, gain, outside)
