@@ -14,6 +14,7 @@ from engine.energy.power_trace import Array, PowerTrace
 from engine.energy.sensor_model import SensorModel
 from engine.energy.sensor_updates import Updates
 
+_AROUND = 3  # readings
 _SEPARATED = 0.05  # standard deviation of the share of load in what the readings average over
 
 
@@ -48,11 +49,16 @@ def naive(times_s: Array, readings_w: Array, marks_s: Array) -> PhaseEnergy:
 def by_model(model: SensorModel, updates: Updates, marks_s: Array) -> PhaseEnergy:
     """What the model makes of the readings that see anything between the first and the last mark.
 
+    Three readings before and after count as well: they show the idle device, which a load without pauses
+    leaves to nobody else.
+
     Raises `ValueError`, one line for the user, where the readings cannot tell load from idle.
     """
-    ends_s = updates.times_s - model.lag_s
-    inside = updates.part((ends_s > marks_s[0]) & (ends_s - model.boxcar_s - 2 * model.tau_s < marks_s[-1]))
-    load = PowerTrace.from_switches(marks_s, first=False)
+    around_s = _AROUND * updates.period_s
+    last_s = updates.times_s - model.lag_s
+    first_s = last_s - model.boxcar_s - 2 * model.tau_s
+    inside = updates.part((last_s > marks_s[0] - around_s) & (first_s < marks_s[-1] + around_s))
+    load = PowerTrace.from_marks(marks_s)
     share = model.averaged(load, inside.times_s)
     if len(share) < 2 or share.std() < _SEPARATED:
         raise ValueError("every reading averages over the same share of load: load and idle cannot be told")

@@ -59,7 +59,7 @@ class PowerRecording:
         """The load as 0 and 1; None without two marks."""
         if len(self.marks_s) < _FEW_MARKS:
             return None
-        return PowerTrace.from_switches(self.marks_s, first=False)
+        return PowerTrace.from_marks(self.marks_s)
 
     def _known(self) -> str:
         return " or ".join(repr(channel) for channel in CHANNELS if channel in self.channels)
@@ -71,7 +71,11 @@ def read_recording(path: Path) -> PowerRecording:
     Raises `UsageError` for a file that cannot be read, `TokenjouleError` for one that holds no sensor log or
     whose arrays do not fit together.
     """
-    arrays = _arrays(path)
+    return recording_of(path, _arrays(path))
+
+
+def recording_of(path: Path, arrays: Mapping[str, Any]) -> PowerRecording:
+    """The recording in arrays as a file holds them; `path` names it. Raises `TokenjouleError`."""
     notes: list[str] = []
     channels = {}
     for channel in ("draw", "instant"):

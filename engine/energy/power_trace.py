@@ -39,11 +39,14 @@ class PowerTrace:
         return cls(np.concatenate([times_s[:1], middles, times_s[-1:]]), power_w)
 
     @classmethod
-    def from_switches(cls, switches_s: Sequence[float] | Array, *, first: bool) -> Self:
-        """1 and 0 in turn: before the first switch `first` (as 0 or 1), and the other value after it."""
-        times_s = np.asarray(switches_s, dtype=np.float64)
-        edges_s = np.concatenate([times_s[:1] - 1.0, times_s, times_s[-1:] + 1.0])
-        return cls(edges_s, ((np.arange(len(times_s) + 1) + first) % 2).astype(np.float64))
+    def from_marks(cls, marks_s: Sequence[float] | Array) -> Self:
+        """A load as 1 from each first to each second mark, two or more of them, and 0 elsewhere.
+
+        A last mark without a partner is the end of a pause and switches nothing.
+        """
+        switches_s = np.asarray(marks_s, dtype=np.float64)[: len(marks_s) // 2 * 2]
+        edges_s = np.concatenate([switches_s[:1] - 1.0, switches_s, switches_s[-1:] + 1.0])
+        return cls(edges_s, np.arange(len(switches_s) + 1) % 2 * 1.0)
 
     @property
     def start_s(self) -> float:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.energy import sensor_verdict as verdict
-from engine.energy.power_trace import Array, PowerTrace
+from engine.energy.power_trace import Array, PowerTrace, Smoothed
 from engine.energy.sensor_search import Found, Grid, Kernel, Residuals, downhill, minima, regress, search
 from engine.energy.sensor_search import lags as searched_lags
 from engine.energy.sensor_updates import Updates
 
 MIN_READINGS = 12
-MAX_READINGS = 1500  # a search over more takes longer and finds the same
+MAX_READINGS = 1000  # a search over more takes longer and finds the same
 _VARIES = 0.25  # of the whole recording's standard deviation, so that a part has an edge of the load in it
 _STARTS = 3  # of each kind of kernel, the best points of the grid to go downhill from
 
@@ -25,10 +25,12 @@ _STARTS = 3  # of each kind of kernel, the best points of the grid to go downhil
 class SensorFit:
     """The best model of the readings, and how far the readings tell it from others.
 
-    `lags_s`, `lag_rmse_w`: (L,), the least residual at each lag, whatever the kernel. `lag_range_s`,
-    `window_range_s`: the lowest and highest of all that leave nearly the same residual as the best.
-    `refusal`: why the lag is not identifiable, in one sentence; None where it is. `window_known`: whether
-    `window_range_s` is narrow, `tau_known`: whether a plain boxcar does clearly worse.
+    `lags_s`, `lag_rmse_w`: (L,), the least residual at each lag, whatever the kernel; `inside_rmse_w`: what
+    the best kernel leaves of the readings amid a load that switches again and again, None where none does.
+    `lag_range_s`, `window_range_s`: the lowest and highest that leave nearly the same residual as the best.
+    `refusal`: why the lag is not identifiable, in one sentence; None where it is. `explained`: whether the
+    readings follow the load at all. `window_known`: whether `window_range_s` is narrow, `tau_known`: whether
+    a plain boxcar does clearly worse.
     """
 
     lag_s: float
@@ -38,16 +40,22 @@ class SensorFit:
     rmse_w: float
     lags_s: Array
     lag_rmse_w: Array
+    inside_rmse_w: Array | None
     lag_range_s: tuple[float, float]
     window_range_s: tuple[float, float]
+    explained: bool
     window_known: bool
     tau_known: bool
     refusal: str | None
 
+    def shown(self, trace: PowerTrace, times_s: Array) -> Array:
+        """The readings (n,) that this model shows of a trace at these times."""
+        averaged = Smoothed(trace, self.kernel.tau_s).mean(times_s - self.lag_s, self.kernel.boxcar_s)
+        return self.gain * averaged + self.offset_w
+
     def left_of(self, trace: PowerTrace, updates: Updates) -> float:
         """What this model leaves of readings that it need not have been fitted to: RMSE in W."""
-        x = Residuals(trace, updates).averaged(np.array([self.lag_s]), self.kernel)[0]
-        return float(np.sqrt(np.mean((self.gain * x + self.offset_w - updates.readings) ** 2)))
+        return float(np.sqrt(np.mean((self.shown(trace, updates.times_s) - updates.readings) ** 2)))
 
 
 def usable(trace: PowerTrace, updates: Updates) -> Updates:
@@ -76,6 +84,17 @@ def fit_sensor(trace: PowerTrace, updates: Updates) -> SensorFit:
     x = residuals.averaged(np.array([best.lag_s]), best.kernel)
     gain, offset_w, _ = regress(x, updates.readings)
     near = grid.rmse_w <= verdict.NEARLY * best.rmse_w
+    switches_s = verdict.switches(trace)
+    # Eight time constants: what is left of a switching by then is 1/3000 of it.
+    memory_s = best.kernel.boxcar_s + 8 * best.kernel.tau_s
+    wave = verdict.inside_wave(switches_s, updates, grid.lags_s, memory_s)
+    inside = Residuals(trace, wave) if wave else None
+    lag_range = _range(grid.lags_s[near.any(axis=0)], best.lag_s)
+    explained = verdict.unexplained(updates, best.rmse_w)
+    refusal = explained or verdict.ambiguous(updates, lag_range, best.rmse_w)
+    if inside is not None and refusal is None:
+        outside = len(updates.times_s) - len(inside.updates.times_s)
+        refusal = verdict.repeating(inside, switches_s, best, float(gain[0]), outside)
     window_range = _range(grid.window_s[near], best.kernel.window_s)
     return SensorFit(
         lag_s=best.lag_s,
@@ -85,11 +104,13 @@ def fit_sensor(trace: PowerTrace, updates: Updates) -> SensorFit:
         rmse_w=best.rmse_w,
         lags_s=grid.lags_s,
         lag_rmse_w=grid.rmse_w.min(axis=0),
-        lag_range_s=_range(grid.lags_s[near.any(axis=0)], best.lag_s),
+        inside_rmse_w=inside.rmse_w(grid.lags_s, best.kernel) if inside else None,
+        lag_range_s=lag_range,
         window_range_s=window_range,
+        explained=explained is None,
         window_known=window_range[1] - window_range[0] <= updates.period_s / 2,
         tau_known=boxcar_w > verdict.NEARLY * best.rmse_w,
-        refusal=_refusal(residuals, grid, best, float(gain[0])),
+        refusal=refusal,
     )
 
 
@@ -139,22 +160,3 @@ def _best(residuals: Residuals, grid: Grid) -> tuple[Found, float]:
 
 def _range(values: Array, best: float) -> tuple[float, float]:
     return float(min(values.min(initial=best), best)), float(max(values.max(initial=best), best))
-
-
-def _refusal(residuals: Residuals, grid: Grid, best: Found, gain: float) -> str | None:
-    updates = residuals.updates
-    reason = verdict.unexplained(updates, best.rmse_w)
-    if reason:
-        return reason
-    near = (grid.rmse_w <= verdict.NEARLY * best.rmse_w).any(axis=0)
-    reason = verdict.ambiguous(updates, _range(grid.lags_s[near], best.lag_s), best.rmse_w)
-    if reason:
-        return reason
-    switches_s = verdict.switches(residuals.trace)
-    # Eight time constants: what is left of a switching by then is 1/3000 of it.
-    memory_s = best.kernel.boxcar_s + 8 * best.kernel.tau_s
-    inside = verdict.inside_wave(switches_s, updates, grid.lags_s, memory_s)
-    if inside is None:
-        return None
-    outside = len(updates.times_s) - len(inside.times_s)
-    return verdict.repeating(Residuals(residuals.trace, inside), switches_s, best, gain, outside)

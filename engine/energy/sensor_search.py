@@ -88,17 +88,17 @@ def regress(x: Array, readings: Array) -> tuple[Array, Array, Array]:
 def lags(period_s: float) -> Array:
     """From 50 ms or half a period of apparent foresight, which clocks that disagree make, to two periods."""
     low_s, high_s = max(period_s / 2, 0.05), max(2 * period_s, 0.1)
-    return np.linspace(-low_s, high_s, 1 + round((low_s + high_s) / min(period_s / 30, 0.004)))
+    return np.linspace(-low_s, high_s, 1 + min(round((low_s + high_s) / min(period_s / 30, 0.004)), 90))
 
 
 def boxcars(period_s: float) -> list[float]:
     """Up to 15 periods: `power.draw` of an RTX 3090 averages 1 s and shows it every 0.1 s."""
-    return [0.0, *np.geomspace(period_s / 20, 15 * period_s, 26).tolist()]
+    return [0.0, *np.geomspace(period_s / 20, 15 * period_s, 21).tolist()]
 
 
 def taus(period_s: float) -> list[float]:
     """From a thirtieth of a period to two periods."""
-    return [0.0, *np.geomspace(period_s / 30, 2 * period_s, 14).tolist()]
+    return [0.0, *np.geomspace(period_s / 30, 2 * period_s, 11).tolist()]
 
 
 def search(residuals: Residuals) -> Grid:

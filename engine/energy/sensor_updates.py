@@ -75,7 +75,7 @@ def find_updates(times_s: Array, readings: Array) -> Updates:
         period_s=period_s,
         poll_s=poll_s,
         regular=float(inside.mean()),
-        resolution=float(steps.min()),
+        resolution=round(float(steps.min()), 4),
     )
 
 

@@ -16,6 +16,8 @@ _EXPLAINED = 3.0  # the readings must vary this many times more than the model l
 _SETTLE_S = 0.002  # a meter's noise of single samples is no switching of the load
 _SWITCHES = 8  # fewer are isolated steps, each of which tells a different time
 _INSIDE = 12  # readings
+_CLOSE_S = 0.0005  # times of updates are known to a few tenths of a millisecond where polls take 13 ms
+_FINE_S = 0.004  # no less than half a step of the lags that are searched
 
 
 def allowed_s(updates: Updates) -> float:
@@ -73,9 +75,8 @@ def inside_wave(switches_s: Array, updates: Updates, lags_s: Array, window_s: fl
 def repeating(residuals: Residuals, switches_s: Array, best: Found, gain: float, outside: int) -> str | None:
     """Whether a lag far from the best one predicts the same inside a wave: the reason where one does.
 
-    `residuals` are those of the readings inside, `outside` is how many were left out. The same: up to what
-    moves the residual by 10 %, or up to a twentieth of what the readings vary by, which is less than a few
-    tenths of a millisecond on their times would do.
+    `residuals` are those of the readings inside, `outside` is how many were left out. The same: closer than
+    the predictions of lags that are half a millisecond apart, or than what moves the residual by 10 %.
     """
     updates = residuals.updates
     here = residuals.averaged(np.array([best.lag_s]), best.kernel)
@@ -84,13 +85,15 @@ def repeating(residuals: Residuals, switches_s: Array, best: Found, gain: float,
         there = residuals.averaged(lags_s, best.kernel)
         return gain * np.sqrt(((there - here) ** 2).mean(axis=1))
 
-    lags_s = lags(updates.period_s)
-    lags_s = lags_s[np.abs(lags_s - best.lag_s) > allowed_s(updates)]
-    nearest = lags_s[minima(apart_w(lags_s))]
-    lags_s = (nearest[:, None] + np.linspace(-0.004, 0.004, 81)).ravel()
+    def far(lags_s: Array) -> Array:
+        return lags_s[np.abs(lags_s - best.lag_s) > allowed_s(updates)]
+
+    coarse_s = far(lags(updates.period_s))
+    nearest_s = coarse_s[minima(apart_w(coarse_s))]
+    lags_s = far((nearest_s[:, None] + np.linspace(-_FINE_S, _FINE_S, 81)).ravel())
     found_w = apart_w(lags_s)
-    same_w = max(np.sqrt(NEARLY**2 - 1) * best.rmse_w, 0.05 * float(updates.readings.std()))
-    if found_w.min() > same_w:
+    close_w = apart_w(best.lag_s + np.array([-_CLOSE_S, _CLOSE_S])).max()
+    if found_w.min() > max(close_w, np.sqrt(NEARLY**2 - 1) * best.rmse_w):
         return None
     other_s, cycle_s = float(lags_s[found_w.argmin()]), float(np.median(switches_s[2:] - switches_s[:-2]))
     return (
