@@ -48,6 +48,9 @@ def _main(options: argparse.Namespace) -> int:
         from engine.plot import check_plot
 
         check_plot(str(options.plot))
+    for path in filter(None, (options.record, options.save, options.plot)):
+        if not path.parent.is_dir():  # better known before two minutes of recording than after
+            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
     given = SensorModel.load(options.sensor) if options.sensor else None
     if options.recording:
         recording = read_recording(options.recording)

@@ -8,7 +8,7 @@ import numpy as np
 from bench.characterise import Characterisation
 from engine.energy.power_trace import Array, PowerTrace, Smoothed
 from engine.energy.sensor_fit import half_way
-from engine.energy.sensor_verdict import NEARLY, switches
+from engine.energy.sensor_verdict import switches
 from engine.errors import TokenjouleError
 from engine.plot import check_plot
 
@@ -151,6 +151,6 @@ def _draw_profile(axes: Any, found: Characterisation) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.plot([found.fit.lag_s * 1e3], [found.fit.rmse_w], "x", color=MODEL)
-    axes.axhline(NEARLY * found.fit.rmse_w, color=MODEL, lw=0.8, ls=":")
+    axes.axhline(found.fit.nearly_w, color=MODEL, lw=0.8, ls=":")
     verdict = "identifiable" if found.identifiable else f"NOT identifiable: {found.reason}"
     axes.set_title(verdict, fontsize=8, loc="left", wrap=True)

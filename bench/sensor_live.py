@@ -132,10 +132,10 @@ def record(
     load: Load,
     spans_s: Sequence[float],
     *,
-    idle_s: float = IDLE_S,
+    idle_s: float,
     clock: Clock = time.monotonic,
 ) -> dict[str, Any]:
-    """Run the load through its spans (load and idle in turn) and give the arrays of a recording.
+    """Run the load through its spans (load and idle in turn, `idle_s` around) and give the arrays.
 
     Times count from the beginning. Raises `MeterError` when NVML fails.
     """
@@ -186,7 +186,8 @@ def record_gpu(device: int, path: Path | None) -> PowerRecording:
     try:
         took_s = round(sum(spans_s) + 2 * IDLE_S)
         print(f"characterising {readings.name}: {took_s} s, nothing else should run on it", file=sys.stderr)
-        arrays = record(readings, StreamingLoad(torch.device("cuda", device)), spans_s)
+        load = StreamingLoad(torch.device("cuda", device))
+        arrays = record(readings, load, spans_s, idle_s=IDLE_S)
     finally:
         readings.close()
     if path is not None:

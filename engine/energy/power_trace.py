@@ -4,7 +4,7 @@ An external meter's samples and a load's switching times both become a `PowerTra
 a sensor model is made of; knows no sensor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -46,7 +46,7 @@ class PowerTrace:
         """
         switches_s = np.asarray(marks_s, dtype=np.float64)[: len(marks_s) // 2 * 2]
         edges_s = np.concatenate([switches_s[:1] - 1.0, switches_s, switches_s[-1:] + 1.0])
-        return cls(edges_s, np.arange(len(switches_s) + 1) % 2 * 1.0)
+        return cls(edges_s, (np.arange(len(switches_s) + 1) % 2).astype(np.float64))
 
     @property
     def start_s(self) -> float:
@@ -98,9 +98,13 @@ class Smoothed:
 
     def mean(self, ends_s: Array, width_s: float) -> Array:
         """Mean W over the `width_s` before each of `ends_s`; the power at the ends for no width."""
-        if width_s <= 0:
-            return self.power(ends_s)
-        return (self.integral(ends_s) - self.integral(ends_s - width_s)) / width_s
+        return next(self.means(ends_s, [width_s]))
+
+    def means(self, ends_s: Array, widths_s: Sequence[float]) -> Iterator[Array]:
+        """`mean` for each width in turn."""
+        ends_j, ends_w = self._at(ends_s)
+        for width_s in widths_s:
+            yield (ends_j - self.integral(ends_s - width_s)) / width_s if width_s > 0 else ends_w.copy()
 
     def _at(self, times_s: Array) -> tuple[Array, Array]:
         piece = np.searchsorted(self._edges_s, times_s, side="right") - 1

@@ -11,14 +11,23 @@ import numpy as np
 
 from engine.energy import sensor_verdict as verdict
 from engine.energy.power_trace import Array, PowerTrace, Smoothed
-from engine.energy.sensor_search import Found, Grid, Kernel, Residuals, downhill, minima, regress, search
+from engine.energy.sensor_search import (
+    Found,
+    Grid,
+    Kernel,
+    Residuals,
+    around,
+    downhill,
+    minima,
+    regress,
+    search,
+)
 from engine.energy.sensor_search import lags as searched_lags
 from engine.energy.sensor_updates import Updates
 
 MIN_READINGS = 12
-MAX_READINGS = 1000  # a search over more takes longer and finds the same
+MAX_READINGS = 600  # a search over more takes longer and finds the same
 _VARIES = 0.25  # of the whole recording's standard deviation, so that a part has an edge of the load in it
-_STARTS = 3  # of each kind of kernel, the best points of the grid to go downhill from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +36,8 @@ class SensorFit:
 
     `lags_s`, `lag_rmse_w`: (L,), the least residual at each lag, whatever the kernel; `inside_rmse_w`: what
     the best kernel leaves of the readings amid a load that switches again and again, None where none does.
-    `lag_range_s`, `window_range_s`: the lowest and highest that leave nearly the same residual as the best.
+    `lag_range_s`, `window_range_s`: the lowest and highest found that leave no more than `nearly_w`, which is
+    nearly the same as `rmse_w`.
     `refusal`: why the lag is not identifiable, in one sentence; None where it is. `explained`: whether the
     readings follow the load at all. `window_known`: whether `window_range_s` is narrow, `tau_known`: whether
     a plain boxcar does clearly worse.
@@ -40,6 +50,7 @@ class SensorFit:
     rmse_w: float
     lags_s: Array
     lag_rmse_w: Array
+    nearly_w: float
     inside_rmse_w: Array | None
     lag_range_s: tuple[float, float]
     window_range_s: tuple[float, float]
@@ -68,7 +79,7 @@ def usable(trace: PowerTrace, updates: Updates) -> Updates:
 def fit_sensor(trace: PowerTrace, updates: Updates) -> SensorFit:
     """The model that leaves the least of the readings, and the verdict on it.
 
-    A kernel of both boxcar and time constant is taken only where it leaves 10 % less than either alone. Of
+    A kernel of both boxcar and time constant is taken only where it leaves clearly less than either alone. Of
     more than `MAX_READINGS` a random choice is used, the same each time. Raises `ValueError`, one line for
     the user, for fewer than `MIN_READINGS`.
     """
@@ -83,19 +94,21 @@ def fit_sensor(trace: PowerTrace, updates: Updates) -> SensorFit:
     best, boxcar_w = _best(residuals, grid)
     x = residuals.averaged(np.array([best.lag_s]), best.kernel)
     gain, offset_w, _ = regress(x, updates.readings)
-    near = grid.rmse_w <= verdict.NEARLY * best.rmse_w
+    nearly_w = verdict.nearly(len(updates.times_s)) * best.rmse_w
+    near = grid.rmse_w <= nearly_w
+    near_lags, near_windows = around(residuals, best, nearly_w)
     switches_s = verdict.switches(trace)
     # Eight time constants: what is left of a switching by then is 1/3000 of it.
     memory_s = best.kernel.boxcar_s + 8 * best.kernel.tau_s
     wave = verdict.inside_wave(switches_s, updates, grid.lags_s, memory_s)
     inside = Residuals(trace, wave) if wave else None
-    lag_range = _range(grid.lags_s[near.any(axis=0)], best.lag_s)
+    lag_range = _range(grid.lags_s[near.any(axis=0)], near_lags)
     explained = verdict.unexplained(updates, best.rmse_w)
     refusal = explained or verdict.ambiguous(updates, lag_range, best.rmse_w)
     if inside is not None and refusal is None:
         outside = len(updates.times_s) - len(inside.updates.times_s)
         refusal = verdict.repeating(inside, switches_s, best, float(gain[0]), outside)
-    window_range = _range(grid.window_s[near], best.kernel.window_s)
+    window_range = _range(grid.window_s[near], near_windows)
     return SensorFit(
         lag_s=best.lag_s,
         kernel=best.kernel,
@@ -104,12 +117,13 @@ def fit_sensor(trace: PowerTrace, updates: Updates) -> SensorFit:
         rmse_w=best.rmse_w,
         lags_s=grid.lags_s,
         lag_rmse_w=grid.rmse_w.min(axis=0),
+        nearly_w=nearly_w,
         inside_rmse_w=inside.rmse_w(grid.lags_s, best.kernel) if inside else None,
         lag_range_s=lag_range,
         window_range_s=window_range,
         explained=explained is None,
         window_known=window_range[1] - window_range[0] <= updates.period_s / 2,
-        tau_known=boxcar_w > verdict.NEARLY * best.rmse_w,
+        tau_known=boxcar_w > nearly_w,
         refusal=refusal,
     )
 
@@ -137,26 +151,34 @@ def half_way(updates: Updates) -> float:
 def _best(residuals: Residuals, grid: Grid) -> tuple[Found, float]:
     """(the best model, the residual of the best plain boxcar), downhill from the best cells."""
     found = {}
-    for family, boxcar, tau in (("boxcar", True, False), ("tau", False, True), ("both", True, True)):
+    for family, boxcar, tau, starts in (("boxcar", 1, 0, 2), ("tau", 0, 1, 2), ("both", 1, 1, 1)):
         rows = [
             row
             for row, (_, kernel) in enumerate(grid.cells)
             if (boxcar or not kernel.boxcar_s) and (tau or not kernel.tau_s)
         ]
         part = grid.rmse_w[rows]
-        starts = []
-        for column in minima(part.min(axis=0)):
-            row = int(part[:, column].argmin())
-            starts.append((part[row, column], grid.lags_s[column], grid.cells[rows[row]][1]))
-        starts.sort(key=lambda start: start[0])
+        lowest = minima(part.min(axis=0))
+        lowest = lowest[np.argsort(part[:, lowest].min(axis=0))][:starts]
         found[family] = min(
-            (downhill(residuals, float(lag), at, boxcar=boxcar, tau=tau) for _, lag, at in starts[:_STARTS]),
+            (
+                downhill(
+                    residuals,
+                    float(grid.lags_s[column]),
+                    grid.cells[rows[int(part[:, column].argmin())]][1],
+                    boxcar=bool(boxcar),
+                    tau=bool(tau),
+                )
+                for column in lowest
+            ),
             key=lambda minimum: minimum.rmse_w,
         )
     plain = min(found["boxcar"], found["tau"], key=lambda minimum: minimum.rmse_w)
-    best = found["both"] if found["both"].rmse_w * verdict.NEARLY < plain.rmse_w else plain
+    nearly = verdict.nearly(len(residuals.updates.times_s))
+    best = found["both"] if found["both"].rmse_w * nearly < plain.rmse_w else plain
     return best, found["boxcar"].rmse_w
 
 
-def _range(values: Array, best: float) -> tuple[float, float]:
-    return float(min(values.min(initial=best), best)), float(max(values.max(initial=best), best))
+def _range(*values: Array) -> tuple[float, float]:
+    together = np.concatenate(values)
+    return float(together.min()), float(together.max())

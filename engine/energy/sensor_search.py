@@ -109,10 +109,10 @@ def search(residuals: Residuals) -> Grid:
     cells, found, windows = [], [], []
     before: list[tuple[Kernel, Array]] = []
     for tau_s in taus(period_s):
-        row = []
-        for index, boxcar_s in enumerate(widths_s):
-            here = Kernel(boxcar_s, tau_s)
-            x = residuals.averaged(lags_s, here)
+        row: list[tuple[Kernel, Array]] = []
+        ends_s = residuals.updates.times_s - lags_s[:, None]
+        for index, x in enumerate(Smoothed(residuals.trace, tau_s).means(ends_s, widths_s)):
+            here = Kernel(widths_s[index], tau_s)
             x -= x.mean(axis=1, keepdims=True)
             row.append((here, x))
             for there, other in (*row[-2:-1], *before[index : index + 1]):
@@ -164,10 +164,28 @@ def downhill(residuals: Residuals, lag_s: float, kernel: Kernel, *, boxcar: bool
                     lag_s = float(lags_s[rmse_w.argmin()])
                     best = Found(lag_s, Kernel(boxcar_s, tau_s), float(rmse_w.min()))
         if best is start:
-            if scale < 0.01:
+            if scale < 0.02:
                 break
             scale /= 2
     return best
+
+
+def around(residuals: Residuals, best: Found, within_w: float) -> tuple[Array, Array]:
+    """Lags and windows (m,) of the models near the best one that leave no more than `within_w`, it included.
+
+    A finer grid that follows the delay: the cells of the search are too wide to see how far a wider kernel
+    with a shorter lag stays as good.
+    """
+    window_s, reach_s = best.kernel.window_s, residuals.updates.period_s / 4
+    lags_s, windows_s = [best.lag_s], [window_s]
+    for tau_s in np.linspace(0, window_s, 9):
+        for boxcar_s in np.linspace(0, 2 * window_s, 13):
+            kernel = Kernel(float(boxcar_s), float(tau_s))
+            tried_s = best.delay_s - boxcar_s / 2 - tau_s + np.linspace(-reach_s, reach_s, 41)
+            near_s = tried_s[residuals.rmse_w(tried_s, kernel) <= within_w]
+            lags_s += near_s.tolist()
+            windows_s += [kernel.window_s] * len(near_s)
+    return np.array(lags_s), np.array(windows_s)
 
 
 def _beside(value: float, step: float) -> list[float]:

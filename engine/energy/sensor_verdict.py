@@ -11,13 +11,20 @@ from engine.energy.power_trace import Array, PowerTrace, Smoothed
 from engine.energy.sensor_search import Found, Residuals, lags, minima
 from engine.energy.sensor_updates import Updates
 
-NEARLY = 1.1  # residuals within 10 % of the least are nearly equal
+_NEARLY = 1.1  # residuals within 10 % of the least are nearly equal: errors of the model are of that size
+_DOUBT = 16.0  # and those whose squares differ by no more than four standard errors of the noise
+_PARAMETERS = 5
 _EXPLAINED = 3.0  # the readings must vary this many times more than the model leaves of them
 _SETTLE_S = 0.002  # a meter's noise of single samples is no switching of the load
 _SWITCHES = 8  # fewer are isolated steps, each of which tells a different time
 _INSIDE = 12  # readings
 _CLOSE_S = 0.0005  # times of updates are known to a few tenths of a millisecond where polls take 13 ms
 _FINE_S = 0.004  # no less than half a step of the lags that are searched
+
+
+def nearly(readings: int) -> float:
+    """Up to this factor above the least, a residual of so many readings is nearly equal to it."""
+    return max(_NEARLY, (1 + _DOUBT / max(readings - _PARAMETERS, 1)) ** 0.5)
 
 
 def allowed_s(updates: Updates) -> float:
@@ -28,7 +35,7 @@ def allowed_s(updates: Updates) -> float:
 def unexplained(updates: Updates, rmse_w: float) -> str | None:
     """Whether the readings follow the load: the reason where they do not."""
     varies_w = float(updates.readings.std())
-    if rmse_w * _EXPLAINED <= varies_w:
+    if rmse_w * _EXPLAINED < varies_w:
         return None
     return (
         f"the readings vary by {varies_w:.3g} W, of which the best model leaves {rmse_w:.3g} W: "
@@ -43,7 +50,7 @@ def ambiguous(updates: Updates, lag_range_s: tuple[float, float], rmse_w: float)
         return None
     return (
         f"lags from {low_s * 1e3:.0f} to {high_s * 1e3:.0f} ms leave nearly the same residual, "
-        f"{rmse_w:.3g} to {NEARLY * rmse_w:.3g} W"
+        f"{rmse_w:.3g} to {nearly(len(updates.times_s)) * rmse_w:.3g} W"
     )
 
 
@@ -93,7 +100,7 @@ def repeating(residuals: Residuals, switches_s: Array, best: Found, gain: float,
     lags_s = far((nearest_s[:, None] + np.linspace(-_FINE_S, _FINE_S, 81)).ravel())
     found_w = apart_w(lags_s)
     close_w = apart_w(best.lag_s + np.array([-_CLOSE_S, _CLOSE_S])).max()
-    if found_w.min() > max(close_w, np.sqrt(NEARLY**2 - 1) * best.rmse_w):
+    if found_w.min() > max(close_w, np.sqrt(_NEARLY**2 - 1) * best.rmse_w):
         return None
     other_s, cycle_s = float(lags_s[found_w.argmin()]), float(np.median(switches_s[2:] - switches_s[:-2]))
     return (

