@@ -136,8 +136,9 @@ def _draw_profile(axes: Any, found: Characterisation) -> None:
     axes.set_xlabel("lag, ms", fontsize=9)
     axes.set_ylabel("least residual, W", fontsize=9)
     if found.fit is None:
-        text = "the sensor was given" if found.model else found.reason or ""
-        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", wrap=True, fontsize=8)
+        text = "the sensor was given, nothing was fitted" if found.model else found.reason or ""
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", wrap=True, fontsize=9)
         return
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

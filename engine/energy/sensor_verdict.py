@@ -64,7 +64,7 @@ def switches(trace: PowerTrace) -> Array:
     decided = np.flatnonzero((power_w <= low_w + margin_w) | (power_w >= high_w - margin_w))
     high = power_w[decided] >= high_w - margin_w
     turned = np.flatnonzero(high[1:] != high[:-1]) + 1
-    return trace.edges_s[decided[turned]]
+    return trace.edges_s[decided[turned] - 1]  # the power at an edge is what the piece before it led to
 
 
 def inside_wave(switches_s: Array, updates: Updates, lags_s: Array, window_s: float) -> Updates | None:

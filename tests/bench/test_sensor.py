@@ -80,7 +80,7 @@ def test_a_free_lag_of_the_real_wave_is_refused(run, traces):
 
 @pytest.mark.parametrize("kept", ["json", "profile"])
 def test_the_step_s_sensor_gives_the_wave_s_joules(run, traces, tmp_path, kept):
-    for fitted in ("draw", "instant"):
+    for fitted in ("draw", "instant") if kept == "json" else ("instant",):
         _, found, _ = run(
             "--recording",
             traces / "a100_pcie_step.npz",

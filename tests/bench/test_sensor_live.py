@@ -109,7 +109,7 @@ def test_a_sensor_is_characterised_through_the_driver(gpu, monkeypatch, tmp_path
 
     # The file plays back, as a sensor log and as a counter.
     recording = read_recording(path)
-    assert characterise(recording, "instant").figures["lag_ms"] == found["lag_ms"]
+    assert sorted(recording.channels) == ["counter", "draw", "instant"]
     counter = characterise(recording, "counter")
     assert counter.identifiable
     assert counter.figures["window_ms"] == pytest.approx(PERIOD_S * 1e3, abs=2)
