@@ -47,10 +47,10 @@ def test_energy_between_times():
 
 
 def test_long_traces_lose_no_digits():
-    """Ten minutes of 0.2 ms samples: sums of 3 million pieces, differences of a few joules."""
-    number = np.arange(3_000_000)
+    """Three minutes of 0.2 ms samples: sums of a million pieces, differences of a few joules."""
+    number = np.arange(1_000_000)
     trace = PowerTrace.from_samples(number * 2e-4, np.where(number // 250 % 2, 70.0, 700.0))
-    ends_s = np.array([0.049, 599.949])
+    ends_s = np.array([0.049, 199.949])
     first_w, last_w = Smoothed(trace, 0.012).mean(ends_s + 0.0001, 0.025)
     assert last_w == pytest.approx(Smoothed(trace, 0.012).mean(ends_s[1:] - 99.9999, 0.025)[0], abs=1e-6)
     assert last_w < first_w  # the first half wave began at its own level, settled
