@@ -108,7 +108,7 @@ class NvmlPowerMeter:
         self._time_ns = 0
         self._integral = 0  # in half picojoules (mW x ns / 2): whole numbers, nothing is ever rounded away
         try:
-            self._instant = bool(self._instant_mw())
+            self._instant = bool(self._gpu.instant_mw())
             self._power_mw = self._read_mw()
         except MeterError:
             self.close()
@@ -139,17 +139,41 @@ class NvmlPowerMeter:
     def _read_mw(self) -> int:
         if not self._instant:
             return int(self._gpu.ask("nvmlDeviceGetPowerUsage", unsupported="this GPU reports no power"))
-        power_mw = self._instant_mw()
+        power_mw = self._gpu.instant_mw()
         if power_mw is None:
             raise MeterError(f"{self.device} stopped giving its instant power")
         return power_mw
 
-    def _instant_mw(self) -> int | None:
-        """Field 186 in mW, or None where this GPU or driver does not have it."""
-        fields = self._gpu.ask("nvmlDeviceGetFieldValues", [POWER_INSTANT_FIELD], unsupported=None)
-        if fields is None or fields[0].nvmlReturn != 0 or fields[0].valueType not in _VALUE_MEMBER:
-            return None
-        return int(getattr(fields[0].value, _VALUE_MEMBER[fields[0].valueType]))
+
+class NvmlReadings:
+    """What NVML tells of one GPU, as it tells it: for characterising the sensor, not for accounts.
+
+    `name`, `uuid`, `driver` as NVML gives them, the driver "" where it does not. Raises `MeterError` when
+    the GPU cannot be opened, and from every reading when NVML fails.
+    """
+
+    def __init__(self, uuid: str) -> None:
+        self._gpu = _Gpu(uuid)
+        self.name, self.uuid = self._gpu.name, _with_prefix(uuid)
+        self.driver = self._gpu.driver()
+
+    def instant_w(self) -> float | None:
+        """Instant power (field 186); None where there is none."""
+        power_mw = self._gpu.instant_mw()
+        return None if power_mw is None else power_mw / 1000
+
+    def draw_w(self) -> float | None:
+        """`nvmlDeviceGetPowerUsage`, on some GPUs an average over 1 s; None where there is none."""
+        power_mw = self._gpu.ask("nvmlDeviceGetPowerUsage", unsupported=None)
+        return None if power_mw is None else power_mw / 1000
+
+    def counter_j(self) -> float | None:
+        """The driver's energy counter; None where there is none."""
+        energy_mj = self._gpu.ask("nvmlDeviceGetTotalEnergyConsumption", unsupported=None)
+        return None if energy_mj is None else energy_mj / 1000
+
+    def close(self) -> None:
+        self._gpu.close()
 
 
 _HOLD_NS = 100_000_000  # a steady load may show the same power for long; the published updates are 100 ms
@@ -192,6 +216,21 @@ class _Gpu:
             if unsupported is None:
                 return None
             raise MeterError(unsupported) from error
+
+    def instant_mw(self) -> int | None:
+        """Field 186 in mW, or None where this GPU or driver does not have it."""
+        fields = self.ask("nvmlDeviceGetFieldValues", [POWER_INSTANT_FIELD], unsupported=None)
+        if fields is None or fields[0].nvmlReturn != 0 or fields[0].valueType not in _VALUE_MEMBER:
+            return None
+        return int(getattr(fields[0].value, _VALUE_MEMBER[fields[0].valueType]))
+
+    def driver(self) -> str:
+        """The driver's version, "" where it is not told."""
+        version = getattr(self._nvml, "nvmlSystemGetDriverVersion", None)
+        try:
+            return str(self._call("tell its version", version)) if version else ""
+        except MeterError:
+            return ""
 
     def close(self) -> None:
         if self._open:
