@@ -18,17 +18,14 @@ from tests.letters import CountedMeter
 @pytest.fixture(params=["cpu", "torch"])
 def hosted(letters_directory: Path, request: pytest.FixtureRequest) -> Any:
     """Every step is a forward that the host asks for."""
-    meter: Any = CountedMeter()
-    with Engine.load(letters_directory, backend=request.param, meter=meter) as engine:
+    with Engine.load(letters_directory, backend=request.param, meter=CountedMeter()) as engine:  # type: ignore
         yield engine
 
 
 @pytest.fixture(params=["cpu", "torch", "late"])
 def engine(letters_directory: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """On two backends, and with steps that run ahead of the host."""
-    meter: Any = CountedMeter()
     backend = "torch" if request.param == "late" else request.param
-    with Engine.load(letters_directory, backend=backend, meter=meter) as engine:
+    with Engine.load(letters_directory, backend=backend, meter=CountedMeter()) as engine:  # type: ignore
         if request.param == "late":
             run_late(engine, monkeypatch)
         yield engine
