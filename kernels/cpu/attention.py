@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels.cpu.blend import blend, prefetch
 from kernels.cpu.crew import finish, take, wait
-from kernels.cpu.gemv import tile
+from kernels.cpu.gemv import VECTORS, tile
 from kernels.cpu.target import LANES, compiled, exp_of_negative, largest_of, sum_of
 
 SPLIT = 128  # positions per chunk: 256 KB of bf16 keys and values at 8 heads of 64
@@ -129,19 +129,19 @@ def _see(laid, keys, values, n_kv_heads, slots, state):
 @compiled
 def _scores(keys, index, first, count, laid, head, beyond, scores):
     """scores[h, first + i] = keys[index[first + i]] · laid[h] for h in head:beyond, i < count <= 4."""
-    while beyond - head >= 4:
+    while beyond - head >= VECTORS:
         if count == 4:
-            tile(keys, index, first, laid, head, scores, first, 4, 4)
+            tile(keys, index, first, laid, head, scores, first, 4, VECTORS, 0)
         else:
             for i in range(first, first + count):
-                tile(keys, index, i, laid, head, scores, i, 1, 4)
-        head += 4
+                tile(keys, index, i, laid, head, scores, i, 1, VECTORS, 0)
+        head += VECTORS
     while head < beyond:
         if count == 4:
-            tile(keys, index, first, laid, head, scores, first, 4, 1)
+            tile(keys, index, first, laid, head, scores, first, 4, 1, 0)
         else:
             for i in range(first, first + count):
-                tile(keys, index, i, laid, head, scores, i, 1, 1)
+                tile(keys, index, i, laid, head, scores, i, 1, 1, 0)
         head += 1
 
 
