@@ -188,6 +188,7 @@ class DecodeRun:
 
         Only of those that decode from the same numbers: llama.cpp has a cache of its own.
         """
+
         def drop(contender: Contender, reason: str) -> None:
             self._drop(contender, f"wrong answer with {case.rows} rows at context {case.context}: {reason}")
 

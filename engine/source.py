@@ -23,7 +23,10 @@ def read_config(where: Location, *, random_weights: bool) -> ModelConfig:
 def open_checkpoint(
     where: Location, config: ModelConfig, *, random_weights: bool, seed: int, device: torch.device
 ) -> Checkpoint:
-    """`device`: where random weights are drawn. Raises `TokenjouleError` for files that are absent or do not hold what the config says."""
+    """`device`: where random weights are drawn.
+
+    Raises `TokenjouleError` for files that are absent or do not hold what the config says.
+    """
     if random_weights:
         return RandomCheckpoint(config, seed, device=device)
     assert where.directory is not None

@@ -65,7 +65,8 @@ class RandomCheckpoint:
     """Weights drawn from N(0, 0.02²), norms 1, biases 0: the exact shapes of a model without a download.
 
     Figures from them are about shape only. Each tensor has its own stream, keyed by (seed, name); on another
-    kind of device, where they are drawn much faster, the numbers are others. Raises `UsageError` for a seed outside [0, 2^32): times a million it has to stay below torch's limit.
+    kind of device, where they are drawn much faster, the numbers are others. Raises `UsageError` for a seed
+    outside [0, 2^32): times a million it has to stay below torch's limit.
     """
 
     scheme: Scheme | None = None

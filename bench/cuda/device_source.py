@@ -1,4 +1,4 @@
-"""A model on the device of a run: a preset's random weights are drawn there, nothing is written or carried."""
+"""A model on the device of a run: a preset's random weights are drawn there, none are written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Timing short device work: launched as one graph, replayed until a sample is far longer than a wait for it."""
+"""Timing short device work: one graph, replayed until a sample is far longer than a wait for it."""
 
 import math
 import time
@@ -37,7 +37,7 @@ def graph_timed(
     *,
     check: Callable[[], object] = nothing,
 ) -> Timed:
-    """`call(0)` … `call(copies - 1)` as one graph, so often that a sample takes `SAMPLE_S`; a sample is a call.
+    """`call(0)` … `call(copies - 1)` as one graph, replayed for `SAMPLE_S`; a sample is the time of a call.
 
     `check` runs here, before anything is captured, and raises `WrongAnswer`.
     """

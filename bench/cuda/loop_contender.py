@@ -101,9 +101,7 @@ class LoopDecoding:
     def step(self) -> None:
         self._loop.launch()
         self._flying += 1
-        if self._way is Way.IN_TURN:
-            self._collect()
-        elif self._flying > 1 and self._way is not Way.REPLAYED:
+        if self._way is not Way.REPLAYED and (self._flying > 1 or self._way is Way.IN_TURN):
             self._collect()
 
     def rollback(self) -> None:

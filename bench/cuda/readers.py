@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from bench.bandwidth import Reader, buffer
 from bench.bandwidth import record as reader_record
 from bench.cuda.device_time import graph_timed
+from bench.cuda.read_kernel import read_kernel
 from bench.cuda.setting import Setting, first_line
 from bench.timing import interleave
 from kernels.gpu.tiles import Chip
@@ -41,25 +40,11 @@ class Cut:
 CUTS = (Cut(4096, 2, 8, 4), Cut(4096, 4, 8, 2), Cut(2048, 4, 4, 8), Cut(8192, 2, 8, 2), Cut(1024, 4, 4, 16))
 
 
-@triton.jit
-def read_kernel(data, out, count, BLOCK: tl.constexpr, AHEAD: tl.constexpr):
-    """out[program] = the sum, modulo 2^32, of the words that the program reads."""
-    places = tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.int32)
-    stride = tl.num_programs(0) * (BLOCK * AHEAD)
-    for first in range(tl.program_id(0) * (BLOCK * AHEAD), count, stride):
-        for step in tl.static_range(AHEAD):
-            total += tl.load(data + first + step * BLOCK + places, eviction_policy="evict_first")
-    tl.store(out + tl.program_id(0), tl.sum(total, 0))
-
-
 def read(data: Tensor, out: Tensor, cut: Cut) -> None:
     """Read all of `data`, int32, whose size is a multiple of a program's blocks. Mutates `out`."""
     if data.numel() % (cut.block * cut.ahead):
         raise ValueError(f"{data.numel()} words are no multiple of {cut.block * cut.ahead}")
-    read_kernel[(len(out),)](
-        data, out, data.numel(), BLOCK=cut.block, AHEAD=cut.ahead, num_warps=cut.warps
-    )
+    read_kernel[(len(out),)](data, out, data.numel(), BLOCK=cut.block, AHEAD=cut.ahead, num_warps=cut.warps)
 
 
 def device_readers(setting: Setting, *, cuts: Sequence[Cut] = CUTS) -> list[Reader]:
