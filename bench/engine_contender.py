@@ -23,7 +23,7 @@ class EngineContender:
         chosen = load(backend, source.device)
         self.model = Model(source.config, source.scheme_weights(scheme), chosen)
         own = getattr(chosen, "threads", None)
-        if own is None and source.device.type == "cpu":
+        if own is None and source.device.type == "cpu" and not chosen.captures:
             decoding = self.start(fill(source.config, source.dtype, 1, 8), 1)
             own = best_threads(decoding.step, torch.set_num_threads)
         self.threads: int | None = own

@@ -81,7 +81,7 @@ class LoopDecoding:
         self.bytes = cost.forward(owner.model.dims(), work).bytes
         config = owner.model.config
         request = Request((1,) * (filled.start + 1), steps + ROOM)
-        tokenizer = Tokenizer.bytes(config.vocab_size)
+        tokenizer = Tokenizer.bytes(max(config.vocab_size, 256))  # nothing is written with it
         limit = filled.start + steps + ROOM
         self._rows = [
             Row(number, row, request, tokenizer, None, limit, config.max_context)

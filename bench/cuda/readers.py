@@ -71,9 +71,9 @@ def device_readers(setting: Setting, *, cuts: Sequence[Cut] = CUTS) -> list[Read
         for cut in cuts:
             if words.numel() % (cut.block * cut.ahead):
                 continue
-            out = torch.zeros(programs * cut.programs, dtype=torch.int32, device=device)
+            out = torch.zeros(programs * cut.programs, dtype=torch.int64, device=device)
             read(words, out, cut)
-            found = int(out.sum(dtype=torch.int64)) & 0xFFFFFFFF
+            found = int(out.sum()) & 0xFFFFFFFF
             if found != expected:
                 setting.say(f"reader {cut.name} reads {found:#x}, expected {expected:#x}: left out")
                 continue

@@ -298,7 +298,7 @@ def _write_random(folder: Path) -> None:
     from engine.tensors import expected_shapes
 
     raw = {**PRESETS["qwen3-0.6b"], "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2}
-    raw |= {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 97}
+    raw |= {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 300}
     raw |= {
         "max_position_embeddings": 256,
         "tie_word_embeddings": False,
