@@ -11,12 +11,11 @@ from bench.cuda.decode import ours
 from bench.cuda.device_source import DeviceSource
 from bench.cuda.loop_contender import Way
 from bench.cuda.readers import fastest_readers
-from bench.cuda.setting import Setting, arm_of
+from bench.cuda.setting import NO_DEPENDENT, Setting, arm_of
 from bench.engine_contender import EngineContender
 from bench.record import Case
 
 NO_GRAPH = "gpu none, no graph"
-NO_DEPENDENT = "gpu none, no dependent launch"
 IN_TURN = "gpu none, not ahead"
 NO_FUSION = "torch none, no fusion"
 # What is asked about dependent launch comes first.

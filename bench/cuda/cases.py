@@ -3,15 +3,14 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from statistics import median
 
 from bench.bandwidth import Reader
-from bench.bandwidth import record as reader_record
 from bench.cells import Cell, started
 from bench.contender import Contender, Filled, fill
 from bench.cuda.device_source import DeviceSource
 from bench.cuda.loop_contender import ROOM
+from bench.cuda.readers import emit_reader
 from bench.cuda.setting import Setting, first_line
 from bench.joules import joules_per_token
 from bench.record import Arm, Case, Record, Value
@@ -77,7 +76,7 @@ def run_case(
         best = min(readers, key=lambda reader: median(taken[reader.timed.name]) / reader.bytes)
         read = [seconds / best.bytes for seconds in taken[best.timed.name]]
         for reader in readers:
-            setting.emit(reader_record(reader, taken[reader.timed.name], setting.where, group))
+            emit_reader(setting, reader, taken[reader.timed.name], group)
 
         def record(cell: Cell, energy: Value) -> Record:
             return cell.record(
@@ -121,9 +120,3 @@ def block_j(setting: Setting, cell: Cell) -> Value:
         return joules_per_token(window.report, "decode", tokens)
     except Exception as error:  # the times are worth having without
         return Value("J/tok", None, reason=first_line(error))
-
-
-def noted(record: Record, note: str) -> Record:
-    """The same with a note more on its arm."""
-    arm = replace(record.arm, note="; ".join(part for part in (record.arm.note, note) if part))
-    return replace(record, arm=arm)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from bench.bandwidth import Reader
-from bench.bandwidth import record as reader_record
 from bench.cuda.device_time import graph_timed
-from bench.cuda.readers import fastest_readers
+from bench.cuda.readers import emit_reader, fastest_readers
 from bench.cuda.setting import Setting, arm_of, near
 from bench.cuda.stage_peers import Peer, attention_peers, product_peers
 from bench.cuda.stage_work import StageWork, stage_work
@@ -67,7 +66,7 @@ def run(setting: Setting) -> None:
                 _measure(setting, backend, given, case, readers)
             except Exception as error:  # of one stage; the others go on
                 arm = arm_of(setting, scheme, f"gpu {scheme}")
-                setting.failed(arm, case, error, f"{where.id} {stage} {scheme} {rows}x{long}")
+                setting.failed(arm, case, error, f"{where.id} {stage} {scheme} {rows}x{long}", metric="run_s")
             _forget(setting)
 
 
@@ -95,7 +94,7 @@ def _measure(
         try:
             timed = graph_timed(arm.name, call, copies, setting.device, check=check)
         except Exception as error:
-            setting.failed(arm, case, error, name)
+            setting.failed(arm, case, error, name, metric="run_s")
             return
         arms.append((arm, timed, cost))
 
@@ -139,7 +138,7 @@ def _measure(
     best = min(readers, key=lambda reader: median(taken[reader.timed.name]) / reader.bytes)
     read = [seconds / best.bytes for seconds in taken[best.timed.name]]
     for reader in readers:
-        setting.emit(reader_record(reader, taken[reader.timed.name], setting.where, group))
+        emit_reader(setting, reader, taken[reader.timed.name], group)
     for arm, one, cost in arms:
         samples = taken[one.name]
         share = ratio(read, [seconds / cost.bytes for seconds in samples])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from bench.cuda.setting import Setting, arm_of, first_line, spread
+from bench.cuda.setting import HOOKED, METER, OFF, Setting, arm_of, first_line, spread
 from bench.hook_overhead import Idle
 from bench.record import Case, Metric, Record, Value
 from bench.timing import ratio
@@ -21,7 +21,6 @@ from engine.engine import Engine
 from engine.errors import MeterError
 
 ROUNDS = 12
-OFF, METER, HOOKED = "no meter", "meter", "meter and hook"
 
 
 @dataclass

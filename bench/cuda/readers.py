@@ -4,7 +4,7 @@ The best of them is the limit that everything else is a share of: no single one 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -81,6 +81,11 @@ def device_readers(setting: Setting, *, cuts: Sequence[Cut] = CUTS) -> list[Read
     return [reader for _, reader in made]
 
 
+def emit_reader(setting: Setting, reader: Reader, seconds: Sequence[float], group: str) -> None:
+    """Its samples, among the records of a GPU."""
+    setting.emit(replace(reader_record(reader, seconds, setting.where, group), benchmark="gpu/bandwidth"))
+
+
 def fastest_readers(setting: Setting, keep: int = 2) -> list[Reader]:
     """All readers, timed and recorded; the `keep` fastest of them, for the cases to be measured beside."""
     found = device_readers(setting)
@@ -88,7 +93,7 @@ def fastest_readers(setting: Setting, keep: int = 2) -> list[Reader]:
     taken = interleave([reader.timed for reader in found], rounds=rounds, synchronise=setting.synchronise)
     group = setting.group("read")
     for reader in found:
-        setting.emit(reader_record(reader, taken[reader.timed.name], setting.where, group))
+        emit_reader(setting, reader, taken[reader.timed.name], group)
     found.sort(key=lambda reader: median(taken[reader.timed.name]) / reader.bytes)
     best = found[0]
     rate = best.bytes / median(taken[best.timed.name]) / 1e9

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from bench.bandwidth import Reader
-from bench.bandwidth import record as reader_record
 from bench.cells import Cell, started
 from bench.contender import fill
 from bench.cuda.cases import NO_JOULES, block_j, filled
 from bench.cuda.decode import ours
 from bench.cuda.device_source import DeviceSource
 from bench.cuda.device_time import graph_timed
-from bench.cuda.readers import fastest_readers
+from bench.cuda.readers import emit_reader, fastest_readers
 from bench.cuda.setting import Setting, arm_of, near, spread
 from bench.cuda.smoke import check
 from bench.record import Case, Record, Value
@@ -65,7 +64,7 @@ def _steps(setting: Setting, source: DeviceSource, readers: list[Reader]) -> Non
         best = readers[0]
         read = [seconds / best.bytes for seconds in taken[best.timed.name]]
         for reader in readers:
-            setting.emit(reader_record(reader, taken[reader.timed.name], setting.where, group))
+            emit_reader(setting, reader, taken[reader.timed.name], group)
         for cell in cells:
             energy = NO_JOULES
             if scale.energy_s and cell.case.rows in (1, 8):
@@ -123,7 +122,7 @@ def _kernels(setting: Setting, source: DeviceSource, rows: int) -> None:
     try:
         _time_both(setting, case, {"each row": each, "shared prefix": once}, outs, layers)
     except Exception as error:
-        setting.failed(arm_of(setting, "none", "shared prefix"), case, error, "attention")
+        setting.failed(arm_of(setting, "none", "shared prefix"), case, error, "attention", metric="run_s")
 
 
 def _time_both(

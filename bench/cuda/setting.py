@@ -13,6 +13,10 @@ import torch
 from bench.record import Arm, Case, Metric, Record, Stamp, Value, append
 from bench.timing import nothing
 
+# Arms that what must hold is about, in `bench.gpu_targets` too.
+NO_DEPENDENT = "gpu none, no dependent launch"
+OFF, METER, HOOKED = "no meter", "meter", "meter and hook"
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -118,18 +122,15 @@ class Setting:
     def say(self, line: str) -> None:
         print(f"{self.part}: {line}", file=sys.stderr, flush=True)
 
-    def failed(self, arm: Arm, case: Case, error: BaseException | str, group: str) -> None:
+    def failed(
+        self, arm: Arm, case: Case, error: BaseException | str, group: str, *, metric: str = "step_s"
+    ) -> None:
         """A record that says why there is no figure."""
         reason = first_line(error)
         self.say(f"{arm.name}, {case.phase}: NOT MEASURED: {reason}")
-        self.emit(
-            Record(self.benchmark, self.where, arm, case, self.group(group), {"step_s": missing(reason)})
-        )
-
-
-def missing(reason: str, unit: str = "s") -> Metric:
-    """A metric without samples."""
-    return Metric(unit, (), reason)
+        unit = "1" if metric == "error" else "s"
+        metrics = {metric: Metric(unit, (), reason)}
+        self.emit(Record(self.benchmark, self.where, arm, case, self.group(group), metrics))
 
 
 def first_line(error: BaseException | str) -> str:

@@ -51,7 +51,7 @@ def run(setting: Setting) -> None:
             return
         except Exception as error:  # of one group: the others are still worth knowing
             arm, case = arm_of(setting, "none", name), Case("kernel", True, name, 1, 0)
-            setting.failed(arm, case, error, name)
+            setting.failed(arm, case, error, name, metric="error")
 
 
 class DeviceBroken(RuntimeError):
@@ -228,7 +228,7 @@ def graph(setting: Setting) -> None:
     from bench.cuda.device_source import DeviceSource
     from bench.cuda.loop_contender import ROOM, GpuContender, Way
 
-    source = DeviceSource.open(None, setting.device, torch.bfloat16)
+    source = DeviceSource.open(setting.scale.models[0], setting.device, torch.bfloat16)
     steps = 4 if setting.device.type == "cuda" else 1
 
     def tokens_of(way: Way) -> tuple[Tensor, list[tuple[int, ...]]]:
