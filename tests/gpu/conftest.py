@@ -27,6 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def on_the_device() -> Iterator[None]:
-    """Tensors of a test are made on the device unless it says otherwise, as the interpreted cases are written."""
+    """Tensors of a test are made on the device unless it says otherwise, as the shared cases are written."""
     with torch.device("cuda", 0):
         yield

@@ -1,4 +1,4 @@
-"""Products that join the residual stream: the cases of the interpreted tests, compiled and run on a device."""
+"""Products that join the residual stream: the cases of the interpreted tests, run on a device."""
 
 import pytest
 

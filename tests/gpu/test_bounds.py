@@ -1,10 +1,8 @@
-"""The bounds of the tests on a device are wide enough for its rounding; here, that they still catch errors."""
+"""The bounds of the tests on a device leave room for its rounding; here, that they still catch errors."""
 
 import dataclasses
-from typing import Any
 
 import pytest
-import torch
 
 from tests.kernels.interpreted import decode_layer, paged, test_attention, test_mlp, test_prefill
 
@@ -44,15 +42,8 @@ def test_a_wrong_row_of_the_mlp_is_caught(part: str, form: str) -> None:
         weight[69] = 0
     else:
         weight[[5, 75]] = weight[[75, 5]]
-    changed: Any = dataclasses.replace(bench.expected.weights, gate_up=weight, down=_only(bench, part))
+    changed = dataclasses.replace(bench.expected.weights, gate_up=weight)
     wrong = dataclasses.replace(bench.expected, weights=changed)
-    right = dataclasses.replace(bench.expected.weights, down=_only(bench, part))
-    hidden = bench.torch.mlp(bench.x, dataclasses.replace(bench.expected, weights=right))
-    assert not decode_layer.close(hidden, bench.torch.mlp(bench.x, wrong), decode_layer.FORMS[form])
-
-
-def _only(bench: Any, part: str) -> torch.Tensor:
-    """Down as the identity of the row in question: what is wrong is not lost among the others."""
-    down = torch.zeros_like(bench.expected.weights.down)
-    down[:, 69 if part == "last pair" else 5] = 1.0
-    return down
+    found = test_mlp.run(bench)[1].x
+    assert decode_layer.close(found, bench.torch.mlp(bench.x, bench.expected), decode_layer.FORMS[form])
+    assert not decode_layer.close(found, bench.torch.mlp(bench.x, wrong), decode_layer.FORMS[form])
