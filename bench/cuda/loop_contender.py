@@ -91,12 +91,12 @@ class LoopDecoding:
         self._loop = self._new_loop(keep_logits=False)
         self._flying = 0
         self.tokens: list[tuple[int, ...]] = []  # what the steps since the last rollback chose
-        self._ready = False
 
     def ready(self) -> None:
-        if not self._ready:
+        """Anew each time: other arms share the rows, and may have given back the pages held in reserve."""
+        if not self._flying:
+            self._truncate()
             self._loop.load(self._rows)
-            self._ready = True
 
     def step(self) -> None:
         self._loop.launch()
@@ -118,7 +118,6 @@ class LoopDecoding:
         found = loop.collect().logits
         assert found is not None
         self._truncate()
-        self._ready = False
         return found
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ class Part:
 
 
 PARTS = (
-    Part("smoke", 90, "every kernel against the reference, graphs, tokens of whole engines, the meter"),
+    Part("smoke", 120, "every kernel against the reference, graphs, tokens of whole engines, the meter"),
     Part(
         "decode", 300, "steps of the 1B and the 8B at three contexts beside torch and transformers, J/token"
     ),

@@ -15,12 +15,12 @@ from bench.bandwidth import Reader
 from bench.cells import Cell, started
 from bench.contender import fill
 from bench.cuda.cases import NO_JOULES, block_j, filled
+from bench.cuda.checks import check
 from bench.cuda.decode import ours
 from bench.cuda.device_source import DeviceSource
 from bench.cuda.device_time import graph_timed
 from bench.cuda.readers import emit_reader, fastest_readers
 from bench.cuda.setting import Setting, arm_of, near, spread
-from bench.cuda.smoke import check
 from bench.record import Case, Record, Value
 from bench.timing import WrongAnswer, interleave, ratio
 from engine.engine import Engine

@@ -4,20 +4,21 @@ Groups are independent, each check is a record. A check that breaks the device (
 process with it; the groups after it then go on in a process of their own.
 """
 
-import math
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bench.contender import fill
-from bench.cuda.setting import Setting, arm_of, first_line, near
-from bench.record import Case, Metric, Record, Value
+from bench.cuda.checks import DeviceBroken, check
+from bench.cuda.setting import Setting, arm_of, near
+from bench.record import Case
 from bench.stages import Subject, subject
 from engine.config import ModelConfig, load_config, parse_config
 from engine.engine import Engine
@@ -52,47 +53,6 @@ def run(setting: Setting) -> None:
         except Exception as error:  # of one group: the others are still worth knowing
             arm, case = arm_of(setting, "none", name), Case("kernel", True, name, 1, 0)
             setting.failed(arm, case, error, name, metric="error")
-
-
-class DeviceBroken(RuntimeError):
-    """Nothing runs on the device any more in this process; what broke it is written down."""
-
-
-def check(
-    setting: Setting,
-    phase: str,
-    name: str,
-    found: Callable[[], tuple[float, float]],
-    note: str = "",
-) -> None:
-    """A record of (error, allowed), or of the failure's text. Raises `DeviceBroken`."""
-    case = Case("kernel", True, phase, 1, 0)
-    arm = arm_of(setting, "none", name, note)
-    metrics: dict[str, Metric]
-    derived: dict[str, Value] = {}
-    failure: Exception | None = None
-    try:
-        error, allowed = found()
-        if not math.isfinite(error):
-            raise ValueError("the result has numbers that are not finite")
-        metrics, derived = {"error": Metric("1", (error,))}, {"allowed": Value("1", allowed)}
-        told = "ok" if error <= allowed else "WRONG"
-        setting.say(f"{phase}: {name}: {told}, off by {error:.3g}, {allowed:.3g} is allowed")
-    except Exception as error:
-        metrics, failure = {"error": Metric("1", (), first_line(error))}, error
-        setting.say(f"{phase}: {name}: FAILED: {first_line(error)}")
-    setting.emit(Record(setting.benchmark, setting.where, arm, case, setting.group(phase), metrics, derived))
-    if failure is not None and _is_broken(setting):
-        raise DeviceBroken(first_line(failure)) from failure
-
-
-def _is_broken(setting: Setting) -> bool:
-    """Whether an error before, such as an illegal address, has taken the device from this process."""
-    try:
-        setting.synchronise()
-    except Exception:
-        return True
-    return False
 
 
 def device(setting: Setting) -> None:
@@ -167,31 +127,41 @@ def config_of(setting: Setting) -> ModelConfig:
 
 
 def kernel(setting: Setting, stage: str) -> None:
-    """One stage's kernel against the reference in fp32, in every packing, at every shape."""
-    from bench.cuda.stage_work import stage_work
-
+    """One stage's kernel against the reference in fp32, in every packing."""
     backend = load("gpu", setting.device)
     assert isinstance(backend, GpuBackend)
     config = config_of(setting)
     small = setting.device.type != "cuda"
-    schemes = SCHEMES if stage != "attention" else SCHEMES[:1]
-    for scheme in schemes[:1] if small else schemes:
-        given: Subject = subject(config, torch.bfloat16, scheme, setting.device)
-        for rows, context in SHAPES[:1] if small else SHAPES:
-            for dependent in (True, False) if backend.dependent else (False,):
-                backend.dependent = dependent
+    schemes = SCHEMES[:1] if small or stage == "attention" else SCHEMES
+    for scheme in schemes:
+        given = subject(config, torch.bfloat16, scheme, setting.device)
+        # Every variant takes a second to compile: packed weights at two shapes, plain launches at one.
+        cases = [
+            (*shape, backend.chip.dependent)
+            for shape in SHAPES[: 1 if small else 3 if scheme == "none" else 2]
+        ]
+        if backend.chip.dependent and scheme == "none":
+            cases.append((*SHAPES[0], False))
+        for rows, context, dependent in cases:
+            backend.dependent = dependent
+            name = f"{scheme}, {rows} rows, context {context}" + (", dependent" if dependent else "")
+            check(
+                setting,
+                stage,
+                name,
+                partial(_against_reference, setting, backend, given, stage, rows, context),
+            )
 
-                def found(
-                    given: Subject = given, rows: int = rows, context: int = context
-                ) -> tuple[float, float]:
-                    work = stage_work(backend, given, stage, rows, context, cache_bytes=1)
-                    work.call(0)
-                    setting.synchronise()
-                    return near(work.answer(), work.expected(), work.share)
 
-                name = f"{scheme}, {rows} rows, context {context}" + (", dependent" if dependent else "")
-                check(setting, stage, name, found)
-            backend.dependent = backend.chip.dependent
+def _against_reference(
+    setting: Setting, backend: GpuBackend, given: Subject, stage: str, rows: int, context: int
+) -> tuple[float, float]:
+    from bench.cuda.stage_work import stage_work
+
+    work = stage_work(backend, given, stage, rows, context, cache_bytes=1)
+    work.call(0)
+    setting.synchronise()
+    return near(work.answer(), work.expected(), work.share)
 
 
 def prefill(setting: Setting) -> None:

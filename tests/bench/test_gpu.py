@@ -85,9 +85,9 @@ def test_a_group_that_fails_is_a_record_and_the_next_goes_on(
 def test_a_broken_device_takes_its_process_and_the_other_groups_get_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.cuda import smoke
+    from bench.cuda import checks, smoke
 
-    monkeypatch.setattr(smoke, "_is_broken", lambda setting: True)
+    monkeypatch.setattr(checks, "is_broken", lambda setting: True)
     monkeypatch.setattr(smoke, "_generate", lambda *_: (_ for _ in ()).throw(RuntimeError("illegal address")))
     records = run("smoke", tmp_path / "records.jsonl", "--groups", "tokens,device")
     assert [(r.case.phase, bool(r.metrics["error"].samples)) for r in records] == [
