@@ -87,6 +87,11 @@ def test_a_broken_device_takes_its_process_and_the_other_groups_get_a_new_one(
 ) -> None:
     from bench.cuda import checks, smoke
 
+    def started(command: list[str], *, check: bool, timeout: float) -> None:
+        assert command[:3] == [sys.executable, "-m", "bench.cuda.run_part"] and timeout > 1
+        assert run_part.main(command[3:]) == 0
+
+    monkeypatch.setattr(smoke.subprocess, "run", started)
     monkeypatch.setattr(checks, "is_broken", lambda setting: True)
     monkeypatch.setattr(smoke, "_generate", lambda *_: (_ for _ in ()).throw(RuntimeError("illegal address")))
     records = run("smoke", tmp_path / "records.jsonl", "--groups", "tokens,device")
