@@ -15,6 +15,8 @@ from engine.model import PAGE_SIZE
 from engine.rope import inverse_frequencies
 from kernels.cpu.crew import cores
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Filled:
@@ -39,10 +41,22 @@ class Filled:
         return [(view(layer.keys), view(layer.values)) for layer in self.cache.layers]
 
 
-def fill(config: ModelConfig, dtype: torch.dtype, rows: int, start: int, *, room: int = 16) -> Filled:
-    """A cache of the model's shape, with room for `room` more positions in each row."""
+def fill(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    rows: int,
+    start: int,
+    *,
+    room: int = 16,
+    device: torch.device = CPU,
+    shared: bool = False,
+) -> Filled:
+    """A cache of the model's shape on `device`, with room for `room` more positions in each row.
+
+    `shared`: all rows are forks of one, whose pages they share; `Filled.layers` is then not theirs.
+    """
     frequencies, factor = inverse_frequencies(config.rope, config.head_dim)
-    device, pages = torch.device("cpu"), rows * (-(-(start + room) // PAGE_SIZE) + 1)
+    pages = rows * (-(-(start + room) // PAGE_SIZE) + 1)
     slots = (pages * PAGE_SIZE, config.n_kv_heads, config.head_dim)
     cache = KVCache(
         new_pool(config.n_layers, slots, dtype, device),
@@ -52,13 +66,18 @@ def fill(config: ModelConfig, dtype: torch.dtype, rows: int, start: int, *, room
         rope_factor=factor,
         device=device,
     )
-    block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(dtype)
+    block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     for layer in cache.layers:
         for pool in (layer.keys, layer.values):
             for part in pool.view(-1).split(len(block)):
                 part.copy_(block[: len(part)])
-    ids = tuple(cache.add_row() for _ in range(rows))
-    cache.extend(dict.fromkeys(ids, start))
+    if shared:
+        first = cache.add_row()
+        cache.extend({first: start})
+        ids = (first, *(cache.fork(first) for _ in range(rows - 1)))
+    else:
+        ids = tuple(cache.add_row() for _ in range(rows))
+        cache.extend(dict.fromkeys(ids, start))
     return Filled(rows, start, cache, ids)
 
 

@@ -7,7 +7,7 @@ of the arm before sleep. The last step's row has exactly the case's context.
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from resource import RUSAGE_SELF, getrusage
 from statistics import median
@@ -17,15 +17,14 @@ from torch import Tensor
 
 from bench.bandwidth import Reader, buffer, readers
 from bench.bandwidth import record as reader_record
-from bench.cells import Cell, check_near
+from bench.cells import Cell, check_near, started
 from bench.contender import Contender, Filled, fill
 from bench.joules import joules_per_token, watching
 from bench.lineup import Skipped
 from bench.memory import resident
 from bench.record import Case, Metric, Record, Stamp, Value
 from bench.source import Source
-from bench.timing import Timed, WrongAnswer, interleave, ratio, settle
-from engine.energy.report import EnergyReport
+from bench.timing import Timed, WrongAnswer, interleave, settle
 from kernels.cpu.crew import cores
 
 # An arm that takes this many times as long as the fastest, and this many seconds a step, would leave the
@@ -189,28 +188,12 @@ class DecodeRun:
 
         Only of those that decode from the same numbers: llama.cpp has a cache of its own.
         """
-        references: dict[str, Tensor] = {}
-        for contender in arms:
-            if contender not in self.contenders:  # dropped by the group before
-                continue
-            decoding = contender.start(filled, self.plan.steps)
-            held.callback(decoding.close)
-            decoding.ready()
-            logits = decoding.logits()
-            if logits is not None:
-                packing = contender.arm.quantization
-                try:
-                    if packing in references:
-                        check_near("none", logits, references[packing])
-                    elif references:
-                        check_near(packing, logits, next(iter(references.values())))
-                    references.setdefault(packing, logits)
-                except WrongAnswer as error:
-                    where = f"{case.rows} rows at context {case.context}"
-                    self._drop(contender, f"wrong answer with {where}: {error}")
-                    continue
-            name = f"{contender.arm.name} {case.rows}x{case.context}"
-            yield Cell(contender, decoding, case, name)
+
+        def drop(contender: Contender, reason: str) -> None:
+            self._drop(contender, f"wrong answer with {case.rows} rows at context {case.context}: {reason}")
+
+        still = [contender for contender in arms if contender in self.contenders]  # some may be dropped
+        yield from started(still, filled, case, self.plan.steps, held, drop)
 
     def _groups(self, rows: int, context: int) -> list[list[Contender]]:
         """Arms whose caches fit into memory together; ours are in every group, and share one cache."""
@@ -267,33 +250,10 @@ class DecodeRun:
         for reader in self._readers:
             yield reader_record(reader, taken[reader.timed.name], self.where, group)
         for cell in cells:
-            yield self._record(cell, taken[cell.name], best, taken[best.timed.name], watch.report, group)
-
-    def _record(
-        self,
-        cell: Cell,
-        samples: Sequence[float],
-        best: Reader,
-        reads: Sequence[float],
-        report: EnergyReport,
-        group: str,
-    ) -> Record:
-        step_s, case = median(samples), cell.case
-        read = [s / best.bytes for s in reads]
-        share = ratio(read, [s / cell.decoding.bytes for s in samples], seed=self.plan.seed)
-        derived = {
-            "rate": Value("tok/s", case.rows / step_s),
-            "bandwidth": Value(
-                "B/s", cell.decoding.bytes / step_s, source="bytes a step reads / median time"
-            ),
-            "bytes": Value("B", cell.decoding.bytes, source="weights and cached positions"),
-            "read_share": Value("1", share.medians, share.low, share.high, best.timed.name),
-            "energy": joules_per_token(report, cell.name, case.rows * self.plan.steps * len(samples)),
-        }
-        arm = cell.contender.arm
-        note = "; ".join(part for part in (arm.note, cell.decoding.note) if part)
-        metrics = {"step_s": Metric("s", tuple(samples))}
-        return Record("decode", self.where, replace(arm, note=note), case, group, metrics, derived)
+            tokens = cell.case.rows * plan.steps * len(taken[cell.name])
+            energy = joules_per_token(watch.report, cell.name, tokens)
+            read = [seconds / best.bytes for seconds in taken[best.timed.name]]
+            yield cell.record(self.where, group, taken[cell.name], best.timed.name, read, energy, plan.seed)
 
     def _alone(self, cells: Sequence[Cell]) -> Iterator[Record]:
         """Peers once more, each with the machine for itself: whether interleaving slowed them down."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench.contender import Filled, best_threads, fill
 from bench.record import Arm
-from bench.source import Source
+from bench.source import ModelSource
 from engine.model import Model
 from kernels import cost
 from kernels.api import load
@@ -17,28 +17,32 @@ from kernels.cost import RowWork
 class EngineContender:
     """`backend` over the source's weights in `scheme`. torch's threads: as `Engine.load` sets them."""
 
-    def __init__(self, source: Source, backend: str, scheme: str) -> None:
-        chosen = load(backend, torch.device("cpu"))
+    def __init__(
+        self, source: ModelSource, backend: str, scheme: str, *, name: str | None = None, note: str = ""
+    ) -> None:
+        chosen = load(backend, source.device)
         self.model = Model(source.config, source.scheme_weights(scheme), chosen)
         own = getattr(chosen, "threads", None)
-        if own is None:
+        if own is None and source.device.type == "cpu" and not chosen.captures:
             decoding = self.start(fill(source.config, source.dtype, 1, 8), 1)
             own = best_threads(decoding.step, torch.set_num_threads)
-        self.threads: int = own
+        self.threads: int | None = own
         self.arm = Arm(
-            name=f"{backend} {scheme}",
+            name=name or f"{backend} {scheme}",
             engine="tokenjoule",
             backend=backend,
             quantization=scheme,
             dtype=str(self.model.dtype).removeprefix("torch."),
             threads=own,
+            note=note,
         )
 
     def start(self, filled: Filled, steps: int) -> "EngineDecoding":
         return EngineDecoding(self, filled, steps)
 
     def ready(self) -> None:
-        torch.set_num_threads(self.threads)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
 
     def prefill(self, tokens: Sequence[int]) -> Tensor:
         cache = self.model.new_cache(len(tokens))

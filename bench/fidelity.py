@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.contender import CPU
 from bench.divergence import Divergence, Mean, divergence
 from bench.fidelity_table import PEER as TRANSFORMERS
 from bench.fidelity_table import Z, fidelity_table, kept
@@ -47,12 +48,12 @@ class Subject:
     expected: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, model: str, text: Path | None = None) -> "Subject":
+    def of(cls, model: str, text: Path | None = None, device: torch.device = CPU) -> "Subject":
         """Raises `UsageError` for a model without trained weights or known text, or else as `Engine.load`."""
         where = locate(None if model == BUNDLED else model)
         if where.directory is None:
             raise UsageError(f"{where.id} has no trained weights to be faithful to")
-        with _load(where.directory, REFERENCE) as engine:
+        with _load(where.directory, REFERENCE, device) as engine:
             if engine.origin.card.shape_only:
                 raise UsageError(f"{where.id} has random weights; there is nothing to be faithful to")
             context = engine.model.config.max_context
@@ -73,18 +74,22 @@ def default_models() -> list[str]:
 
 
 def records(
-    arms: Sequence[Arm], subject: Subject, run: Stamp, failed: Callable[[Arm, str], None]
+    arms: Sequence[Arm],
+    subject: Subject,
+    run: Stamp,
+    failed: Callable[[Arm, str], None],
+    device: torch.device = CPU,
 ) -> Iterator[Record]:
-    """Every arm on both paths, for `bench.decode` as well; `failed` hears of those that do not run."""
+    """Every arm on both paths on `device`; `failed` hears of those that do not run."""
     for arm in arms:
         print(f"fidelity of {arm.name} on {subject.id}", file=sys.stderr, flush=True)
         try:
             if arm.engine == PEER.engine:
-                theirs = transformers_logits.paths(subject.directory, DTYPES[SHORT[arm.dtype]])
+                theirs = transformers_logits.paths(subject.directory, DTYPES[SHORT[arm.dtype]], device)
                 for path, found in fidelity(subject, theirs):
                     yield record(subject, arm, path, found, run)
                 continue
-            with _load(subject.directory, arm) as engine:
+            with _load(subject.directory, arm, device) as engine:
                 for path, found in fidelity(subject, paths(engine.model)):
                     yield record(subject, arm, path, found, run)
         except (TokenjouleError, ImportError) as error:
@@ -186,11 +191,11 @@ def skip(arm: Arm, reason: str) -> None:
     print(f"skipped fidelity of {arm.name} {SHORT[arm.dtype]}: {reason}", file=sys.stderr, flush=True)
 
 
-def _load(directory: Path, arm: Arm) -> Engine:
+def _load(directory: Path, arm: Arm, device: torch.device) -> Engine:
     return Engine.load(
         directory,
         backend=arm.backend,
-        device="cpu",
+        device="cpu" if device.type == "cpu" else device.index or 0,
         dtype=SHORT[arm.dtype],
         quantize=arm.quantization,
         energy_source="estimate",

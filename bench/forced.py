@@ -15,10 +15,11 @@ Forced = Callable[[Sequence[Passage]], list[Tensor]]
 
 
 def paths(model: Model) -> dict[str, Forced]:
-    """By name, what gives for each passage (its targets, V) fp32 logits."""
+    """By name, what gives for each passage (its targets, V) fp32 logits, on the CPU."""
+    one_by_one = captured_decode if model.backend.captures else decode
     return {
-        "prefill": lambda passages: [prefill(model, passage) for passage in passages],
-        "decode": lambda passages: [decode(model, passage) for passage in passages],
+        "prefill": lambda passages: [prefill(model, passage).cpu() for passage in passages],
+        "decode": lambda passages: [one_by_one(model, passage).cpu() for passage in passages],
     }
 
 
@@ -39,4 +40,28 @@ def decode(model: Model, passage: Passage) -> Tensor:
     for tokens in (passage.ids[: passage.judged], *((token,) for token in passage.targets[:-1])):
         logits, _ = model.forward(tokens, cache.extend({row: len(tokens)}), cache)
         rows.append(logits[0].clone())
+    return torch.stack(rows)
+
+
+def captured_decode(model: Model, passage: Passage) -> Tensor:
+    """As `decode`, by the steps that a device captures: what they choose is overwritten by the passage."""
+    from kernels.gpu.decode_step import StepShape
+    from kernels.gpu.selection import Kind
+
+    cache = model.request_cache(len(passage.ids), rows=1)
+    row = cache.add_row()
+    first = passage.ids[: passage.judged]
+    logits, _ = model.forward(first, cache.extend({row: len(first)}), cache)
+    rows = [logits[0].clone()]
+    fed = passage.targets[:-1]
+    if not fed:
+        return torch.stack(rows)
+    cache.reserve({row: len(fed)})
+    pages = cache.pages(row)
+    shape = StepShape(1, max(len(pages), 64), Kind.GREEDY, False)  # one compilation for all short passages
+    captured = model.captured_steps(cache.layers).of(shape)
+    for position, token in enumerate(fed, start=len(first)):
+        captured.step.load([token], [position], [pages])
+        captured.launch()
+        rows.append(captured.step.logits[0].clone())
     return torch.stack(rows)

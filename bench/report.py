@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench import tables
 from bench.fidelity_table import fidelity_table
+from bench.gpu_table import everything_gpu, gpu_section
 from bench.record import Record, read
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
@@ -72,6 +73,7 @@ def everything(records: Sequence[Record]) -> str:
     if any(record.benchmark == "decode" for record in records):
         parts += [tables.decode_tables(records), tables.target_table(records), tables.alone_table(records)]
     parts += [tables.stage_table(records), fidelity_table(records), tables.bandwidth_table(records)]
+    parts.append(everything_gpu(records))
     stamps = {record.stamp.run: record.stamp for record in records}
     random = {record.stamp.run for record in records if record.case.shape_only}
     origins = [tables.origin(stamp, run in random) for run, stamp in stamps.items()]
@@ -108,6 +110,7 @@ def fidelity(records: Sequence[Record]) -> str:
 SECTIONS = {
     "decode": summary,
     "fidelity": fidelity,
+    "gpu": gpu_section,
     "kernels": lambda records: tables.stage_table(records) or "Not measured.\n",
 }
 

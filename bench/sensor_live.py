@@ -76,12 +76,15 @@ class StreamingLoad:
         return self._clock() - start_s
 
 
-def schedule(seed: int = 0) -> list[float]:
-    """Seconds of load, idle, load, …, idle: steps of about a second, then the waves. 111 s in all."""
+def schedule(seed: int = 0, wave_s: float = WAVE_S) -> list[float]:
+    """Seconds of load, idle, load, …, idle: steps of about a second, then `wave_s` of each wave.
+
+    111 s in all, unless the waves are made shorter.
+    """
     rng = random.Random(seed)
     spans_s = [rng.uniform(0.8, 1.2) for _ in range(2 * STEPS)]
     for period_s in WAVES_S:
-        for _ in range(round(WAVE_S / period_s)):
+        for _ in range(round(wave_s / period_s)):
             spans_s += [period_s / 2 * rng.uniform(1 - DITHER, 1 + DITHER) for _ in range(2)]
     return spans_s
 
@@ -169,7 +172,7 @@ def record(
     return arrays
 
 
-def record_gpu(device: int, path: Path | None) -> PowerRecording:
+def record_gpu(device: int, path: Path | None, *, wave_s: float = WAVE_S) -> PowerRecording:
     """Characterise CUDA device `device` of this machine; its recording is kept at `path` if one is given.
 
     Raises `TokenjouleError` where there is no such device or the file cannot be written, `MeterError` where
@@ -181,7 +184,7 @@ def record_gpu(device: int, path: Path | None) -> PowerRecording:
         )
     if not 0 <= device < torch.cuda.device_count():
         raise UsageError(f"there are {torch.cuda.device_count()} CUDA devices, none is number {device}")
-    spans_s = schedule()
+    spans_s = schedule(wave_s=wave_s)
     readings = NvmlReadings(uuid_of_cuda_device(device))
     try:
         took_s = round(sum(spans_s) + 2 * IDLE_S)

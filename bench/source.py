@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -37,6 +37,33 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenjoule" / "bench"
 
 
+class ModelSource(Protocol):
+    """What arms need of the model that they run. `raw`: its config.json. `device`: where its weights are."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def shape_only(self) -> bool: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def raw(self) -> Mapping[str, Any]: ...
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def weights(self) -> ModelWeights: ...
+
+    def scheme_weights(self, scheme: str) -> ModelWeights: ...
+
+
 @dataclass(frozen=True)
 class Source:
     """`directory` holds config.json and safetensors; `key` names this model's exports in `cache`."""
@@ -47,6 +74,7 @@ class Source:
     dtype: torch.dtype
     cache: Path
     key: str
+    device: torch.device = CPU
 
     @cached_property
     def raw(self) -> Mapping[str, Any]:

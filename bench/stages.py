@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contender import fill
+from bench.contender import CPU, fill
 from bench.timing import Timed, WrongAnswer
 from engine.config import ModelConfig
 from engine.schemes import NONE, SCHEMES
@@ -119,15 +119,15 @@ class Subject:
         return COSTS[stage](self.dims(), [RowWork(1, context)] * rows)
 
 
-def subject(config: ModelConfig, dtype: torch.dtype, scheme: str) -> Subject:
-    """Random weights of the config's first layer, of a size that what comes out is of the order of one.
+def subject(config: ModelConfig, dtype: torch.dtype, scheme: str, device: torch.device = CPU) -> Subject:
+    """Random weights of the config's first layer on `device`; what comes out is of the order of one.
 
     Else a narrow model's stage would hardly change the residual, and a wrong one would pass.
     """
     one = replace(config, n_layers=1, windows=config.windows[:1], quantization=None)
     packing = None if scheme == NONE else SCHEMES[scheme]
-    cpu = torch.device("cpu")
-    weights = load_weights(RandomCheckpoint(one), one, dtype=dtype, device=cpu, scheme=packing)
+    checkpoint = RandomCheckpoint(one, device=device)
+    weights = load_weights(checkpoint, one, dtype=dtype, device=device, scheme=packing)
     layer, head = weights.layers[0], weights.head
     layer = replace(
         layer,
@@ -244,10 +244,11 @@ def _same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
 
 def _copy(weights: Any, stage: str) -> Any:
     """The same weights, the matrices that the stage reads in memory of their own."""
-    return replace(weights, **{name: _clone(getattr(weights, name)) for name in READ[stage]})
+    return replace(weights, **{name: clone(getattr(weights, name)) for name in READ[stage]})
 
 
-def _clone(matrix: Matrix) -> Matrix:
+def clone(matrix: Matrix) -> Matrix:
+    """The same numbers in memory of their own."""
     if isinstance(matrix, Quantized):
         return replace(matrix, words=matrix.words.clone(), scales=matrix.scales.clone())
     return matrix.clone()

@@ -29,8 +29,12 @@ VARIABLES = (
 )
 
 
-def stamp(program: str, argv: Sequence[str], device: torch.device) -> Stamp:
-    """The stamp of a run that begins now. `program`: as after `python -m`."""
+# Names the commit where the code was copied without its repository.
+COMMIT = "TOKENJOULE_COMMIT"
+
+
+def stamp(program: str, argv: Sequence[str], device: torch.device, *, run: str | None = None) -> Stamp:
+    """The stamp of a run that begins now. `program`: as after `python -m`. `run`: of one that has begun."""
     reasons: dict[str, str] = {}
     commit, dirty = _commit(reasons)
     versions: dict[str, str | None] = {"python": python_version()}
@@ -47,7 +51,7 @@ def stamp(program: str, argv: Sequence[str], device: torch.device) -> Stamp:
     if clocks is None:
         reasons["clock_mhz"] = "the system does not tell"
     return Stamp(
-        run=secrets.token_hex(6),
+        run=run or secrets.token_hex(6),
         utc=datetime.now(UTC).isoformat(timespec="seconds"),
         command=("python", "-m", program, *argv),
         commit=commit,
@@ -65,6 +69,9 @@ def _commit(reasons: dict[str, str]) -> tuple[str | None, bool | None]:
     root = Path(__file__).parents[1]
     try:
         if not (root / ".git").exists():
+            if os.environ.get(COMMIT):
+                reasons["dirty"] = f"the commit was told by {COMMIT}"
+                return os.environ[COMMIT], None
             raise OSError("not a git checkout")
         commit = _git(root, "rev-parse", "HEAD").strip()
         dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no").strip())

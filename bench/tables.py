@@ -59,11 +59,11 @@ def _decode_row(name: str, record: Record | None, peak: Record | None) -> list[s
     between = "" if low is None or high is None else f" ({_us(low)}–{_us(high)})"
     return [
         name,
-        _shown(derived.get("rate"), lambda v: f"{v:.3g}"),
-        _metric(took, lambda s: f"{_us(s)}{between}"),
-        _shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
-        _shown(derived.get("read_share"), lambda v: f"{v:.0%}"),
-        _joules(derived.get("energy")),
+        shown(derived.get("rate"), lambda v: f"{v:.3g}"),
+        metric(took, lambda s: f"{_us(s)}{between}"),
+        shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
+        shown(derived.get("read_share"), lambda v: f"{v:.0%}"),
+        joules(derived.get("energy")),
         NOTHING if peak is None else _peak(peak),
     ]
 
@@ -77,23 +77,25 @@ def _us(seconds: float) -> str:
 def _peak(record: Record) -> str:
     over = record.derived.get("peak_over_weights")
     share = f" ({over.value:.2f} × weights)" if over is not None and over.value is not None else ""
-    return _metric(record.metrics["peak_b"], lambda b: f"{b / GIGA:.2f} GB{share}")
+    return metric(record.metrics["peak_b"], lambda b: f"{b / GIGA:.2f} GB{share}")
 
 
-def _shown(value: Value | None, form: Callable[[float], str]) -> str:
+def shown(value: Value | None, form: Callable[[float], str]) -> str:
     """Empty where a value does not apply, with a reason where it is missing."""
     if value is None:
         return ""
     return f"{NOTHING}: {value.reason}" if value.value is None else form(value.value)
 
 
-def _metric(metric: Metric, form: Callable[[float], str]) -> str:
-    return f"{NOTHING}: {metric.reason}" if metric.median is None else form(metric.median)
+def metric(found: Metric, form: Callable[[float], str]) -> str:
+    """The median, or why there is none."""
+    return f"{NOTHING}: {found.reason}" if found.median is None else form(found.median)
 
 
-def _joules(value: Value | None) -> str:
+def joules(value: Value | None) -> str:
+    """With its interval, and its source where it was not measured."""
     if value is None or value.value is None:
-        return _shown(value, str)
+        return shown(value, str)
     spread = "" if value.high is None else f" ± {value.high - value.value:.2g}"
     kind = "" if value.measured else f" ({value.source.partition(',')[0]})"
     return f"{value.value:.3g}{spread}{kind}"
@@ -109,13 +111,11 @@ def outcome_table(found: Sequence[Outcome]) -> str:
     rows = []
     for outcome in found:
         target, measured = outcome.target, outcome.ratio
-        sign = "≤" if target.at_most else "≥"
-        share = target.faster is None
-        limits = [f"{sign} {v:.0%}" if share else f"{sign} {v:g}×" for v in (target.required, target.aim)]
+        limits = target.limits
         if measured is None:
             rows.append([target.name, *limits, f"{NOTHING}: {outcome.reason}", "", "", ""])
             continue
-        form = "{:.0%}" if share else "{:.2f}×"
+        form = target.form
         rows.append(
             [
                 target.name,
@@ -124,7 +124,7 @@ def outcome_table(found: Sequence[Outcome]) -> str:
                 f"{form.format(measured.low)}–{form.format(measured.high)}",
                 form.format(measured.rounds),
                 str(measured.n),
-                {True: "yes", False: "NO"}[bool(outcome.holds)],
+                {True: "yes", False: "NO", None: ""}[outcome.holds],
             ]
         )
     header = ("", "required", "aim", "measured", "95 %", "by rounds", "rounds", "holds")
@@ -142,7 +142,7 @@ def alone_table(records: Sequence[Record]) -> str:
         pair = [r.metrics["step_s"] for r in (beside, alone)]
         best = [min(metric.samples) for metric in pair]
         cells = [
-            _metric(m, lambda s, b=b: f"{1e3 * s:.4g} (best {1e3 * b:.4g})")  # type: ignore[misc]
+            metric(m, lambda s, b=b: f"{1e3 * s:.4g} (best {1e3 * b:.4g})")  # type: ignore[misc]
             for m, b in zip(pair, best, strict=True)
         ]
         rows.append([alone.arm.name, *cells, f"{best[0] / best[1]:.2f}"])
@@ -154,7 +154,7 @@ def bandwidth_table(records: Sequence[Record]) -> str:
     rows = [
         [
             r.arm.name.removeprefix("read: "),
-            _shown(r.derived["bandwidth"], lambda v: f"{v / GIGA:.1f}"),
+            shown(r.derived["bandwidth"], lambda v: f"{v / GIGA:.1f}"),
             f"{r.case.shape[0] / min(r.metrics['run_s'].samples) / GIGA:.1f}" if r.case.shape else "",
         ]
         for r in records
@@ -177,10 +177,10 @@ def stage_table(records: Sequence[Record]) -> str:
                 f"{record.case.phase} {shape}",
                 record.arm.name,
                 where,
-                _metric(took, _us),
-                _shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
-                _shown(derived.get("compute"), lambda v: f"{v / GIGA:.1f}"),
-                _shown(derived.get("roofline_share"), lambda v: f"{v:.0%}"),
+                metric(took, _us),
+                shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
+                shown(derived.get("compute"), lambda v: f"{v / GIGA:.1f}"),
+                shown(derived.get("roofline_share"), lambda v: f"{v:.0%}"),
             ]
         )
     return markdown(("Stage", "arm", "case", "µs", "GB/s", "GFLOP/s", "of roofline"), rows) if rows else ""

@@ -5,6 +5,7 @@ A target compares two arms, or two cases of one arm, sample by sample within one
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from bench.record import Record
 from bench.timing import Ratio, ratio
@@ -46,19 +47,52 @@ class Target:
     faster: Pick | None = None
     at_most: bool = False
 
+    @property
+    def form(self) -> str:
+        """Of the value, in a table."""
+        return "{:.0%}" if self.faster is None else "{:.2f}×"
+
+    @property
+    def limits(self) -> tuple[str, str]:
+        """Required and aim, as a table shows them."""
+        sign, form = "≤" if self.at_most else "≥", "{:.0%}" if self.faster is None else "{:g}×"
+        return f"{sign} {form.format(self.required)}", f"{sign} {form.format(self.aim)}"
+
+
+class Wanted(Protocol):
+    """What a table shows of a target, and what decides whether it is met; `required` None: nothing does."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def required(self) -> float | None: ...
+
+    @property
+    def aim(self) -> float: ...
+
+    @property
+    def at_most(self) -> bool: ...
+
+    @property
+    def form(self) -> str: ...
+
+    @property
+    def limits(self) -> tuple[str, str]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A target and what was measured; `ratio` None with a `reason`."""
 
-    target: Target
+    target: Wanted
     ratio: Ratio | None
     reason: str = ""
 
     @property
     def holds(self) -> bool | None:
-        """Whether the required value is met; None where nothing was measured."""
-        if self.ratio is None:
+        """Whether the required value is met; None where nothing was measured, or nothing is required."""
+        if self.ratio is None or self.target.required is None:
             return None
         if self.target.at_most:
             return self.ratio.medians <= self.target.required

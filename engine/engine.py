@@ -106,7 +106,9 @@ class Engine:
             before = poller.poll()
             config = read_config(where, random_weights=random_weights)
             tokenizer = _tokenizer(where, config)
-            checkpoint = open_checkpoint(where, config, random_weights=random_weights, seed=seed)
+            checkpoint = open_checkpoint(
+                where, config, random_weights=random_weights, seed=seed, device=place
+            )
             kind = choose_dtype(dtype, config)
             chosen = choose_backend(backend, place, kind)
             if profile:

@@ -77,7 +77,7 @@ class Model:
             return self._cache_over(self._new_pool(pages), pages)
         if self._steps is None or self._steps.pages < pages:
             self._steps = None  # the old pool's memory is free before the new one's is taken
-            self._steps = self._captured_steps(1 << (pages - 1).bit_length())
+            self._steps = self.captured_steps(self._new_pool(1 << (pages - 1).bit_length()))
         return self._cache_over(self._steps.parts.caches, pages)
 
     def device_loop(
@@ -92,7 +92,8 @@ class Model:
             return None
         return GpuLoop(self._steps, cache, rows, clock=clock, keep_logits=keep_logits)
 
-    def _captured_steps(self, pages: int) -> CapturedSteps:
+    def captured_steps(self, pool: Sequence[LayerCache]) -> CapturedSteps:
+        """Decode steps over the pages of `pool`, for a backend that captures them."""
         from engine.device_loop import CapturedSteps
         from kernels.gpu.backend import GpuBackend
         from kernels.gpu.decode_step import Parts
@@ -100,7 +101,6 @@ class Model:
         assert isinstance(self.backend, GpuBackend), "the one backend that captures"
         positions = torch.arange(self.config.max_context, device=self.backend.device)
         cos, sin = angles(positions, self._frequencies.to(positions.device), self._rope_factor)
-        pool = self._new_pool(pages)
         return CapturedSteps(
             Parts(self.backend, self._embedding, self._layers, self._head, pool, cos, sin, PAGE_SIZE)
         )

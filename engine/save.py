@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from engine.config import read_json
 from engine.errors import TokenjouleError, UsageError
 from engine.loading import OnProgress, ignore
@@ -47,7 +49,9 @@ def save_quantized(
     config = read_config(where, random_weights=random_weights)
     if config.quantization is not None:
         raise TokenjouleError(f"{source} is quantised already, as {config.quantization.name}")
-    checkpoint = open_checkpoint(where, config, random_weights=random_weights, seed=seed)
+    checkpoint = open_checkpoint(
+        where, config, random_weights=random_weights, seed=seed, device=torch.device("cpu")
+    )
     needed = packed_bytes(checkpoint, config, scheme)
     raw = {**_raw_config(where), KEY: scheme.to_json()}
     if random_weights:

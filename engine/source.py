@@ -1,5 +1,7 @@
 """The config and the weights of a model that `locate` found."""
 
+import torch
+
 from engine.config import ModelConfig, load_config, parse_config
 from engine.errors import UsageError
 from engine.locate import Location
@@ -18,9 +20,14 @@ def read_config(where: Location, *, random_weights: bool) -> ModelConfig:
     return load_config(where.directory)
 
 
-def open_checkpoint(where: Location, config: ModelConfig, *, random_weights: bool, seed: int) -> Checkpoint:
-    """Raises `TokenjouleError` for files that are absent or do not hold what the config says."""
+def open_checkpoint(
+    where: Location, config: ModelConfig, *, random_weights: bool, seed: int, device: torch.device
+) -> Checkpoint:
+    """`device`: where random weights are drawn.
+
+    Raises `TokenjouleError` for files that are absent or do not hold what the config says.
+    """
     if random_weights:
-        return RandomCheckpoint(config, seed)
+        return RandomCheckpoint(config, seed, device=device)
     assert where.directory is not None
     return SafetensorsCheckpoint(where.directory, config)

@@ -22,6 +22,8 @@ from engine.tensors import Projection, expected_shapes
 from kernels.api import HeadWeights, LayerWeights
 from kernels.quantize import PANEL, Format, Matrix, Quantized, quantize
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelWeights:
@@ -62,17 +64,24 @@ class Checkpoint(Protocol):
 class RandomCheckpoint:
     """Weights drawn from N(0, 0.02²), norms 1, biases 0: the exact shapes of a model without a download.
 
-    Figures from them are about shape only. Each tensor has its own stream, keyed by (seed, name).
-    Raises `UsageError` for a seed outside [0, 2^32): times a million it has to stay below torch's limit.
+    Figures from them are about shape only. Each tensor has its own stream, keyed by (seed, name); on another
+    kind of device, where they are drawn much faster, the numbers are others. Raises `UsageError` for a seed
+    outside [0, 2^32): times a million it has to stay below torch's limit.
     """
 
     scheme: Scheme | None = None
 
-    def __init__(self, config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        seed: int = 0,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device = _CPU,
+    ) -> None:
         if not 0 <= seed < 1 << 32:
             raise UsageError(f"seed must lie in [0, 2^32), not {seed}")
         self._shapes = expected_shapes(config)
-        self._seed, self._dtype = seed, dtype
+        self._seed, self._dtype, self._device = seed, dtype, device
 
     def dtype(self, name: str) -> torch.dtype:
         return self._dtype
@@ -80,11 +89,14 @@ class RandomCheckpoint:
     def tensor(self, name: str) -> Tensor:
         shape = self._shapes[name]
         if name.endswith(".bias"):
-            return torch.zeros(shape, dtype=self._dtype)
+            return torch.zeros(shape, dtype=self._dtype, device=self._device)
         if len(shape) == 1:
-            return torch.ones(shape, dtype=self._dtype)
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + zlib.crc32(name.encode()))
-        return torch.empty(shape, dtype=self._dtype).normal_(0.0, 0.02, generator=generator)
+            return torch.ones(shape, dtype=self._dtype, device=self._device)
+        generator = torch.Generator(self._device).manual_seed(
+            self._seed * 1_000_003 + zlib.crc32(name.encode())
+        )
+        empty = torch.empty(shape, dtype=self._dtype, device=self._device)
+        return empty.normal_(0.0, 0.02, generator=generator)
 
     def pieces(self, name: str) -> Iterator[Tensor]:
         yield self.tensor(name)

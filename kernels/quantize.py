@@ -22,7 +22,8 @@ from torch import Tensor
 
 PANEL = 16  # rows
 GROUPS = (32, 64, 128, 256)  # columns that share a scale
-_CHUNK = 1 << 19  # weights worked on at a time: what is between stays in the caches
+# Weights worked on at a time: what is between stays in a CPU's caches, and a GPU has enough to do at once.
+_CHUNK, _CHUNK_OF_DEVICE = 1 << 19, 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def quantize(weight: Tensor, format: Format) -> Quantized:
     words = torch.empty(words_shape, dtype=torch.int32, device=weight.device)
     scales = torch.empty(scales_shape, dtype=torch.bfloat16, device=weight.device)
     padded = scales_shape[1] * format.group
-    panels = max(1, _CHUNK // (PANEL * padded))
+    panels = max(1, _chunk(weight.device) // (PANEL * padded))
     for first in range(0, words_shape[0], panels):
         some = weight[first * PANEL : (first + panels) * PANEL].float()
         missing = -len(some) % PANEL
@@ -126,13 +127,17 @@ def dequantize(packed: Quantized, dtype: torch.dtype = torch.float32) -> Tensor:
     """(M, C) scale · number, rounded once to `dtype`."""
     rows, columns = packed.shape
     out = torch.empty(rows, columns, dtype=dtype, device=packed.words.device)
-    panels = max(1, _CHUNK // (PANEL * columns))
+    panels = max(1, _chunk(out.device) // (PANEL * columns))
     for first in range(0, len(packed.words), panels):
         words = packed.words[first : first + panels].transpose(1, 2).flatten(0, 1)
         scales = packed.scales[first : first + panels].transpose(1, 2).flatten(0, 1)
         part = out[first * PANEL : (first + panels) * PANEL]
         part.copy_(_scaled(words, scales, packed.format)[: len(part), :columns])
     return out
+
+
+def _chunk(device: torch.device) -> int:
+    return _CHUNK if device.type == "cpu" else _CHUNK_OF_DEVICE
 
 
 def take_rows(packed: Quantized, rows: Tensor, dtype: torch.dtype) -> Tensor:

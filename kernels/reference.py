@@ -131,8 +131,8 @@ def _attend(q: Tensor, row: RowSpan, shape: AttentionShape, cache: LayerCache, p
     first = row.length - new  # position of the row's first query
     # With a window, nothing before the first query's window can be seen by any query of this row.
     oldest = 0 if shape.window is None else max(0, first - shape.window + 1)
-    k = _positions(cache.keys, row, oldest, page_size).transpose(0, 1).unsqueeze(0)  # (1, K, S, D)
-    v = _positions(cache.values, row, oldest, page_size).transpose(0, 1).unsqueeze(0)
+    k = row_positions(cache.keys, row, oldest, page_size).transpose(0, 1).unsqueeze(0)  # (1, K, S, D)
+    v = row_positions(cache.values, row, oldest, page_size).transpose(0, 1).unsqueeze(0)
     queries = q[row.start : row.stop].transpose(0, 1).unsqueeze(0)  # (1, H, T, D)
     causal = new > 1 and first == 0 and shape.window is None
     mask = None
@@ -150,7 +150,7 @@ def _attend(q: Tensor, row: RowSpan, shape: AttentionShape, cache: LayerCache, p
     return attended.squeeze(0).transpose(0, 1)
 
 
-def _positions(pool: Tensor, row: RowSpan, oldest: int, page_size: int) -> Tensor:
+def row_positions(pool: Tensor, row: RowSpan, oldest: int, page_size: int) -> Tensor:
     """The row's cached positions `oldest:length` as (S, K, D); a view where its pages are consecutive."""
     if row.first_slot is not None:
         return pool[row.first_slot + oldest : row.first_slot + row.length]

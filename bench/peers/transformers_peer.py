@@ -31,7 +31,7 @@ def build(raw: Mapping[str, Any], config: ModelConfig, weights: ModelWeights) ->
     model.load_state_dict(dict(_named(weights, config)), strict=True, assign=True)
     model.tie_weights()
     # Its frequencies are no parameter: on "meta" they were never computed.
-    model.model.rotary_emb = type(model.model.rotary_emb)(theirs)
+    model.model.rotary_emb = type(model.model.rotary_emb)(theirs).to(weights.head.norm.device)
     return model.eval().requires_grad_(False)
 
 
@@ -68,6 +68,15 @@ def _named(weights: ModelWeights, config: ModelConfig) -> Iterator[tuple[str, Te
     yield "lm_head.weight", plain(weights.head.weight)
 
 
+def weight_bytes(model: Any, config: ModelConfig) -> int:
+    """What a decode step reads of the parameters."""
+    return sum(
+        parameter.nbytes
+        for name, parameter in model.named_parameters()
+        if config.tied_head or "embed_tokens" not in name
+    )
+
+
 class Transformers:
     """A contender, see `bench.contender`. Threads are measured, for decoding and for prefill apart.
 
@@ -77,11 +86,7 @@ class Transformers:
 
     def __init__(self, source: Source) -> None:
         self._model = build(source.raw, source.config, source.weights)
-        self._weight_bytes = sum(
-            parameter.nbytes
-            for name, parameter in self._model.named_parameters()
-            if source.config.tied_head or "embed_tokens" not in name
-        )
+        self._weight_bytes = weight_bytes(self._model, source.config)
         filled = [
             (torch.zeros(1, source.config.n_kv_heads, 8, source.config.head_dim, dtype=source.dtype),) * 2
         ]
@@ -185,7 +190,8 @@ class DynamicDecoding:
         for layer, (keys, values) in zip(self._cache.layers, self._filled, strict=True):
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys, values
-        self._tokens = torch.ones(len(self._filled[0][0]), 1, dtype=torch.long)
+        keys = self._filled[0][0]
+        self._tokens = torch.ones(len(keys), 1, dtype=torch.long, device=keys.device)
 
 
 class StaticDecoding(DynamicDecoding):
@@ -207,4 +213,5 @@ class StaticDecoding(DynamicDecoding):
     def rollback(self) -> None:
         for layer in self._cache.layers:
             layer.cumulative_length.fill_(self._held)
-        self._tokens = torch.ones(len(self._filled[0][0]), 1, dtype=torch.long)
+        keys = self._filled[0][0]
+        self._tokens = torch.ones(len(keys), 1, dtype=torch.long, device=keys.device)

@@ -16,8 +16,8 @@ from kernels.gpu.tiles import Chip
 from kernels.gpu.weights import GpuLayer
 from kernels.quantize import Format, Matrix, Quantized, dequantize, quantize
 from kernels.reference import TorchBackend, TorchLayer
+from tests.kernels.interpreted.where import DEVICE, bound
 
-CPU = torch.device("cpu")
 PAGE = 4
 EPS = 1e-5
 SMALL = Chip(3, 80)
@@ -33,7 +33,8 @@ FORMS = {
 
 
 def rand(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=draw, device="cpu").to(DEVICE)
 
 
 def held(weight: Tensor, form: torch.dtype | Format) -> Matrix:
@@ -49,8 +50,9 @@ def close(found: Tensor, expected: Tensor, form: torch.dtype | Format) -> bool:
     added.
     """
     largest = expected.abs().max().item()
-    bound = 2.0**-14 if isinstance(form, Format) else 2.0**-18
-    return bool((found - expected).abs().max() <= bound * largest) and found.shape == expected.shape
+    fine = 2.0**-14 if isinstance(form, Format) else 2.0**-18
+    allowed = bound(fine, exact=form == torch.float32) * largest
+    return bool((found - expected).abs().max() <= allowed) and found.shape == expected.shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Bench:
             vectors |= {"q_norm": case.dim, "k_norm": case.dim}
         drawn = {name: rand(size, seed=20 + k) for k, (name, size) in enumerate(vectors.items())}
         shape = AttentionShape(case.heads, case.kv_heads, case.dim)
-        self.torch = TorchBackend(CPU)
+        self.torch = TorchBackend(DEVICE)
         weights = LayerWeights(**drawn, **matrices)
         self.layer = GpuLayer.of(TorchLayer(weights, shape, EPS), chip)
         widened = {name: wide(matrix) for name, matrix in matrices.items()}
@@ -107,7 +109,7 @@ class Bench:
 
     def stream(self, gain: Tensor) -> Stream:
         """Of `x`, before a norm of `gain`."""
-        stream = Stream.make(len(self.x), self.case.hidden, torch.float32, CPU)
+        stream = Stream.make(len(self.x), self.case.hidden, torch.float32, DEVICE)
         begin(self.x, gain, stream, dependent=False)
         return stream
 
@@ -119,7 +121,8 @@ def batch(case: Case) -> tuple[Rows, Layout]:
     """The same rows as kernels take them and as stages do, for those that do not rest."""
     lengths = [max(position, 0) + 1 for position in case.positions]
     needs = [-(-length // PAGE) for length in lengths]
-    free = torch.randperm(sum(needs), generator=torch.Generator().manual_seed(7)).tolist()
+    draw = torch.Generator().manual_seed(7)
+    free = torch.randperm(sum(needs), generator=draw, device="cpu").tolist()
     pages = torch.zeros(len(lengths), max(needs), dtype=torch.int32)
     spans, slots, active = [], [], []
     for row, (position, need) in enumerate(zip(case.positions, needs, strict=True)):

@@ -5,27 +5,32 @@ import torch
 from kernels.api import AttentionShape, LayerCache, Layout, RowSpan
 from kernels.gpu.rows import Rows
 from kernels.reference import TorchBackend
+from tests.kernels.interpreted.where import DEVICE, bound
 
-CPU = torch.device("cpu")
 BF16, FP32 = torch.bfloat16, torch.float32
 UNTOUCHED = 77.0  # what outputs hold before
 NO_PAGE = 2**30  # in a page table past the row's pages; reading through it is fatal
 
 
 def rand(*shape: int, seed: int, dtype: torch.dtype = FP32) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=draw, device="cpu").to(DEVICE, dtype)
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Both sum some hundred terms in fp32, in another order: a few units in the last place of the largest."""
+    """Both sum some hundred terms in fp32, in another order: a few units in the last place of the largest.
+
+    On a device weights of a softmax are rounded to the cache's dtype before they meet the values.
+    """
     assert found.shape == expected.shape
-    assert (found.float() - expected).abs().max().item() <= 2.0**-19 * expected.abs().max().item()
+    assert (found.float() - expected).abs().max().item() <= bound(2.0**-19) * expected.abs().max().item()
 
 
 def pages_of(lengths: tuple[int, ...], page: int) -> tuple[torch.Tensor, int]:
     """A table (B, P) int32 of pages dealt out in a shuffled order, and how many pages the pool has."""
     held = [-(-length // page) for length in lengths]
-    deck = torch.randperm(sum(held) + 3, generator=torch.Generator().manual_seed(7)).to(torch.int32)
+    draw = torch.Generator().manual_seed(7)
+    deck = torch.randperm(sum(held) + 3, generator=draw, device="cpu").to(DEVICE, torch.int32)
     table = torch.full((len(held), max(held) + 1), NO_PAGE, dtype=torch.int32)
     first = 0
     for row, count in enumerate(held):
@@ -54,7 +59,7 @@ def layout_of(spans: list[RowSpan], page: int) -> Layout:
 
 def reference(q: torch.Tensor, cache: LayerCache, layout: Layout, shape: AttentionShape) -> torch.Tensor:
     """`TorchBackend.attention` of the same numbers in fp32."""
-    backend = TorchBackend(CPU)
+    backend = TorchBackend(DEVICE)
     layer = backend.prepare_layer(None, shape, 0.0)  # type: ignore[arg-type]
     return backend.attention(q.float(), layer, LayerCache(cache.keys.float(), cache.values.float()), layout)
 

@@ -10,7 +10,6 @@ from kernels.gpu.attention import decode_attention
 from kernels.gpu.attention_scratch import AttentionScratch
 from tests.kernels.interpreted.paged import (
     BF16,
-    CPU,
     FP32,
     UNTOUCHED,
     assert_close,
@@ -20,6 +19,7 @@ from tests.kernels.interpreted.paged import (
     rand,
     rows_of,
 )
+from tests.kernels.interpreted.where import DEVICE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Bench:
         self.cache = cache_of(pages * case.page, case.shape, case.dtype)
         self.rows = rows_of(case.lengths, table, case.page)
         self.q = rand(len(table), case.heads, case.dim, seed=3, dtype=case.dtype)
-        self.scratch = AttentionScratch.of_splits(len(table), case.shape, case.splits, CPU)
+        self.scratch = AttentionScratch.of_splits(len(table), case.shape, case.splits, DEVICE)
 
     def attend(self, dtype: torch.dtype = FP32) -> torch.Tensor:
         out = torch.full(self.q.shape, UNTOUCHED, dtype=dtype)
@@ -122,7 +122,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
         )
         alone = torch.empty(1, 4, 16)
         cache, q = bench.cache, bench.q[row : row + 1]
-        scratch = bench.scratch if row % 2 else AttentionScratch.of_splits(1, bench.case.shape, 4, CPU)
+        scratch = bench.scratch if row % 2 else AttentionScratch.of_splits(1, bench.case.shape, 4, DEVICE)
         decode_attention(q, cache.keys, cache.values, rows, bench.case.shape, scratch, alone, dependent=False)
         assert torch.equal(alone[0], together[row])
 
@@ -168,7 +168,7 @@ def test_the_tolerance_catches_pages_of_another_row() -> None:
 def test_scratch_has_as_many_parts_as_fill_the_device() -> None:
     def splits(kv_heads: int, dim: int, positions: int, window: int | None = None) -> int:
         shape = AttentionShape(2 * kv_heads, kv_heads, dim, window)
-        return AttentionScratch.make(2, shape, positions, CPU).splits
+        return AttentionScratch.make(2, shape, positions, DEVICE).splits
 
     assert splits(8, 128, 8192) == 32
     assert splits(8, 64, 500) == 8
@@ -194,4 +194,4 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"values .* do not go together"):
         attend(values=cache.values.float())
     with pytest.raises(ValueError, match="scratch for 1 rows, but 2 rows"):
-        attend(scratch=AttentionScratch.of_splits(1, shape, 3, CPU))
+        attend(scratch=AttentionScratch.of_splits(1, shape, 3, DEVICE))

@@ -9,7 +9,8 @@ from torch import Tensor
 from kernels.api import LayerCache
 from kernels.gpu.attention_input import NormScratch, attention_input
 from kernels.quantize import Format
-from tests.kernels.interpreted.decode_layer import CPU, FORMS, Bench, Case, close
+from tests.kernels.interpreted.decode_layer import FORMS, Bench, Case, close
+from tests.kernels.interpreted.where import DEVICE
 
 CASES = {
     "odd head": Case(),
@@ -27,7 +28,7 @@ CASES = {
 def run(bench: Bench) -> tuple[Tensor, LayerCache, NormScratch]:
     weights, shape = bench.layer.library.weights, bench.layer.shape
     q = torch.full((len(bench.x), shape.n_heads, shape.head_dim), 7.0)
-    cache, scratch = bench.fresh_cache(), NormScratch.make(len(bench.x), shape, CPU)
+    cache, scratch = bench.fresh_cache(), NormScratch.make(len(bench.x), shape, DEVICE)
     attention_input(
         bench.stream(weights.attention_norm), bench.layer, cache, bench.rows, q, scratch, dependent=False
     )
@@ -91,7 +92,7 @@ def test_what_is_wrong_is_found(part: str) -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     bench = Bench(Case(positions=(3, 1)), torch.float32)
     stream = bench.stream(bench.layer.library.weights.attention_norm)
-    scratch = NormScratch.make(2, bench.layer.shape, CPU)
+    scratch = NormScratch.make(2, bench.layer.shape, DEVICE)
     with pytest.raises(ValueError, match=r"q \[1, 6, 12\] and 2 rows of a stream do not fit 2 rows"):
         attention_input(
             stream, bench.layer, bench.cache, bench.rows, torch.empty(1, 6, 12), scratch, dependent=False

@@ -13,7 +13,8 @@ from kernels.gpu.stream import Stream, add, begin
 from kernels.gpu.tiles import Chip, Tile
 from kernels.gpu.weights import GpuMatrix
 from kernels.quantize import Format
-from tests.kernels.interpreted.decode_layer import CPU, EPS, FORMS, Bench, Case, close, held, rand, wide
+from tests.kernels.interpreted.decode_layer import EPS, FORMS, Bench, Case, close, held, rand, wide
+from tests.kernels.interpreted.where import DEVICE
 
 ALL_FORMS = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 CHIP = Chip(3, 80)
@@ -24,7 +25,7 @@ def added(
 ) -> Stream:
     """A stream of seeded numbers after W·vectors was added."""
     rows, hidden = len(vectors), weight.shape[0]
-    stream = Stream.make(rows, hidden, torch.float32, CPU)
+    stream = Stream.make(rows, hidden, torch.float32, DEVICE)
     begin(rand(rows, hidden, seed=9), torch.ones(hidden), stream, dependent=False)
     add(vectors, weight, bias, stream, gain, dependent=False, **how)
     return stream
@@ -134,6 +135,6 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="not in fp16"):
         add(torch.zeros(1, 72).half(), bench.layer.output, None, stream, None, dependent=False)
     with pytest.raises(ValueError, match="1 to 16 rows, not 17"):
-        Stream.make(17, 8, torch.float32, CPU)
+        Stream.make(17, 8, torch.float32, DEVICE)
     with pytest.raises(ValueError, match="45 columns: numbers are read in pairs"):
         GpuMatrix.of(rand(16, 45, seed=0), CHIP)

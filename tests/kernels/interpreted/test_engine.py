@@ -9,6 +9,7 @@ from engine.engine import Engine
 from engine.steps import Inject, Phase, Probe, ProbeReading, Step, Stop, StopReason
 from engine.stop import Policy
 from tests import letters
+from tests.kernels.interpreted.where import DEVICE, ON_DEVICE
 from tests.letters import CountedMeter
 
 PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16, 17]]
@@ -16,7 +17,8 @@ PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16, 17]]
 
 def load(path: Path, backend: str, **options: Any) -> Engine:
     meter: Any = CountedMeter(watts=20.0)
-    return Engine.load(path, backend=backend, device="cpu", meter=meter, **options)
+    where = DEVICE.index if ON_DEVICE else "cpu"
+    return Engine.load(path, backend=backend, device=where, meter=meter, **options)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from kernels.gpu.stream import Stream, begin
 from kernels.gpu.tiles import Chip, Tile
 from kernels.quantize import Format, Matrix, Quantized, dequantize, quantize
 from kernels.reference import linear, rmsnorm
+from tests.kernels.interpreted.where import DEVICE, bound
 
-CPU = torch.device("cpu")
 EPS = 1e-5
 FORMS: dict[str, torch.dtype | Format] = {
     "fp32": torch.float32,
@@ -29,7 +29,8 @@ ALL = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 
 
 def randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=draw, device="cpu").to(DEVICE)
 
 
 def held(weight: torch.Tensor, form: torch.dtype | Format) -> Matrix:
@@ -42,7 +43,7 @@ def wide(weight: Matrix) -> torch.Tensor:
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
     """Both add up products in fp32, in different orders; of packed numbers with 136 or 384 added to each."""
-    tolerance = 2.0**-14 * expected.abs().max()
+    tolerance = bound(2.0**-14) * expected.abs().max()
     return found.shape == expected.shape and bool((found - expected).abs().max() <= tolerance)
 
 
@@ -62,7 +63,7 @@ class Case:
         self.expected = linear(rmsnorm(self.x, norm, EPS), wide(weight))
 
     def stream(self) -> Stream:
-        stream = Stream.make(*self.x.shape, torch.float32, CPU)
+        stream = Stream.make(*self.x.shape, torch.float32, DEVICE)
         begin(self.x, self.head.norm, stream, dependent=False)
         return stream
 
@@ -126,14 +127,14 @@ def test_the_choice_is_of_these_logits(
     case = Case(rows, vocabulary, 32, form, programs)
     logits = case.logits()
     case.x[1] = float("nan")  # a row that rests holds anything
-    selection = Selection.make(Kind.GREEDY, rows, vocabulary, penalised=penalised, device=CPU)
+    selection = Selection.make(Kind.GREEDY, rows, vocabulary, penalised=penalised, device=DEVICE)
     expected = logits
     if selection.seen is not None:
         selection.penalty[:] = 1.5
         selection.seen[:, ::3] = 1
         less = torch.where(logits > 0, logits / 1.5, logits * 1.5)
         expected = torch.where(selection.seen != 0, less, logits)
-    state, scratch = StepState.make(rows, CPU), HeadScratch.make(case.head, selection)
+    state, scratch = StepState.make(rows, DEVICE), HeadScratch.make(case.head, selection)
     positions = torch.arange(7, 7 + rows, dtype=torch.int32)
     positions[1] = -1
     head_select(case.stream(), case.head, selection, state, positions, scratch, dependent=False)
@@ -167,15 +168,15 @@ def test_embeddings_are_rows_of_the_table(form: torch.dtype | Format, columns: i
 
 def test_what_does_not_fit_is_refused() -> None:
     head = GpuHead.of(HeadWeights(torch.ones(8), torch.ones(9, 8)), EPS, Chip(3, 80))
-    stream = Stream.make(2, 8, torch.float32, CPU)
+    stream = Stream.make(2, 8, torch.float32, DEVICE)
     with pytest.raises(ValueError, match="16 columns"):
-        head_logits(Stream.make(2, 16, torch.float32, CPU), head, torch.empty(2, 9), dependent=False)
+        head_logits(Stream.make(2, 16, torch.float32, DEVICE), head, torch.empty(2, 9), dependent=False)
     with pytest.raises(ValueError, match="logits are"):
         head_logits(stream, head, torch.empty(2, 8), dependent=False)
     with pytest.raises(ValueError, match="does not fit"):
         embed(torch.zeros(2, dtype=torch.int32), torch.ones(9, 8), torch.empty(3, 8), dependent=False)
-    filtered = Selection.make(Kind.FILTERED, 2, 9, penalised=False, device=CPU)
-    state, positions = StepState.make(2, CPU), torch.zeros(2, dtype=torch.int32)
+    filtered = Selection.make(Kind.FILTERED, 2, 9, penalised=False, device=DEVICE)
+    state, positions = StepState.make(2, DEVICE), torch.zeros(2, dtype=torch.int32)
     greedy = HeadScratch.make(head, filtered.of_kind(Kind.GREEDY))
     with pytest.raises(ValueError, match="filters"):
         head_select(stream, head, filtered, state, positions, greedy, dependent=False)

@@ -9,7 +9,6 @@ from kernels.api import AttentionShape, RowSpan
 from kernels.gpu.prefill import PrefillTiles, prefill_attention
 from tests.kernels.interpreted.paged import (
     BF16,
-    CPU,
     FP32,
     UNTOUCHED,
     assert_close,
@@ -19,6 +18,7 @@ from tests.kernels.interpreted.paged import (
     rand,
     reference,
 )
+from tests.kernels.interpreted.where import DEVICE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Bench:
         out = torch.full(self.q.shape, UNTOUCHED, dtype=dtype)
         shape, cache = self.case.shape, self.cache
         tiles = PrefillTiles.make(
-            layout_of(self.spans(self.case), self.case.page), shape, cache.keys.dtype, CPU
+            layout_of(self.spans(self.case), self.case.page), shape, cache.keys.dtype, DEVICE
         )
         prefill_attention(self.q, cache.keys, cache.values, tiles, shape, out)
         return out
@@ -140,7 +140,7 @@ def test_every_query_is_in_one_tile_and_the_longest_come_first() -> None:
     rows = ((150, 150), (40, 40), (3000, 7))
     bench = Bench(Case(rows, page=64))
     shape = bench.case.shape
-    tiles = PrefillTiles.make(layout_of(bench.spans(bench.case), 64), shape, BF16, CPU)
+    tiles = PrefillTiles.make(layout_of(bench.spans(bench.case), 64), shape, BF16, DEVICE)
     assert tiles.queries == 128
     queries: list[tuple[int, int]] = []
     ends: list[int] = []

@@ -17,12 +17,18 @@ from kernels.gpu.selection import Kind, Selection
 from kernels.gpu.step import Selected, StepState
 from kernels.gpu.stream import Stream, begin
 from kernels.gpu.tiles import Chip, Tile
+from tests.kernels.interpreted.where import DEVICE, INTERPRETED
 
-CPU = torch.device("cpu")
 COLUMNS = 16
 # Beside one column of 1 in 16: a norm of exactly 1/2, so that logits are to the bit what is asked for.
 EPS = 3 / 16
-TILE = Tile(rows=1024, columns=32, warps=1, programs=3)  # so tall that the interpreter has few of them to do
+# So tall that the interpreter has few of them to do; what is compiled holds a tile in registers.
+TILE = Tile(rows=1024 if INTERPRETED else 16, columns=32, warps=1, programs=3)
+
+
+def randn(size: int, *, seed: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(size, generator=draw, device="cpu").to(DEVICE)
 
 
 class Rows:
@@ -42,14 +48,14 @@ class Rows:
         self.head = GpuHead.of(HeadWeights(torch.ones(COLUMNS), weight), EPS, Chip(3, 80))
         x = torch.zeros(len(rows), COLUMNS)
         x[:, 0] = 1
-        self.stream = Stream.make(len(rows), COLUMNS, torch.float32, CPU)
+        self.stream = Stream.make(len(rows), COLUMNS, torch.float32, DEVICE)
         begin(x, self.head.norm, self.stream, dependent=False)
         self.state = dataclasses.replace(
-            StepState.make(len(rows), CPU), ring=torch.zeros(4, len(rows), 4, dtype=torch.int32)
+            StepState.make(len(rows), DEVICE), ring=torch.zeros(4, len(rows), 4, dtype=torch.int32)
         )
         self.positions = torch.tensor(positions, dtype=torch.int32)
         some = any(row.repetition_penalty != 1 for row in rows)
-        self.selection = Selection.make(kind, len(rows), len(logits), penalised=some, device=CPU)
+        self.selection = Selection.make(kind, len(rows), len(logits), penalised=some, device=DEVICE)
         for b, row in enumerate(rows):
             self.selection.set_row(b, stream=b, **dataclasses.asdict(row), seen=seen)
         self.scratch = HeadScratch.make(self.head, self.selection, TILE)
@@ -173,7 +179,7 @@ MANY = [
 
 @pytest.mark.parametrize("kind", [Kind.SAMPLED, Kind.FILTERED], ids=str)
 def test_rows_of_all_sorts_side_by_side(kind: Kind) -> None:
-    logits = torch.randn(9_011, generator=torch.Generator().manual_seed(3)) * 3
+    logits = randn(9_011, seed=3) * 3
     likeliest = logits.topk(2000).indices
     asked = MANY
     if kind is Kind.SAMPLED:
@@ -187,7 +193,7 @@ def test_rows_of_all_sorts_side_by_side(kind: Kind) -> None:
 
 
 def test_a_draw_depends_on_seed_stream_and_position_alone() -> None:
-    logits = torch.randn(600, generator=torch.Generator().manual_seed(4))
+    logits = randn(600, seed=4)
     sampling = Sampling(1.0, top_p=0.9, seed=6)
     alone = Rows(logits, [sampling], kind=Kind.FILTERED, positions=[30])
     others = [Sampling(2.0, seed=1), Sampling(), sampling, Sampling(0.7, top_k=9)]
@@ -201,7 +207,7 @@ def test_a_draw_depends_on_seed_stream_and_position_alone() -> None:
 
 
 def test_a_step_advances_the_state() -> None:
-    logits = torch.randn(300, generator=torch.Generator().manual_seed(5))
+    logits = randn(300, seed=5)
     asked = [Sampling(0.9, repetition_penalty=1.1), Sampling(repetition_penalty=1.1)]
     rows = Rows(logits, asked, kind=Kind.FILTERED, positions=[4, -1])
     kept = len(rows.state.ring)
@@ -223,12 +229,12 @@ def test_a_step_advances_the_state() -> None:
 
 @pytest.mark.parametrize("kind", list(Kind), ids=str)
 def test_scratch_is_left_as_it_was_made(kind: Kind) -> None:
-    logits = torch.randn(3000, generator=torch.Generator().manual_seed(6))
+    logits = randn(3000, seed=6)
     sampling = Sampling(1.0, top_k=90, top_p=0.9) if kind is Kind.FILTERED else Sampling(float(kind))
     rows = Rows(logits, [sampling, sampling], kind=kind, positions=[3, 9])
     rows.step()
     assert rows.scratch.partials.arrived.tolist() == [0]
-    made = FilterScratch.make(2, 3000, CPU)
+    made = FilterScratch.make(2, 3000, DEVICE)
     if rows.scratch.filters is not None:
         for name in ("counts", "masses", "listed_counts", "best", "arrived"):
             assert torch.equal(getattr(rows.scratch.filters, name), getattr(made, name)), name
@@ -269,7 +275,7 @@ def test_tokens_of_no_probability_are_never_drawn() -> None:
 
 
 def test_a_small_temperature_is_nearly_greedy() -> None:
-    logits = torch.randn(2000, generator=torch.Generator().manual_seed(7))
+    logits = randn(2000, seed=7)
     assert (
         0.01 < -logits.topk(2).values.diff() < 0.1
     )  # the second is e^-100 times as likely, or less, and e^-1/3
@@ -289,7 +295,7 @@ def statistic(logits: torch.Tensor, temperature: float) -> float:
 
 
 def test_draws_follow_the_distribution() -> None:
-    logits = torch.randn(37, generator=torch.Generator().manual_seed(8))
+    logits = randn(37, seed=8)
     # 36 degrees of freedom: 36 ± 8.5, and 78 is passed once in 10,000 seeds
     assert statistic(logits, 0.7) < 78
     assert statistic(logits, 0.8) > 100  # another distribution would be seen
@@ -333,7 +339,7 @@ def test_rows_ask_for_what_their_batch_can_do() -> None:
     assert Kind.needed(0, top_k=5, top_p=0.5, min_p=None) is Kind.GREEDY
     assert Kind.needed(1, top_k=None, top_p=None, min_p=None) is Kind.SAMPLED
     assert Kind.needed(1, top_k=None, top_p=0.9, min_p=None) is Kind.FILTERED
-    selection = Selection.make(Kind.SAMPLED, 2, 9, penalised=False, device=CPU)
+    selection = Selection.make(Kind.SAMPLED, 2, 9, penalised=False, device=DEVICE)
     with pytest.raises(ValueError, match="FILTERED"):
         selection.set_row(0, stream=0, seed=0, temperature=1.0, min_p=0.1)
     with pytest.raises(ValueError, match="penalty"):

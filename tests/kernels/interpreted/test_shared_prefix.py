@@ -9,7 +9,6 @@ from kernels.api import AttentionShape
 from kernels.gpu.shared_prefix import SharedPrefixScratch, shared_prefix_attention
 from tests.kernels.interpreted.paged import (
     BF16,
-    CPU,
     FP32,
     UNTOUCHED,
     assert_close,
@@ -19,6 +18,7 @@ from tests.kernels.interpreted.paged import (
     rand,
     rows_of,
 )
+from tests.kernels.interpreted.where import DEVICE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Bench:
         self.prefix = torch.tensor([case.prefix], dtype=torch.int32)
         self.q = rand(len(table), case.heads, case.dim, seed=3, dtype=case.dtype)
         self.scratch = SharedPrefixScratch.of_splits(
-            len(table), case.shape, case.splits, case.own_splits, CPU
+            len(table), case.shape, case.splits, case.own_splits, DEVICE
         )
 
     def attend(self) -> torch.Tensor:
@@ -164,7 +164,7 @@ def test_the_tolerance_catches_a_prefix_of_a_position_more_or_less(prefix: int) 
 def test_scratch_has_as_many_parts_as_fill_the_device() -> None:
     def splits(rows: int, kv_heads: int, prefix: int, own: int) -> tuple[int, int]:
         shape = AttentionShape(4 * kv_heads, kv_heads, 128)
-        scratch = SharedPrefixScratch.make(rows, shape, prefix, own, CPU)
+        scratch = SharedPrefixScratch.make(rows, shape, prefix, own, DEVICE)
         return scratch.prefix_splits, scratch.splits - scratch.prefix_splits
 
     assert splits(8, 8, 4096, 1024) == (16, 4)
@@ -185,6 +185,6 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the prefix is \[1\] torch.int64, not one int32"):
         bench.attend()
     bench = Bench(Case(70, (80, 90)))
-    bench.scratch = SharedPrefixScratch.of_splits(1, bench.case.shape, 1, 1, CPU)
+    bench.scratch = SharedPrefixScratch.of_splits(1, bench.case.shape, 1, 1, DEVICE)
     with pytest.raises(ValueError, match="scratch for 1 rows, but 2 rows"):
         bench.attend()

@@ -1,0 +1,146 @@
+"""The engine's GPU loop as a contender of decode benchmarks: captured steps, tokens read by the host.
+
+How it runs is what ablations change: `Way`. The engine's own is `AHEAD`.
+"""
+
+import time
+from enum import Enum
+
+from torch import Tensor
+
+from bench.contender import Filled
+from bench.engine_contender import EngineContender
+from bench.source import ModelSource
+from engine.device_loop import CapturedStep, CapturedSteps, GpuLoop
+from engine.rows import Request, Row
+from engine.tokenizer import Tokenizer
+from kernels import cost
+from kernels.cost import RowWork
+from kernels.gpu.backend import GpuBackend
+from kernels.gpu.decode_step import StepShape
+
+ROOM = 6  # positions beyond those of a sample: steps that ran ahead, and one to wake up
+
+
+class Way(Enum):
+    """AHEAD: the next step is launched before the host waits for the last one's tokens, as the engine does.
+
+    IN_TURN: after. REPLAYED: the host never looks. LAUNCHED: ahead, each kernel launched by itself.
+    """
+
+    AHEAD = "ahead"
+    IN_TURN = "in turn"
+    REPLAYED = "replayed"
+    LAUNCHED = "launched"
+
+
+class LaunchedSteps(CapturedSteps):
+    """The same steps without a graph."""
+
+    def of(self, shape: StepShape) -> CapturedStep:
+        captured = super().of(shape)
+        captured.launch = captured.step.run  # type: ignore[assignment]
+        return captured
+
+
+class GpuContender(EngineContender):
+    """The backend `gpu` over the source's weights in `scheme`. `dependent` False: no dependent launch."""
+
+    def __init__(
+        self,
+        source: ModelSource,
+        scheme: str,
+        *,
+        way: Way = Way.AHEAD,
+        dependent: bool = True,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(source, "gpu", scheme, name=name, note=f"steps {way.value}")
+        assert isinstance(self.model.backend, GpuBackend)
+        self.way = way
+        if not dependent:
+            self.model.backend.dependent = False
+
+    def start(self, filled: Filled, steps: int) -> "LoopDecoding":  # type: ignore[override]
+        return LoopDecoding(self, filled, steps)
+
+    def captured(self, filled: Filled) -> CapturedSteps:
+        """Steps over the pages of `filled`."""
+        made = self.model.captured_steps(filled.cache.layers)
+        return LaunchedSteps(made.parts) if self.way is Way.LAUNCHED else made
+
+
+class LoopDecoding:
+    """See `bench.contender.Decoding`. The host reads the tokens of a step when the next one is under way."""
+
+    note = ""
+
+    def __init__(self, owner: GpuContender, filled: Filled, steps: int) -> None:
+        self._filled, self._way = filled, owner.way
+        work = [RowWork(1, filled.start + 1 + steps)] * filled.rows
+        self.bytes = cost.forward(owner.model.dims(), work).bytes
+        config = owner.model.config
+        request = Request((1,) * (filled.start + 1), steps + ROOM)
+        tokenizer = Tokenizer.bytes(max(config.vocab_size, 256))  # nothing is written with it
+        limit = filled.start + steps + ROOM
+        self._rows = [
+            Row(number, row, request, tokenizer, None, limit, config.max_context)
+            for number, row in enumerate(filled.ids)
+        ]
+        self._steps = owner.captured(filled)
+        self._loop = self._new_loop(keep_logits=False)
+        self._flying = 0
+        self.tokens: list[tuple[int, ...]] = []  # what the steps since the last rollback chose
+
+    def ready(self) -> None:
+        """Anew each time: other arms share the rows, and may have given back the pages held in reserve."""
+        if not self._flying:
+            self._truncate()
+            self._loop.load(self._rows)
+
+    def step(self) -> None:
+        self._loop.launch()
+        self._flying += 1
+        if self._way is not Way.REPLAYED and (self._flying > 1 or self._way is Way.IN_TURN):
+            self._collect()
+
+    def rollback(self) -> None:
+        while self._flying:
+            self._collect()
+        self._truncate()
+        self.tokens = []
+        self._loop.load(self._rows)
+
+    def logits(self) -> Tensor:
+        loop = self._new_loop(keep_logits=True)
+        loop.load(self._rows)
+        loop.launch()
+        found = loop.collect().logits
+        assert found is not None
+        self._truncate()
+        return found
+
+    def close(self) -> None:
+        """The cache is its maker's."""
+        while self._flying:
+            self._collect()
+        self._truncate()
+
+    def drain(self) -> list[tuple[int, ...]]:
+        """Wait for what is under way; the tokens of every step since the last rollback."""
+        while self._flying:
+            self._collect()
+        return self.tokens
+
+    def _new_loop(self, *, keep_logits: bool) -> GpuLoop:
+        return GpuLoop(
+            self._steps, self._filled.cache, self._rows, clock=time.monotonic, keep_logits=keep_logits
+        )
+
+    def _collect(self) -> None:
+        self.tokens.append(self._loop.collect().tokens)
+        self._flying -= 1
+
+    def _truncate(self) -> None:
+        for row in self._filled.ids:
+            self._filled.cache.truncate(row, self._filled.start)

@@ -1,0 +1,199 @@
+"""`bench.gpu`: its parts on a CPU at the smallest sizes, and what becomes of a part that fails or hangs."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import gpu, timing
+from bench.cuda import run_part
+from bench.cuda.parts import LIMIT_S, PARTS, Part, chosen
+from bench.gpu import Ended, main
+from bench.record import Record, read
+from engine.errors import UsageError
+from tests.bench.records import STAMP
+
+NAMES = [part.name for part in PARTS]
+# `kernels` is of Triton alone: it runs in the interpreter, in `tests/kernels/interpreted/test_gpu_bench.py`.
+# `sensor` records for some seconds at the least: its pieces are tested below.
+# `fidelity` reads 1400 tokens one by one.
+SLOW = ("ablations", "quantized", "prefill", "fidelity")
+ON_A_CPU = [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name in NAMES
+    if name not in ("kernels", "sensor", "decode")
+]
+
+
+def run(name: str, out: Path, *more: str) -> list[Record]:
+    small = ["--device", "cpu", "--backend", "torch", "--scale", "tiny", "--energy-source", "estimate"]
+    assert run_part.main([name, *small, "--out", str(out), "--run", "r1", *more]) == 0
+    return list(read([out]))
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SETTLE_S", 0.0)
+
+
+@pytest.mark.parametrize("name", ON_A_CPU)
+def test_a_part_runs_and_every_record_is_of_the_run(name: str, tmp_path: Path) -> None:
+    is_whole(name, run(name, tmp_path / "records.jsonl", "--command", "python -m bench.gpu --only x"))
+
+
+def is_whole(name: str, records: list[Record]) -> None:
+    own = [r for r in records if r.benchmark == f"gpu/{name}"]
+    assert own and {r.stamp.run for r in records} == {"r1"}
+    assert own[0].stamp.command == ("python", "-m", "bench.gpu", "--only", "x")
+    measured = [r for r in own if any(metric.samples for metric in r.metrics.values())]
+    unmeasured = {r.arm.name for r in own} - {r.arm.name for r in measured}
+    assert unmeasured <= {"transformers compiled"}
+    for record in (r for r in measured if "error" in r.metrics):
+        assert record.metrics["error"].median == pytest.approx(0, abs=1e-3)
+
+
+def test_a_step_beside_transformers_is_in_one_group_with_the_readers(tmp_path: Path) -> None:
+    records = run("decode", tmp_path / "records.jsonl", "--command", "python -m bench.gpu --only x")
+    is_whole("decode", records)
+    beside = [r for r in records if "beside transformers" in r.group]
+    arms = {r.arm.name for r in beside if r.group == beside[0].group}
+    assert {"torch none", "transformers eager"} < arms and any(name.startswith("read: ") for name in arms)
+    assert all(r.benchmark in ("gpu/decode", "gpu/bandwidth") for r in records)
+
+
+def test_groups_of_a_part_may_be_named(tmp_path: Path) -> None:
+    records = run("smoke", tmp_path / "records.jsonl", "--groups", "device")
+    assert [r.case.phase for r in records] == ["device"]
+
+
+def test_a_group_that_fails_is_a_record_and_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.cuda import smoke
+
+    def broken(setting: object) -> None:
+        raise RuntimeError("planted\nmore of it")
+
+    monkeypatch.setattr(smoke, "meter", broken)
+    records = run("smoke", tmp_path / "records.jsonl", "--groups", "meter,device")
+    assert [r.case.phase for r in records] == ["meter", "device"]
+    assert records[0].metrics["error"].reason == "RuntimeError: planted"
+
+
+def test_a_broken_device_takes_its_process_and_the_other_groups_get_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.cuda import checks, smoke
+
+    def started(command: list[str], *, check: bool, timeout: float) -> None:
+        assert command[:3] == [sys.executable, "-m", "bench.cuda.run_part"] and timeout > 1
+        assert run_part.main(command[3:]) == 0
+
+    monkeypatch.setattr(smoke.subprocess, "run", started)
+    monkeypatch.setattr(checks, "is_broken", lambda setting: True)
+    monkeypatch.setattr(smoke, "_generate", lambda *_: (_ for _ in ()).throw(RuntimeError("illegal address")))
+    records = run("smoke", tmp_path / "records.jsonl", "--groups", "tokens,device")
+    assert [(r.case.phase, bool(r.metrics["error"].samples)) for r in records] == [
+        ("tokens", False),
+        ("device", True),
+    ]
+    assert {r.stamp.run for r in records} == {"r1"}, "the new process goes on with the same run"
+
+
+def test_a_wrong_answer_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.cuda import smoke
+    from bench.gpu_table import holds
+
+    tokens = iter([[1, 2, 3], [1, 2, 4], [1, 2, 3], [1, 2, 3]])
+    monkeypatch.setattr(smoke, "_generate", lambda *_: next(tokens))
+    records = run("smoke", tmp_path / "records.jsonl", "--groups", "tokens")
+    assert [holds(r) for r in records] == [False, True]
+
+
+def test_the_parts_are_listed_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{name} " in printed for name in NAMES) and "not measured" in printed
+    assert main(["--list", "--only", "rows"]) == 0
+    assert "smoke" not in capsys.readouterr().out
+    assert all(part.expected_s <= LIMIT_S for part in PARTS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "finds no CUDA device" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [(["--only", "warp"], "unknown part 'warp'; known: smoke"), (["--minutes", "0"], "must be positive")],
+)
+def test_wrong_usage_is_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_parts_come_in_the_order_asked_for() -> None:
+    assert [part.name for part in chosen(("rows", "smoke"))] == ["rows", "smoke"]
+    assert chosen(()) == PARTS
+    with pytest.raises(UsageError, match="unknown part"):
+        chosen(("smoke", "warp"))
+
+
+def planted(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
+
+
+def test_how_a_process_ended_is_told() -> None:
+    assert gpu.run_part(planted("print('ok')"), 20).reason is None
+    failed = gpu.run_part(planted("import sys; print('a line', file=sys.stderr); sys.exit(3)"), 20)
+    assert failed.reason == "status 3; last: a line"
+    crashed = gpu.run_part(planted("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"), 20)
+    assert crashed.reason == "signal 11; last: it said nothing"
+
+
+def test_a_part_that_hangs_is_ended_with_all_it_started() -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    ended = gpu.run_part(planted(child), 1.0)
+    assert ended.reason is not None and ended.reason.startswith("ended by its limit of 1 s")
+    assert ended.elapsed_s < 10
+
+
+def test_every_part_leaves_a_record_also_the_ones_that_do_not_come_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def ended(command: list[str], limit_s: float) -> Ended:
+        commands.append(command)
+        return Ended(3.0, "signal 9; last: planted" if "decode" in command else None)
+
+    monkeypatch.setattr(gpu, "run_part", ended)
+    out = tmp_path / "results.jsonl"
+    parts = (Part("smoke", 1, "a"), Part("decode", 1, "b"), Part("rows", 1, "c"))
+    assert gpu.run(parts, STAMP, out, ["--out", str(out)], None) == 1
+    reasons = [r.metrics["run_s"].reason for r in read([out])]
+    assert reasons == [None, "signal 9; last: planted", None]
+    assert [command[3] for command in commands] == ["smoke", "decode", "rows"]
+    assert gpu.run(parts[:1], STAMP, out, [], 5.0) == 1, "five seconds are too few to begin"
+    last = list(read([out]))[-1]
+    assert last.metrics["run_s"].reason == "not begun: 5 s of the time given were left"
+    assert json.loads(out.read_text().splitlines()[-1])["benchmark"] == "gpu/part"
+
+
+def test_the_commit_may_be_told_where_there_is_no_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import stamp
+
+    monkeypatch.setattr(stamp, "__file__", str(tmp_path / "bench" / "stamp.py"))
+    monkeypatch.setenv(stamp.COMMIT, "0123456789abcdef")
+    found = stamp.stamp("bench.gpu", [], torch.device("cpu"), run="r9")
+    assert (found.commit, found.dirty, found.run) == ("0123456789abcdef", None, "r9")
+    assert "TOKENJOULE_COMMIT" in found.reasons["dirty"]
+    monkeypatch.delenv(stamp.COMMIT)
+    assert stamp.stamp("bench.gpu", [], torch.device("cpu")).reasons["commit"] == "not a git checkout"
