@@ -18,7 +18,7 @@ from kernels.gpu.host_ring import HostRing
 from kernels.gpu.selection import Kind, Selection
 
 MOST_ROWS = 16  # that the decode kernels take
-_FEWEST_PAGES = 64
+FEWEST_PAGES = 64  # of a row that a step is captured for
 
 
 class CapturedStep:
@@ -67,7 +67,7 @@ class GpuLoop:
         self._steps, self._cache, self._keep_logits = steps, cache, keep_logits
         self._shape = StepShape(
             rows=_power_of_two(len(rows)),
-            pages=max(_power_of_two(-(-max(row.limit for row in rows) // cache.page_size)), _FEWEST_PAGES),
+            pages=max(_power_of_two(-(-max(row.limit for row in rows) // cache.page_size)), FEWEST_PAGES),
             kind=max(_kind(row.request.sampling) for row in rows),
             penalised=any(row.request.sampling.repetition_penalty != 1 for row in rows),
         )

@@ -60,10 +60,15 @@ class Variant:
         return tuple(name for name, kind in self.signature if kind != "constexpr")
 
     @property
+    def named_constants(self) -> dict[str, Any]:
+        """What is compiled in, by the name of the parameter."""
+        names = [name for name, _ in self.signature]
+        return {names[path[0]]: value for path, value in self.constants}
+
+    @property
     def label(self) -> str:
         """What tells it from other variants of the kernel: constants, element types, options."""
-        names = [name for name, _ in self.signature]
-        parts = [f"{names[path[0]]}={value}" for path, value in self.constants]
+        parts = [f"{name}={value}" for name, value in self.named_constants.items()]
         parts += [f"{name}:{kind}" for name, kind in self.signature if kind.startswith("*")]
         chosen = dict(self.options)
         return " ".join([*parts, f"warps={chosen['num_warps']}", f"stages={chosen['num_stages']}"])

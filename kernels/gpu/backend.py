@@ -62,16 +62,19 @@ class GpuBackend:
     name = "gpu"
     captures = True
 
-    def __init__(self, device: torch.device) -> None:
-        """Raises `BackendUnavailable` where kernels do not run: on a CPU they do when interpreted."""
-        if device.type != "cuda" and not knobs.runtime.interpret:
+    def __init__(self, device: torch.device, *, chip: Chip | None = None) -> None:
+        """`chip`: the one that kernels are meant for where `device` is the meta device; `kernels.aot` records
+        their launches there. Raises `BackendUnavailable` where kernels do not run: on a CPU they do when
+        interpreted.
+        """
+        if device.type != "cuda" and not knobs.runtime.interpret and chip is None:
             raise BackendUnavailable(f"backend gpu: runs on a CUDA device, not on {device}")
         if device.type == "cuda" and not torch.cuda.is_available():
             raise BackendUnavailable(
                 f"backend gpu: torch {torch.__version__} finds no CUDA device; its build may be for CPUs, or "
                 "the driver missing or too old"
             )
-        self.device, self.chip = device, Chip.of(device)
+        self.device, self.chip = device, chip or Chip.of(device)
         if self.chip.capability < OLDEST:
             found = f"{self.chip.capability // 10}.{self.chip.capability % 10}"
             raise BackendUnavailable(

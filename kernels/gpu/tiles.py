@@ -116,7 +116,10 @@ def tile_for(
     tiles = tiles_of(rows, tall, half)
     rounds = -(-tiles // at_once)
     spare = batch == 1 or not norms
-    limited = chip.dependent and spare and batch <= 8 and warps == _WARPS and form != "fp32"
+    # Compute capability 8 has 150 to 164 registers to fill where 8 vectors meet bf16, and spills at 128. Of
+    # packed weights it needs no more than 128, but is told to: left alone, ptxas spills 8 bytes at 128.
+    fits = chip.dependent or batch == 1 or form in ("int8", "int4")
+    limited = fits and spare and batch <= 8 and warps == _WARPS and form != "fp32"
     return Tile(tall, wide, warps, -(-tiles // rounds), 128 if limited else None)
 
 
