@@ -158,7 +158,7 @@ def test_a_whole_request_on_a_slow_sensor_adds_up_in_its_json() -> None:
 
 
 def test_a_window_wider_than_the_period_is_for_the_model_alone() -> None:
-    """It smears energy over ticks: interpolation is then biased, and no interval may hide it; a model knows."""
+    """It smears energy over ticks: interpolation is biased, no interval may hide it; a model knows."""
     device = Device(SimulatedProfile(period_s=0.01, lag_s=0.0, window_s=0.1))
     device.sleep(0.3)
     ledger = Ledger(device.poller)
