@@ -70,7 +70,7 @@ class Estimate:
 
     def whiten(self, request: int, column: Array) -> Array:
         """A column (n,) over a request's ticks in units of the noise; the rest is left out."""
-        return np.concatenate([np.linalg.solve(root, column[rows]) for rows, root in self.roots[request]])
+        return np.concatenate([_solved(root, column[rows]) for rows, root in self.roots[request]])
 
 
 @dataclass(slots=True, eq=False)
@@ -140,8 +140,8 @@ def estimate(
     left: list[list[Array]] = [[] for _ in designs]
     roots: list[list[tuple[slice, Array]]] = [[] for _ in designs]
     for segment, root, wide in zip(segments, step.roots, step.wides, strict=True):
-        whitened[segment.request].append(np.linalg.solve(root, wide))
-        left[segment.request].append(np.linalg.solve(root, segment.energy_j - wide[:, :count] @ step.theta))
+        whitened[segment.request].append(_solved(root, wide))
+        left[segment.request].append(_solved(root, segment.energy_j - wide @ step.solution))
         roots[segment.request].append((segment.rows, root))
     free = max(ticks - count if prior is None else ticks, 1)
     square = sum(float(part @ part) for parts in left for part in parts)
@@ -208,19 +208,19 @@ class _Step:
         self.covariance = np.linalg.inv(scaled) / np.outer(size, size)
         solution = nonnegative(scaled, right / size, count) / size
         self.theta = solution[:count]
-        self._solution = solution
+        self.solution = solution
 
     def variances(self, floor: float) -> Array:
         """The variances that the residuals' squares lead one to expect."""
         kinds = len(self.variances_now)
         expected, found, known = np.zeros((kinds, kinds)), np.zeros(kinds), np.zeros(kinds)
-        width = len(self._solution)
+        width = len(self.solution)
         crossed = np.zeros((kinds + 1, kinds + 1, width, width))
         single = np.zeros((kinds + 1, width, width))
         for segment, wide, inverse, shapes in zip(
             self.segments, self.wides, self.inverses, self.shapes, strict=True
         ):
-            pull = inverse @ (segment.energy_j - wide @ self._solution)
+            pull = inverse @ (segment.energy_j - wide @ self.solution)
             all_shapes = [*shapes, segment.rounding]
             products = [shape.times(inverse) for shape in all_shapes]  # symmetric both: transposes of V⁻¹K
             weighted = inverse @ wide
@@ -271,6 +271,10 @@ def nonnegative(normal: Array, right: Array, count: int) -> Array:
             return x
         free[int(np.argmax(slope))] = True
     return np.maximum(x, np.where(np.arange(width) < count, 0.0, -np.inf))
+
+
+def _solved(root: Array, columns: Array) -> Array:
+    return np.linalg.solve(root, columns).astype(np.float64)
 
 
 def _cut(first: int, stop: int) -> list[tuple[int, int]]:
