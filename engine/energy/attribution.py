@@ -12,11 +12,12 @@ up, they are not squared: where steps draw more than the gaps between them, ever
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from engine.energy.meter import Reading, Sensor
+from kernels.cost import RowWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,28 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class StepMark:
-    """One forward (and the choice of the tokens) on the clock. `kind`: prefill or decode, for the physics."""
+    """One forward (and the choice of the tokens) on the clock. `kind`: prefill or decode, for the physics.
+
+    `work`: what each row computed, in the order of `shares`; empty where nobody said.
+    """
 
     kind: str
     start_s: float
     end_s: float
     shares: tuple[Share, ...]
+    work: tuple[RowWork, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPhase:
+    """A phase by the power model, in µJ; the standard deviation is without the sensor's gain error.
+
+    `ticks`: how many ticks of this request the phase makes up at least a tenth of.
+    """
+
+    energy_uj: float
+    sd_uj: float
+    ticks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +61,10 @@ class Attribution:
 
     `window_uj` is the part between the first step's start and the end of the request. `step_sd_uj` is the
     interpolation's; the gain's error is not in it. `ticks`: changes of the reading inside the window.
+
+    By a power model only, None otherwise: `model_uj` and `model_sd_uj` of each step, `phases` by name as in
+    the marks' shares, `model_window_uj` with `model_window_sd_uj`, idle between the steps included.
+    `steps_uj` then are the meter's own µJ as the model distributes them inside each tick.
     """
 
     steps_uj: tuple[int, ...]
@@ -52,6 +73,11 @@ class Attribution:
     unattributed_uj: int
     window_uj: int
     ticks: int
+    model_uj: tuple[float, ...] | None = None
+    model_sd_uj: tuple[float, ...] | None = None
+    phases: Mapping[str, ModelPhase] | None = None
+    model_window_uj: float | None = None
+    model_window_sd_uj: float | None = None
 
 
 class Cumulative:
@@ -116,12 +142,20 @@ def attribute(
     )
 
 
-def split(energy_uj: int, shares: Sequence[Share]) -> list[int]:
-    """A step's µJ among its rows by the tokens they fed; the parts add up exactly (largest remainder)."""
-    weight = sum(share.tokens for share in shares)
-    parts = [energy_uj * share.tokens // weight for share in shares]
-    remainders = [energy_uj * share.tokens % weight for share in shares]
-    by_remainder = sorted(range(len(parts)), key=lambda i: -remainders[i])
-    for index in by_remainder[: energy_uj - sum(parts)]:
-        parts[index] += 1
+def split(energy_uj: int, weights: Sequence[float]) -> list[int]:
+    """Whole µJ in proportion to `weights`, none negative; they add up exactly (largest remainder).
+
+    All goes to the last where every weight is 0.
+    """
+    total = sum(weights)
+    if total <= 0:
+        return [0] * (len(weights) - 1) + [energy_uj]
+    exact = [weight * (energy_uj / total) for weight in weights]
+    parts = [int(part) for part in exact]
+    left = energy_uj - sum(parts)
+    if 0 < left <= len(parts):
+        for index in sorted(range(len(parts)), key=lambda i: parts[i] - exact[i])[:left]:
+            parts[index] += 1
+    elif left:  # a float does not hold every µJ beyond 2**53, and its last bits may round a sum up
+        parts[parts.index(max(parts))] += left
     return parts
