@@ -12,11 +12,12 @@ up, they are not squared: where steps draw more than the gaps between them, ever
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from engine.energy.meter import Reading, Sensor
+from kernels.cost import RowWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,28 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class StepMark:
-    """One forward (and the choice of the tokens) on the clock. `kind`: prefill or decode, for the physics."""
+    """One forward (and the choice of the tokens) on the clock. `kind`: prefill or decode, for the physics.
+
+    `work`: what each row computed, in the order of `shares`; empty where nobody said.
+    """
 
     kind: str
     start_s: float
     end_s: float
     shares: tuple[Share, ...]
+    work: tuple[RowWork, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPhase:
+    """A phase by the power model, in µJ; the standard deviation is without the sensor's gain error.
+
+    `ticks`: how many ticks of this request the phase makes up at least a tenth of.
+    """
+
+    energy_uj: float
+    sd_uj: float
+    ticks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +61,10 @@ class Attribution:
 
     `window_uj` is the part between the first step's start and the end of the request. `step_sd_uj` is the
     interpolation's; the gain's error is not in it. `ticks`: changes of the reading inside the window.
+
+    By a power model only, None otherwise: `model_uj` and `model_sd_uj` of each step, `phases` by name as in
+    the marks' shares, `model_window_uj` with `model_window_sd_uj`, idle between the steps included.
+    `steps_uj` then are the meter's own µJ as the model distributes them inside each tick.
     """
 
     steps_uj: tuple[int, ...]
@@ -52,6 +73,11 @@ class Attribution:
     unattributed_uj: int
     window_uj: int
     ticks: int
+    model_uj: tuple[float, ...] | None = None
+    model_sd_uj: tuple[float, ...] | None = None
+    phases: Mapping[str, ModelPhase] | None = None
+    model_window_uj: float | None = None
+    model_window_sd_uj: float | None = None
 
 
 class Cumulative:

@@ -37,6 +37,11 @@ class Sensor:
     `period_s`: time between two changes of the reading; 0 where every read is fresh; None if unknown.
     `lag_s`: a reading taken at t tells of the energy used up to t - lag_s; None if unknown.
     `window_s`: width of the boxcar that the sensor averages over, 0 for none, None if unknown.
+    `tau_s`: time constant of the first-order filter between load and reading, 0 for none.
+    `sampled`: at each change the reading advances by the time since the last one times the mean over the
+    window alone, instead of by all the energy used: what lies between two windows is not seen.
+    `lag_sd_s`: standard deviation of `lag_s`, where it was fitted.
+    `origin`: where lag, window and tau come from, "" where nobody said.
     `resolution_uj`: the counter's step.
     `gain_error`: half-width, relative, of the 95 % interval of the sensor's gain; None where no such
     bound is known, which is the case for every estimate.
@@ -51,27 +56,35 @@ class Sensor:
     gain_error: float | None = None
     idle_w: float | None = None
     peak_w: float | None = None
+    tau_s: float = 0.0
+    sampled: bool = False
+    lag_sd_s: float = 0.0
+    origin: str = ""
 
     @property
     def delay_s(self) -> float:
         """How old the energy is that a reading tells of, on average; unknown parts count as 0."""
-        return (self.lag_s or 0.0) + (self.window_s or 0.0) / 2
+        return (self.lag_s or 0.0) + (self.window_s or 0.0) / 2 + self.tau_s
 
     @property
     def tail_s(self) -> float:
-        """How long after its use energy may still be missing from a reading; unknown parts count as 0."""
-        return (self.lag_s or 0.0) + (self.window_s or 0.0)
+        """How long after its use energy may still be missing from a reading; unknown parts count as 0.
+
+        Of a filter 5 time constants: 0.7 % is missing then.
+        """
+        return (self.lag_s or 0.0) + (self.window_s or 0.0) + 5 * self.tau_s
 
     @property
     def has_intervals(self) -> bool:
         """Whether an honest interval can be given.
 
-        The gain must be bounded, lag and window known, and the window no wider than the period: a wider one
-        smears energy over ticks, which interpolation knows nothing of.
+        The gain must be bounded, lag and window known, and the window (a filter counts as one of twice its
+        time constant) no wider than the period: a wider one smears energy over ticks, which interpolation
+        knows nothing of. Nor does it know of a sensor that sees only part of the time.
         """
-        if self.gain_error is None or self.lag_s is None or self.window_s is None:
+        if self.gain_error is None or self.lag_s is None or self.window_s is None or self.sampled:
             return False
-        return self.window_s <= (self.period_s or 0.0)
+        return self.window_s + 2 * self.tau_s <= (self.period_s or 0.0)
 
 
 class Meter(Protocol):

@@ -108,8 +108,10 @@ class SensorModel:
         return (readings_w - (self.offset_w or 0.0)) / (self.gain or 1.0)
 
     def sensor(self, meter: Sensor) -> Sensor:
-        """What a meter says of its sensor, with period, lag and window of this model in it."""
-        return replace(meter, period_s=self.period_s, lag_s=self.boxcar_lag_s, window_s=self.window_s)
+        """What a meter says of its sensor, with period, lag, boxcar and tau of this model in it."""
+        return replace(
+            meter, period_s=self.period_s, lag_s=self.lag_s, window_s=self.boxcar_s, tau_s=self.tau_s
+        )
 
     def to_json(self) -> dict[str, Any]:
         """One flat object, times in ms; `origin` is an object in it."""
