@@ -1,9 +1,9 @@
-"""An energy counter that looks at a simulated device, and a poller that logs it: readings as the ledger gets them.
+"""An energy counter before a simulated device, and a poller that logs it: readings as the ledger gets them.
 
-An integrating counter shows, at tick T, the energy up to T - lag, averaged over the boxcar. A sampling counter sees
-`window_s` before each T - lag and takes it for the whole time since the last tick; what it missed is lost for good.
-Ticks that are dropped (no poll came in time) or stuck (the old value was published again) are not logged; the
-counter carries them on. Shares no code with the fit that the attribution study judges.
+An integrating counter shows, at tick T, the energy up to T - lag, averaged over the boxcar. A sampling
+counter sees `window_s` before each T - lag and takes it for the whole time since the last tick; what it
+missed is lost for good. Ticks that are dropped (no poll came in time) or stuck (the old value was published
+again) are not logged; the counter carries them on. Shares no code with the fit that the study judges.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from engine.energy.meter import MICROJOULES_PER_JOULE, Reading
 class Counter:
     """The true sensor.
 
-    `period_s` between ticks; `tick_jitter_s` standard deviation of a tick's time, which the counter's own clock
-    knows; `late_s` mean of the exponential delay until the new value can be read. `sampling`: see the module.
-    `noise_w`: standard deviation of a tick's mean power, white. `gain` multiplies. The counter is cut down to
-    whole `resolution_uj`. `missing`: chance that a tick is not seen. `poll_s`: mean time between two polls, of
-    which one in two hundred comes five times as late.
+    `period_s` between ticks; `tick_jitter_s` standard deviation of a tick's time, which the counter's own
+    clock knows; `late_s` mean of the exponential delay until the new value can be read. `sampling`: see the
+    module. `noise_w`: standard deviation of a tick's mean power, white. `gain` multiplies. The counter is cut
+    down to whole `resolution_uj`. `missing`: chance that a tick is not seen. `poll_s`: mean time between two
+    polls, of which one in two hundred comes five times as late.
     """
 
     period_s: float

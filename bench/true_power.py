@@ -19,8 +19,8 @@ Array = NDArray[np.float64]
 class TruePower:
     """W between edges, and its filtered twin.
 
-    `edges_s` (m+1,) ascending; `power_w` (m,); `tau_s` 0 for no filter. At the first edge the filter is settled
-    at the first piece's power. Times outside the edges raise `ValueError`.
+    `edges_s` (m+1,) ascending; `power_w` (m,); `tau_s` 0 for no filter. At the first edge the filter is
+    settled at the first piece's power. Times outside the edges raise `ValueError`.
     """
 
     edges_s: Array
@@ -43,7 +43,7 @@ class TruePower:
         object.__setattr__(self, "_state_w", self._states(lengths_s))
 
     def _states(self, lengths_s: Array) -> Array:
-        """y at every edge (m+1,); the power itself without a filter is of no use there and is not asked for."""
+        """y at every edge (m+1,); zeros without a filter, where nobody asks."""
         if self.tau_s == 0:
             return np.zeros(len(lengths_s) + 1)
         decay = np.exp(-lengths_s / self.tau_s).tolist()
@@ -56,7 +56,7 @@ class TruePower:
 
     def energy_j(self, times_s: ArrayLike) -> Array:
         """J truly used from the first edge up to each time, shape of `times_s`."""
-        times, piece, into_s = self._find(times_s)
+        _, piece, into_s = self._find(times_s)
         return np.asarray(self._energy_j[piece] + self.power_w[piece] * into_s)
 
     def between_j(self, start_s: ArrayLike, end_s: ArrayLike) -> Array:
