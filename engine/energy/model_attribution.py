@@ -1,13 +1,151 @@
-"""Joules of each step by a power model: one request fitted together with what is known of the device."""
+"""Joules of each step by a power model: one request fitted together with what is known of the device.
 
-from engine.energy.attribution import Attribution
-from engine.energy.meter import Sensor
+Two figures for every step. The model's: its power times its span, the better estimate. The account's: each
+tick's own µJ, distributed over the steps and the idle time in it in proportion to what the model expects of
+them there, so that everything adds up to the counter's difference; it carries the noise of its ticks.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.energy.attribution import Attribution, ModelPhase, StepMark
+from engine.energy.meter import MICROJOULES_PER_JOULE, Sensor
+from engine.energy.power_design import Design
+from engine.energy.power_features import Features
+from engine.energy.power_fit import fitted
 from engine.energy.power_model import PowerModel, Run
+from engine.energy.power_trace import Array
+from engine.energy.row_parts import row_parts
+from engine.energy.sensor_response import Block, blocks
+
+_BEHIND = 0.1  # share of a tick's energy from which on it counts as one behind a phase
 
 
 def attribute_by_model(run: Run, sensor: Sensor, power: PowerModel) -> Attribution:
     """The conserved account and the model's figures, each with deviations, in µJ.
 
-    Raises `NotIdentifiable` where the model does not cover this request's steps, `ValueError` as `attribute`.
+    The deviation of an account's step is that of the model and the distance between the two, added in
+    squares: the model says what the truth may be, and the account is off from it by so much.
+
+    Raises `NotIdentifiable` where the model does not cover this request's steps or its ticks cannot tell a
+    new kind of step, `ValueError` for readings that fall or steps that overlap.
     """
-    raise NotImplementedError
+    features = Features.of_model(power).with_new_kinds(run.marks)
+    design = Design.of(run, features, sensor)
+    _, found = fitted([run], [design], features, sensor, power)
+    spans_s = np.array([mark.end_s - mark.start_s for mark in run.marks])
+    rows = design.features * spans_s[:, None]  # (m, p): a step's energy is its row times theta
+    spread = np.linalg.cholesky(found.covariance + 1e-18 * np.eye(len(found.theta)))
+    model_uj = rows @ found.theta * MICROJOULES_PER_JOULE
+    model_sd_uj = np.linalg.norm(rows @ spread, axis=1) * MICROJOULES_PER_JOULE
+
+    gaps = _gaps(run)
+    steps_uj, gaps_uj = _account(design, run, gaps, sensor, found.theta)
+    total_uj = sum(design.ticks.energy_uj)
+    window = rows.sum(axis=0)
+    window[0] += sum(stop - start for start, stop in gaps)
+    times_s = [reading.time_s - sensor.delay_s for reading in run.readings]
+    return Attribution(
+        steps_uj=steps_uj,
+        step_sd_uj=tuple(
+            math.hypot(sd, step - model)
+            for sd, step, model in zip(model_sd_uj.tolist(), steps_uj, model_uj.tolist(), strict=True)
+        ),
+        total_uj=total_uj,
+        unattributed_uj=total_uj - sum(steps_uj),
+        window_uj=sum(steps_uj) + sum(gaps_uj),
+        ticks=sum(run.start_s < time_s <= run.end_s for time_s in times_s),
+        model_uj=tuple(model_uj.tolist()),
+        model_sd_uj=tuple(model_sd_uj.tolist()),
+        phases=_phases(run.marks, rows, spread, found.theta, design),
+        model_window_uj=float(window @ found.theta) * MICROJOULES_PER_JOULE,
+        model_window_sd_uj=float(np.linalg.norm(window @ spread)) * MICROJOULES_PER_JOULE,
+    )
+
+
+def _gaps(run: Run) -> list[tuple[float, float]]:
+    """The idle time of the request: before, between and after its steps."""
+    edges = [run.start_s, *(time for mark in run.marks for time in (mark.start_s, mark.end_s)), run.end_s]
+    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]
+
+
+def _account(
+    design: Design, run: Run, gaps: Sequence[tuple[float, float]], sensor: Sensor, theta: Array
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(µJ of each step, µJ of each gap): every tick's µJ in proportion to what the model expects in it."""
+    power_w = design.features @ theta
+    pieces_uj = np.zeros(len(run.marks) + len(gaps), dtype=np.int64)
+    parts: list[list[tuple[slice, Array]]] = [[] for _ in design.ticks.energy_uj]
+    for block in design.blocks:
+        _collect(parts, block, block.seconds * power_w[block.steps], 0)
+    if gaps:
+        starts_s, ends_s = (np.array([gap[i] for gap in gaps]) for i in (0, 1))
+        for block in blocks(design.ticks, starts_s, ends_s, sensor):
+            _collect(parts, block, block.seconds * theta[0], len(run.marks))
+    whole_j = np.maximum(design.seconds @ theta, 0.0)
+    for energy_uj, part, expected_j in zip(design.ticks.energy_uj, parts, whole_j.tolist(), strict=True):
+        pieces = [np.maximum(expected, 0.0) for _, expected in part]
+        rest = max(expected_j - sum(float(piece.sum()) for piece in pieces), 0.0)
+        shares = distributed(energy_uj, np.concatenate([*pieces, [rest]]))
+        begin = 0
+        for where, _ in part:
+            width = where.stop - where.start
+            pieces_uj[where] += shares[begin : begin + width]
+            begin += width
+    found = pieces_uj.tolist()
+    return tuple(found[: len(run.marks)]), tuple(found[len(run.marks) :])
+
+
+def _collect(parts: list[list[tuple[slice, Array]]], block: Block, expected_j: Array, offset: int) -> None:
+    where = slice(block.steps.start + offset, block.steps.stop + offset)
+    for row, tick in enumerate(range(block.ticks.start, block.ticks.stop)):
+        parts[tick].append((where, expected_j[row]))
+
+
+def distributed(energy_uj: int, weights: Array) -> Array:
+    """Whole µJ in proportion to `weights` (n,), not negative; they add up exactly (largest remainder).
+
+    All goes to the last where all weights are 0.
+    """
+    total = float(weights.sum())
+    if total <= 0:
+        shares = np.zeros(len(weights), dtype=np.int64)
+        shares[-1] = energy_uj
+        return shares
+    exact = weights * (energy_uj / total)
+    shares = np.floor(exact).astype(np.int64)
+    left = energy_uj - int(shares.sum())
+    if left > 0:
+        shares[np.argsort(shares - exact, kind="stable")[:left]] += 1
+    while left < 0:  # the last bits of a float may round a sum up
+        shares[int(np.argmax(shares))] -= 1
+        left += 1
+    return shares
+
+
+def _phases(
+    marks: Sequence[StepMark], rows: Array, spread: Array, theta: Array, design: Design
+) -> dict[str, ModelPhase]:
+    """Each phase's joules by the model; a step of several phases counts for each by its rows' part."""
+    names = list(dict.fromkeys(share.phase for mark in marks for share in mark.shares))
+    weights = np.zeros((len(marks), len(names)))
+    for index, mark in enumerate(marks):
+        for share, part in zip(mark.shares, row_parts(mark), strict=True):
+            weights[index, names.index(share.phase)] += part
+    power_w = design.features @ theta
+    seen_j = np.zeros((len(design.energy_j), len(names)))
+    for block in design.blocks:
+        seen_j[block.ticks] += (block.seconds * power_w[block.steps]) @ weights[block.steps]
+    whole_j = design.seconds @ theta
+    behind = (seen_j >= _BEHIND * whole_j[:, None]) & (seen_j > 0)
+    found = {}
+    for column, name in enumerate(names):
+        of_phase = weights[:, column] @ rows
+        found[name] = ModelPhase(
+            float(of_phase @ theta) * MICROJOULES_PER_JOULE,
+            float(np.linalg.norm(of_phase @ spread)) * MICROJOULES_PER_JOULE,
+            int(behind[:, column].sum()),
+        )
+    return found

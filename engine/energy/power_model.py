@@ -1,14 +1,14 @@
-"""The power of each kind of work as a few coefficients with a covariance: what a fit finds and a request uses.
+"""The power of each kind of work as a few coefficients with a covariance, and the file that keeps them.
 
     P(t) = idle · 1[idle] + Σ over kinds (const + slope · x) · 1[a step of that kind runs]
 
 x is the number of prompt tokens of a prefill step (`tokens`), the cached length of all rows of a decode
-step (`length`), the number of its rows (`rows`). Coefficients are in W of the sensor, its gain included.
-Fitting is `power_fit`'s, using is `model_attribution`'s.
+step (`length`), the number of its rows (`rows`). Coefficients are in W as the sensor sees them, its gain
+included. Fitting is `power_fit`'s, using is `model_attribution`'s.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from engine.energy.attribution import StepMark
@@ -19,48 +19,54 @@ SCHEMA = "tokenjoule.power/1"
 IDLE = "idle"
 
 
-class NotIdentifiable(TokenjouleError):  # noqa: N818 - a verdict on a design, not a defect
+class NotIdentifiable(TokenjouleError):
     """These readings cannot tell the powers apart; the message says why, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One request as the fit sees it: readings around it, its steps in order of time, its ends."""
+    """One request as the fit sees it: readings around it, its steps in order of time, its ends.
+
+    `first_is_change`: the first reading was taken when the counter changed. Where it was not, nobody knows
+    how old its energy is, and the first tick counts for the account but not for the fit.
+    """
 
     readings: tuple[Reading, ...]
     marks: tuple[StepMark, ...]
     start_s: float
     end_s: float
+    first_is_change: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What the readings scatter by beyond the model, each a standard deviation.
+    """What readings scatter by beyond the model, as standard deviations.
 
-    `jitter_s`: the time that a reading tells of; `white_w`: mean power over a tick of `tick_s`, independent
-    from tick to tick; `drift`: all powers of a request together, as a fraction, between requests.
+    `jitter_s`: of the time that a reading tells of. `white_w`: of a tick's mean power, independent from tick
+    to tick. `ratio`: the same as a fraction of the power. `drift`: of all powers of a request together, as a
+    fraction, from request to request.
     """
 
-    jitter_s: float
-    white_w: float
-    drift: float
-    tick_s: float
+    jitter_s: float = 0.0
+    white_w: float = 0.0
+    ratio: float = 0.0
+    drift: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PowerModel:
-    """`theta[i]` is the coefficient of `features[i]`, never negative; `covariance` is (p, p), W².
+    """`theta[i]` is the coefficient of `features[i]`, never negative; `covariance` is (p, p).
 
-    `seen[i]`: the lowest and highest value of the feature's x in the pool (0, 0 for a constant). A slope that
-    the pool could not tell from its constant is not among the features; the constant then holds both and its
-    `seen` is the x it was seen at. `residual_scale`: root of the mean squared whitened residual, 1 where the
-    noise is what the model says. `doubts`: what in the residuals speaks against the sensor or the model.
+    `seen`: the lowest and highest x of every slope in the pool; one that is not among the features could not
+    be told from its constant, which then holds both. `residual_scale`: root of the mean squared whitened
+    residual, 1 where the readings scatter as `noise` says. `doubts`: what in the residuals speaks against
+    sensor or model, one line each.
     """
 
     features: tuple[str, ...]
     theta: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]
-    seen: tuple[tuple[float, float], ...]
+    seen: Mapping[str, tuple[float, float]]
     noise: Noise
     residual_scale: float
     ticks: int
@@ -68,11 +74,43 @@ class PowerModel:
     doubts: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        count = len(self.features)
+        square = len(self.covariance) == count and all(len(row) == count for row in self.covariance)
+        if count < 1 or len(self.theta) != count or not square:
+            raise ValueError(
+                f"{count} features do not fit {len(self.theta)} coefficients and their covariance"
+            )
+        if any(not value >= 0 for value in self.theta):
+            raise ValueError("a coefficient must not be negative")
+
     def to_json(self) -> dict[str, Any]:
         """One plain object."""
-        raise NotImplementedError
+        return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def from_json(cls, content: object) -> Self:
         """The model that `to_json` made. Raises `ValueError` for what is missing, unknown or bad."""
-        raise NotImplementedError
+        if not isinstance(content, Mapping):
+            raise ValueError(f"expected one JSON object, got {type(content).__name__}")
+        given = dict(content)
+        if given.pop("schema", None) != SCHEMA:
+            raise ValueError(f"its schema is not {SCHEMA}")
+        known = {f.name for f in fields(cls)}
+        if set(given) != known:
+            raise ValueError(f"its fields must be {', '.join(sorted(known))}, not {', '.join(sorted(given))}")
+        try:
+            return cls(
+                features=tuple(str(name) for name in given["features"]),
+                theta=tuple(float(value) for value in given["theta"]),
+                covariance=tuple(tuple(float(value) for value in row) for row in given["covariance"]),
+                seen={str(name): (float(low), float(high)) for name, (low, high) in given["seen"].items()},
+                noise=Noise(**{name: float(value) for name, value in given["noise"].items()}),
+                residual_scale=float(given["residual_scale"]),
+                ticks=int(given["ticks"]),
+                runs=int(given["runs"]),
+                doubts=tuple(str(doubt) for doubt in given["doubts"]),
+                provenance={str(key): str(value) for key, value in given["provenance"].items()},
+            )
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"a field is not what it should be: {error}") from error

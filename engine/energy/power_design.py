@@ -1,0 +1,103 @@
+"""A request as rows of a least-squares problem: each tick's joules against the seconds it saw of every feature.
+
+Joules, seconds and watts here; the account in whole µJ is `model_attribution`'s.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from engine.energy.meter import MICROJOULES_PER_JOULE, Sensor
+from engine.energy.power_features import Features
+from engine.energy.power_model import Run
+from engine.energy.power_trace import Array
+from engine.energy.sensor_response import Block, Ticks, blocks, power_seen
+
+_SLOPE_S = 0.001  # half the distance over which a sampling sensor's slope is taken: the size of its jitter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Design:
+    """`energy_j` (n,) of the ticks, `seconds` (n, p): energy = seconds · theta + noise.
+
+    `edges` of a sensor that integrates: (n + 1, p), the power that the counter's slope shows at each reading
+    is edges · theta. Of one that samples: (n, p), how fast a tick's joules change when its window moves.
+    `blocks` and `features` (m, p) are what `seconds` was made of.
+    """
+
+    ticks: Ticks
+    energy_j: Array
+    seconds: Array
+    edges: Array
+    blocks: tuple[Block, ...]
+    features: Array
+    sampled: bool
+
+    @classmethod
+    def of(cls, run: Run, features: Features, sensor: Sensor) -> "Design":
+        """Raises `ValueError` for readings that fall or steps out of order, `NotIdentifiable` as `matrix`."""
+        ticks = Ticks.of(run.readings)
+        starts_s = np.array([mark.start_s for mark in run.marks])
+        ends_s = np.array([mark.end_s for mark in run.marks])
+        if (ends_s < starts_s).any() or any(b.start_s < a.end_s for a, b in pairwise(run.marks)):
+            raise ValueError("steps must be in order of time and must not overlap")
+        matrix = features.matrix(run.marks)
+        seen = tuple(blocks(ticks, starts_s, ends_s, sensor))
+        if sensor.sampled:
+            ends = ticks.times_s[1:]
+            later, earlier = (
+                _shares(power_seen(ends + step_s, starts_s, ends_s, sensor), matrix, len(ends))
+                for step_s in (_SLOPE_S, -_SLOPE_S)
+            )
+            edges = (later - earlier) / (2 * _SLOPE_S) * ticks.lengths_s[:, None]
+        else:
+            times_s = ticks.times_s
+            edges = _shares(power_seen(times_s, starts_s, ends_s, sensor), matrix, len(times_s))
+        return cls(
+            ticks,
+            np.array(ticks.energy_uj) / MICROJOULES_PER_JOULE,
+            _total(seen, matrix, ticks.lengths_s),
+            edges,
+            seen,
+            matrix,
+            sensor.sampled,
+        )
+
+    def lag_slope(self, theta: Array, rows: slice) -> Array:
+        """(n,) J/s: how the ticks' joules change with the sensor's lag."""
+        if self.sampled:
+            return np.asarray(-self.edges[rows] @ theta)
+        return np.asarray(-np.diff(self.edges[rows.start : rows.stop + 1] @ theta))
+
+    def jitter(self, theta: Array, rows: slice) -> Array:
+        """(n, n) W²: covariance of the ticks' joules for a unit variance of the times that readings tell of."""
+        if self.sampled:
+            return np.diag((self.edges[rows] @ theta) ** 2)
+        power_w = self.edges[rows.start : rows.stop + 1] @ theta
+        return _neighbours(power_w**2)
+
+
+def _neighbours(variance: Array) -> Array:
+    """Covariance (n, n) of differences of n + 1 independent values of these variances."""
+    shared = variance[1:-1]
+    return np.diag(variance[1:] + variance[:-1]) - np.diag(shared, 1) - np.diag(shared, -1)
+
+
+def quantisation(ticks: int, resolution_j: float) -> Array:
+    """Covariance (n, n) of the ticks' joules from rounding each reading to the counter's step, in J²."""
+    return _neighbours(np.full(ticks + 1, resolution_j**2 / 12))
+
+
+def _shares(seen: object, matrix: Array, count: int) -> Array:
+    return _total(tuple(seen), matrix, np.ones(count))  # type: ignore[call-overload]
+
+
+def _total(seen: tuple[Block, ...], matrix: Array, whole: Array) -> Array:
+    """(n, p) of what the blocks see of each feature; what no step fills of `whole` (n,) is idle."""
+    found = np.zeros((len(whole), matrix.shape[1]))
+    found[:, 0] = whole
+    for block in seen:
+        found[block.ticks] += block.seconds @ matrix[block.steps]
+        found[block.ticks, 0] -= block.seconds.sum(axis=1)
+    return found

@@ -1,0 +1,281 @@
+"""Generalised least squares with non-negative coefficients, and the noise that its weights need.
+
+The covariance of the ticks' joules is a sum of known shapes with unknown variances: the times that readings
+tell of scatter (neighbouring ticks err against each other), each tick has noise of its own, absolute and as a
+fraction of its power, a whole request drifts; rounding to the counter's step is known. The variances follow
+from the residuals by iterated MINQUE, whose fixed point is restricted maximum likelihood (C. R. Rao 1971;
+Harville 1977), kept non-negative. Knows matrices; steps and sensors are `power_design`'s.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.energy.power_design import Design, quantisation
+from engine.energy.power_model import Noise
+from engine.energy.power_trace import Array
+
+_SEGMENT = 128  # ticks whose covariance is kept whole; beyond that, two neighbours in a thousand are let go
+_ROUNDS = 12
+_SETTLED = 0.01  # change of the variances, relative, at which the iteration ends
+_FLOOR = 1e-4  # of a tick's mean energy: no model of power is better than that
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prior:
+    """What is known of the coefficients, in information form, and of the noise from `ticks` earlier ticks."""
+
+    theta: Array  # (p,)
+    precision: Array  # (p, p)
+    noise: Noise
+    ticks: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """`theta` (p,), `covariance` (p, p) of it, and for each request its whitened rows.
+
+    `whitened[i]`: (n, p) design and `left[i]` (n,) residual of one request, in units of the noise; `roots[i]`
+    the triangular factors that make them so, by ticks. The column after the p-th, where there is one, is the
+    sensor's lag.
+    """
+
+    theta: Array
+    covariance: Array
+    noise: Noise
+    scale: float
+    whitened: list[Array]
+    left: list[Array]
+    roots: list[list[tuple[slice, Array]]]
+    condition: float
+
+    def whiten(self, request: int, column: Array) -> Array:
+        """A column (n,) over all ticks of a request, in units of the noise, ticks that do not count left out."""
+        return np.concatenate([np.linalg.solve(root, column[rows]) for rows, root in self.roots[request]])
+
+
+@dataclass(slots=True, eq=False)
+class _Segment:
+    request: int
+    design: Design
+    rows: slice
+    rounding: Array
+
+    @property
+    def energy_j(self) -> Array:
+        return self.design.energy_j[self.rows]
+
+    @property
+    def seconds(self) -> Array:
+        return self.design.seconds[self.rows]
+
+    def shapes(self, theta: Array, *, drift: bool) -> list[Array]:
+        """Covariance for unit variance of jitter, white, ratio and (in a pool) drift."""
+        expected_j = self.seconds @ theta
+        shapes = [
+            self.design.jitter(theta, self.rows),
+            np.diag(self.design.ticks.lengths_s[self.rows] ** 2),
+            np.diag(expected_j**2),
+        ]
+        return [*shapes, np.outer(expected_j, expected_j)] if drift else shapes
+
+
+def estimate(
+    designs: Sequence[Design],
+    firsts: Sequence[int],
+    *,
+    resolution_j: float,
+    lag_sd_s: float,
+    prior: Prior | None,
+    with_drift: bool,
+) -> Estimate:
+    """Coefficients and noise of all requests together. `firsts[i]`: the first tick of request i that counts.
+
+    Raises `numpy.linalg.LinAlgError` where the coefficients cannot be told apart at all.
+    """
+    segments = [
+        _Segment(request, design, slice(low, high), quantisation(high - low, resolution_j))
+        for request, (design, first) in enumerate(zip(designs, firsts, strict=True))
+        for low, high in _cut(first, len(design.energy_j))
+    ]
+    count = designs[0].seconds.shape[1]
+    ticks = sum(len(s.energy_j) for s in segments)
+    power_w = np.concatenate([s.energy_j / s.design.ticks.lengths_s[s.rows] for s in segments])
+    floor = (_FLOOR * float(power_w.mean())) ** 2
+    theta = prior.theta if prior is not None else _plain(segments, count)
+    variances = _start(segments, theta, prior, with_drift, floor)
+    for _ in range(_ROUNDS):
+        step = _Step(segments, theta, variances, lag_sd_s, prior)
+        theta = step.theta
+        before, variances = variances, _mixed(step.variances(floor), prior, ticks)
+        if np.abs(variances - before).max() <= _SETTLED * variances.max():
+            break
+    step = _Step(segments, theta, variances, lag_sd_s, prior)
+    noise = Noise(*np.sqrt(variances))
+    whitened: list[list[Array]] = [[] for _ in designs]
+    left: list[list[Array]] = [[] for _ in designs]
+    roots: list[list[tuple[slice, Array]]] = [[] for _ in designs]
+    for segment, root, wide in zip(segments, step.roots, step.wides, strict=True):
+        whitened[segment.request].append(np.linalg.solve(root, wide))
+        left[segment.request].append(np.linalg.solve(root, segment.energy_j - wide[:, :count] @ step.theta))
+        roots[segment.request].append((segment.rows, root))
+    free = max(ticks - count if prior is None else ticks, 1)
+    square = sum(float(part @ part) for parts in left for part in parts)
+    return Estimate(
+        step.theta,
+        step.covariance[:count, :count],
+        noise,
+        float(np.sqrt(square / free)),
+        [np.concatenate(parts) for parts in whitened],
+        [np.concatenate(parts) for parts in left],
+        roots,
+        step.condition,
+    )
+
+
+class _Step:
+    """One round at given variances: the coefficients, and what the next variances follow from."""
+
+    def __init__(
+        self,
+        segments: Sequence[_Segment],
+        theta: Array,
+        variances: Array,
+        lag_sd_s: float,
+        prior: Prior | None,
+    ) -> None:
+        self.segments, self.variances_now = segments, variances
+        count, drift = len(theta), len(variances) == 4
+        width = count + (lag_sd_s > 0)
+        normal, right = np.zeros((width, width)), np.zeros(width)
+        self.wides, self.roots, self.inverses, self.shapes = [], [], [], []
+        for segment in segments:
+            shapes = segment.shapes(theta, drift=drift)
+            covariance = segment.rounding + sum(v * k for v, k in zip(variances, shapes, strict=True))
+            inverse = np.linalg.inv(covariance)
+            wide = segment.seconds
+            if lag_sd_s > 0:
+                lag = segment.design.lag_slope(theta, segment.rows)
+                wide = np.column_stack([wide, lag])
+            normal += wide.T @ inverse @ wide
+            right += wide.T @ inverse @ segment.energy_j
+            self.wides.append(wide)
+            self.roots.append(np.linalg.cholesky(covariance))
+            self.inverses.append(inverse)
+            self.shapes.append(shapes)
+        if prior is not None:
+            normal[:count, :count] += prior.precision
+            right[:count] += prior.precision @ prior.theta
+        if lag_sd_s > 0:
+            normal[count, count] += lag_sd_s**-2
+        size = np.sqrt(np.diag(normal))
+        if not (size > 0).all():
+            raise np.linalg.LinAlgError("a column is zero")
+        scaled = normal / np.outer(size, size)
+        self.condition = float(np.linalg.cond(scaled))
+        self.covariance = np.linalg.inv(scaled) / np.outer(size, size)
+        solution = nonnegative(scaled, right / size, count) / size
+        self.theta = solution[:count]
+        self._solution = solution
+
+    def variances(self, floor: float) -> Array:
+        """The variances that the residuals' squares lead one to expect."""
+        kinds = len(self.variances_now)
+        expected, found, known = np.zeros((kinds, kinds)), np.zeros(kinds), np.zeros(kinds)
+        width = len(self._solution)
+        crossed = np.zeros((kinds + 1, kinds + 1, width, width))
+        single = np.zeros((kinds + 1, width, width))
+        for segment, wide, inverse, shapes in zip(
+            self.segments, self.wides, self.inverses, self.shapes, strict=True
+        ):
+            pull = inverse @ (segment.energy_j - wide @ self._solution)
+            all_shapes = [*shapes, segment.rounding]
+            products = [inverse @ shape for shape in all_shapes]
+            weighted = inverse @ wide
+            carried = [shape @ weighted for shape in all_shapes]
+            for i in range(kinds):
+                found[i] += pull @ shapes[i] @ pull
+                for j in range(kinds):
+                    expected[i, j] += np.sum(products[i] * products[j].T)
+                known[i] += np.sum(products[i] * products[kinds].T)
+            for i in range(kinds + 1):
+                single[i] += weighted.T @ carried[i]
+                for j in range(kinds + 1):
+                    crossed[i, j] += carried[i].T @ inverse @ carried[j]
+        for i in range(kinds):
+            for j in range(kinds):
+                expected[i, j] += self._fixed(crossed[i, j], single[i], single[j])
+            known[i] += self._fixed(crossed[i, kinds], single[i], single[kinds])
+        size = np.sqrt(np.diag(expected))
+        size[size == 0] = 1.0
+        answer = nonnegative(
+            expected / np.outer(size, size) + 1e-9 * np.eye(kinds), (found - known) / size, kinds
+        )
+        variances = answer / size
+        variances[1] = max(variances[1], floor)
+        return variances
+
+    def _fixed(self, crossed: Array, first: Array, second: Array) -> float:
+        """What the coefficients take out of tr(P K P K'): -2 tr(C X'..X) + tr(C S C S')."""
+        c = self.covariance
+        return float(-2 * np.sum(c * crossed.T) + np.trace(c @ first @ c @ second))
+
+
+def nonnegative(normal: Array, right: Array, count: int) -> Array:
+    """x that minimises x'·normal·x / 2 - right'·x with the first `count` of x not negative."""
+    width = len(right)
+    free = np.ones(width, dtype=bool)
+    for _ in range(4 * width):
+        x = np.zeros(width)
+        x[free] = np.linalg.solve(normal[np.ix_(free, free)], right[free])
+        below = np.where(x[:count] < 0, x[:count], 0.0)
+        if below.min(initial=0.0) < 0:
+            free[int(np.argmin(below))] = False
+            continue
+        slope = np.where(free, 0.0, right - normal @ x)
+        if slope.max() <= 1e-12 * max(np.abs(right).max(), 1e-300):
+            return x
+        free[int(np.argmax(slope))] = True
+    return np.maximum(x, np.where(np.arange(width) < count, 0.0, -np.inf))
+
+
+def _cut(first: int, stop: int) -> list[tuple[int, int]]:
+    pieces = max(-(-(stop - first) // _SEGMENT), 1)
+    edges = [first + (stop - first) * i // pieces for i in range(pieces + 1)]
+    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+
+
+def _plain(segments: Sequence[_Segment], count: int) -> Array:
+    """Least squares with equal weights, to begin with."""
+    normal = sum(s.seconds.T @ s.seconds for s in segments)
+    right = sum(s.seconds.T @ s.energy_j for s in segments)
+    size = np.sqrt(np.diag(normal))
+    if not (size > 0).all():
+        raise np.linalg.LinAlgError("a column is zero")
+    return nonnegative(normal / np.outer(size, size) + 1e-12 * np.eye(count), right / size, count) / size
+
+
+def _start(
+    segments: Sequence[_Segment], theta: Array, prior: Prior | None, with_drift: bool, floor: float
+) -> Array:
+    if prior is not None:
+        noise = prior.noise
+        variances = np.array([noise.jitter_s, noise.white_w, noise.ratio]) ** 2
+        variances[1] = max(variances[1], floor)
+        return np.append(variances, noise.drift**2) if with_drift else variances
+    left_w = np.concatenate(
+        [(s.energy_j - s.seconds @ theta) / s.design.ticks.lengths_s[s.rows] for s in segments]
+    )
+    white = max(float(np.mean(left_w**2)), floor)
+    return np.array([0.0, white, 0.0, 0.0][: 3 + with_drift])
+
+
+def _mixed(variances: Array, prior: Prior | None, ticks: int) -> Array:
+    """Variances of few ticks lean on those of the prior's many, weighted by their numbers."""
+    if prior is None:
+        return variances
+    noise = prior.noise
+    earlier = np.array([noise.jitter_s, noise.white_w, noise.ratio, noise.drift][: len(variances)]) ** 2
+    share = prior.ticks / (prior.ticks + ticks)
+    return share * earlier + (1 - share) * variances
