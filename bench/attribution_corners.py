@@ -73,6 +73,16 @@ def _scattering(device: Device, counter: Counter) -> tuple[Device, Counter, Sens
     return rough, counter, told(rough, counter)
 
 
+def _levels(device: Device, counter: Counter) -> tuple[Device, Counter, Sensor]:
+    unsteady = replace(device, request_sd=0.01)
+    return unsteady, counter, told(unsteady, counter)
+
+
+def _marks_off(device: Device, counter: Counter) -> tuple[Device, Counter, Sensor]:
+    late = replace(device, mark_sd_s=1e-5)
+    return late, counter, told(late, counter)
+
+
 def _without_filter(device: Device, counter: Counter) -> tuple[Device, Counter, Sensor]:
     sharp = replace(device, tau_s=0.0)
     return sharp, counter, told(sharp, counter)
@@ -86,6 +96,8 @@ CORNERS = (
     Corner("sampling told as integrating", _sampling_not_told, _CORNER_CELLS[2:]),
     Corner("power grows 8 % while warming", _warming),
     Corner("power of steps scatters by 5 %", _scattering),
+    Corner("power of requests differs by 1 %", _levels),
+    Corner("marks off by 10 µs", _marks_off),
     Corner("prefill locked between windows", _without_filter, _CORNER_CELLS[2:], locked=True),
 )
 

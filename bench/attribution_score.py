@@ -5,10 +5,10 @@ gain. Intervals are judged twice, without the gain's term against the counter's 
 true ones.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import numpy as np
 
@@ -23,14 +23,15 @@ from engine.energy.power_fit import fit_power
 from engine.energy.power_model import NotIdentifiable, PowerModel, Run
 
 Z = 1.96  # half of an interval of 95 %, in standard deviations
-MODEL, CONSERVED, INTERPOLATED, WINDOWS, POWER_TIME = (
+MODEL, ALONE, CONSERVED, INTERPOLATED, WINDOWS, POWER_TIME = (
     "model",
+    "model, no calibration",
     "model, conserved",
     "interpolated",
     "windows of the held counter",
     "power × time",
 )
-ARMS = (MODEL, CONSERVED, INTERPOLATED, WINDOWS, POWER_TIME)
+ARMS = (MODEL, ALONE, CONSERVED, INTERPOLATED, WINDOWS, POWER_TIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,65 +64,86 @@ class Score:
 class Outcome:
     """A scenario's scores by arm, of single requests and of the mean of its repeats.
 
-    `refused`: why the fit refused, by "calibration" or "repeated"; `flagged`: the calibration's doubts.
+    `single` holds nothing for a request that was refused. `refused`: why, in the order in which it happened, by
+    "calibration", "single", "alone" or "repeated"; `flagged`: the calibration's doubts.
     """
 
     cell: str
     single: dict[str, tuple[Score, ...]]
     pooled: dict[str, Score]
-    refused: dict[str, str]
+    refused: dict[str, tuple[str, ...]]
     flagged: tuple[str, ...]
     residual_scale: float | None
     fit_s: float
     attribute_s: float
 
 
+class Refusals:
+    """What was refused, and why."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, tuple[str, ...]] = {}
+
+    def note(self, name: str, error: NotIdentifiable) -> None:
+        """One more."""
+        self.reasons[name] = (*self.reasons.get(name, ()), str(error))
+
+
+Modelled = Sequence[tuple[Request, Estimate, Estimate]]  # by the model, and conserved
+
+
 def score(scenario: Scenario) -> Outcome:
     """Calibrate, attribute, compare."""
-    refused: dict[str, str] = {}
+    sensor, refusals = scenario.sensor, Refusals()
     begun_s = time.perf_counter()
-    calibrated = _fit(scenario.calibration, scenario.sensor, "calibration", refused)
+    calibrated = _fit(scenario.calibration, sensor, "calibration", refusals)
     fit_s = time.perf_counter() - begun_s
-    pooled = _fit(scenario.repeated, scenario.sensor, "repeated", refused)
-    single: dict[str, tuple[Score, ...]] = {}
-    together: dict[str, Score] = {}
     begun_s = time.perf_counter()
-    by_model = _by_model(scenario.single, scenario.sensor, calibrated, "single", refused)
-    attribute_s = (time.perf_counter() - begun_s) / max(len(scenario.single), 1)
-    by_pool = _by_model(scenario.repeated, scenario.sensor, pooled, "repeated", refused)
-    gain, gain_error = scenario.counter.gain, scenario.sensor.gain_error or 0.0
-    for arm in ARMS:
-        alone = _estimates(arm, scenario.single, scenario.sensor, by_model)
-        if alone:
-            single[arm] = tuple(
-                _score(estimate, request, gain, gain_error)
-                for estimate, request in zip(alone, scenario.single, strict=True)
-            )
-        repeats = _estimates(arm, scenario.repeated, scenario.sensor, by_pool)
-        if repeats:
-            together[arm] = _pooled(repeats, scenario.repeated, gain, gain_error)
+    single = _by_model(scenario.single, sensor, calibrated, "single", refusals)
+    attribute_s = (time.perf_counter() - begun_s) / len(scenario.single)
+    alone = [
+        found
+        for request in scenario.single
+        for found in _by_model(
+            (request,), sensor, _fit((request,), sensor, "alone", refusals), "alone", refusals
+        )
+    ]
+    pool = _by_model(
+        scenario.repeated, sensor, _fit(scenario.repeated, sensor, "repeated", refusals), "repeated", refusals
+    )
+    if len(pool) < len(scenario.repeated):
+        pool = []
+
+    def judged(estimate: Estimate, request: Request) -> Score:
+        return _score(estimate, request, scenario.counter.gain, sensor.gain_error or 0.0)
+
+    scores = {
+        MODEL: [judged(model, request) for request, model, _ in single],
+        ALONE: [judged(model, request) for request, model, _ in alone],
+        CONSERVED: [judged(conserved, request) for request, _, conserved in single],
+    }
+    repeats = {MODEL: [model for _, model, _ in pool], CONSERVED: [conserved for _, _, conserved in pool]}
+    for arm, estimate in PLAIN.items():
+        scores[arm] = [judged(estimate(request, sensor), request) for request in scenario.single]
+        repeats[arm] = [estimate(request, sensor) for request in scenario.repeated]
+    mean = _mean_request(scenario.repeated)
     return Outcome(
-        scenario.cell.name,
-        single,
-        together,
-        refused,
-        calibrated.doubts if calibrated else (),
-        calibrated.residual_scale if calibrated else None,
-        fit_s,
-        attribute_s,
+        cell=scenario.cell.name,
+        single={arm: tuple(found) for arm, found in scores.items() if found},
+        pooled={arm: judged(_mean(found), mean) for arm, found in repeats.items() if found},
+        refused=refusals.reasons,
+        flagged=calibrated.doubts if calibrated else (),
+        residual_scale=calibrated.residual_scale if calibrated else None,
+        fit_s=fit_s,
+        attribute_s=attribute_s,
     )
 
 
-Modelled = Sequence[tuple[Estimate, Estimate]]  # by the model, and conserved
-
-
-def _fit(
-    requests: Sequence[Request], sensor: Sensor, name: str, refused: dict[str, str]
-) -> PowerModel | None:
+def _fit(requests: Sequence[Request], sensor: Sensor, name: str, refusals: Refusals) -> PowerModel | None:
     try:
         return fit_power([as_run(request) for request in requests], sensor)
     except NotIdentifiable as error:
-        refused[name] = str(error)
+        refusals.note(name, error)
         return None
 
 
@@ -131,49 +153,30 @@ def as_run(request: Request) -> Run:
 
 
 def _by_model(
-    requests: Sequence[Request],
-    sensor: Sensor,
-    power: PowerModel | None,
-    name: str,
-    refused: dict[str, str],
+    requests: Sequence[Request], sensor: Sensor, power: PowerModel | None, name: str, refusals: Refusals
 ) -> Modelled:
-    """Estimates of every request, none where the fit or any request is refused."""
+    """Estimates of those requests that are not refused; none without a power model."""
+    found: list[tuple[Request, Estimate, Estimate]] = []
     if power is None:
-        return []
-    found = []
+        return found
     for request in requests:
         try:
             account = attribute_by_model(as_run(request), sensor, power)
         except NotIdentifiable as error:
-            refused[name] = str(error)
-            return []
+            refusals.note(name, error)
+            continue
         if account.model_uj is None or account.model_sd_uj is None or account.phases is None:
             raise ValueError("an attribution by the model without the model's figures")
-        decode = account.phases.get("answer")
+        decode = account.phases["answer"]
         model = Estimate(
             np.array(account.model_uj),
             np.array(account.model_sd_uj),
             account.phases["prefill"].sd_uj,
-            decode.energy_uj if decode else None,
-            decode.sd_uj if decode else None,
+            decode.energy_uj,
+            decode.sd_uj,
         )
-        found.append((model, Estimate(np.array(account.steps_uj, float))))
+        found.append((request, model, Estimate(np.array(account.steps_uj, float))))
     return found
-
-
-def _estimates(
-    arm: str, requests: Sequence[Request], sensor: Sensor, by_model: Modelled
-) -> Sequence[Estimate]:
-    if arm == MODEL:
-        return [model for model, _ in by_model]
-    if arm == CONSERVED:
-        return [conserved for _, conserved in by_model]
-    plain: dict[str, Callable[[Request], Estimate]] = {
-        INTERPOLATED: lambda request: _interpolated(request, sensor),
-        WINDOWS: lambda r: Estimate(np.array(held_windows_uj(r.readings, r.marks))),
-        POWER_TIME: lambda r: Estimate(np.array(power_times_time_uj(r.readings, r.marks))),
-    }
-    return [plain[arm](request) for request in requests]
 
 
 def _interpolated(request: Request, sensor: Sensor) -> Estimate:
@@ -182,6 +185,21 @@ def _interpolated(request: Request, sensor: Sensor) -> Estimate:
     if not sensor.has_intervals:
         return Estimate(steps_uj)
     return Estimate(steps_uj, np.array(found.step_sd_uj), found.step_sd_uj[0])
+
+
+def _windows(request: Request, sensor: Sensor) -> Estimate:
+    return Estimate(np.array(held_windows_uj(request.readings, request.marks)))
+
+
+def _power_times_time(request: Request, sensor: Sensor) -> Estimate:
+    return Estimate(np.array(power_times_time_uj(request.readings, request.marks)))
+
+
+PLAIN: dict[str, Callable[[Request, Sensor], Estimate]] = {
+    INTERPOLATED: _interpolated,
+    WINDOWS: _windows,
+    POWER_TIME: _power_times_time,
+}
 
 
 def _score(estimate: Estimate, request: Request, gain: float, gain_error: float) -> Score:
@@ -216,33 +234,30 @@ def _share_covered(found_uj: Array, sd_uj: Array, true_uj: Array) -> float:
     return float(np.mean(np.abs(found_uj - true_uj) <= Z * sd_uj))
 
 
-def _pooled(
-    estimates: Sequence[Estimate], requests: Sequence[Request], gain: float, gain_error: float
-) -> Score:
-    """The mean of the repeats against the mean of their truths.
+def _mean(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of repeats.
 
     Its deviation is the mean of theirs, not less: repeats share the powers that were fitted to all of them.
     """
 
-    def mean_sd(values: Sequence[float | None]) -> float | None:
+    def mean(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
-        return math.fsum(known) / len(known) if len(known) == len(values) else None
+        return fmean(known) if len(known) == len(values) else None
 
     sds = [estimate.step_sd_uj for estimate in estimates if estimate.step_sd_uj is not None]
-    mean = Estimate(
+    return Estimate(
         np.mean([estimate.steps_uj for estimate in estimates], axis=0),
         np.mean(sds, axis=0) if len(sds) == len(estimates) else None,
-        mean_sd([estimate.prefill_sd_uj for estimate in estimates]),
-        None,
-        mean_sd([estimate.decode_sd_uj for estimate in estimates]),
+        mean([estimate.prefill_sd_uj for estimate in estimates]),
+        mean([estimate.decode_uj for estimate in estimates]),
+        mean([estimate.decode_sd_uj for estimate in estimates]),
     )
-    first = requests[0]
-    together = Request(
-        first.readings,
-        first.marks,
-        first.start_s,
-        first.end_s,
-        np.mean([request.true_uj for request in requests], axis=0),
-        float(np.mean([request.true_window_uj for request in requests])),
+
+
+def _mean_request(requests: Sequence[Request]) -> Request:
+    """The first, with the mean of all truths."""
+    return replace(
+        requests[0],
+        true_uj=np.mean([request.true_uj for request in requests], axis=0),
+        true_window_uj=fmean(request.true_window_uj for request in requests),
     )
-    return _score(mean, together, gain, gain_error)

@@ -1,4 +1,4 @@
-"""Requests of known energy on a simulated device, as poller and ledger give them. Knows nothing of any fit."""
+"""Requests of known energy on a simulated device, as poller and ledger give them. Knows of no fit."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from engine.energy.meter import Reading, Sensor
 from kernels.cost import RowWork
 
 _ORIGIN_S = 100.0  # of every request's clock
-_MARK_S = 1e-5  # standard deviation of a step's times
 _WARM_S = 5.0  # time constant of a device that warms up
 
 
@@ -23,7 +22,9 @@ class Device:
     of n tokens `decode_w` + n·`decode_slope_w`. Times in s: a prefill takes n·`prefill_token_s`, a decode
     step `token_s`, both with `spread` (relative standard deviation), one decode step in a hundred up to three
     times that, and about `gap_s` of idle follow. `tau_s` of the filter between device and sensor; `drift` as
-    in `from_steps`; `scatter`: relative standard deviation of a single step's power.
+    in `from_steps`. Relative standard deviations: `scatter` of a single step's power, `request_sd` of all power
+    in a request, idle included. `mark_sd_s`: standard deviation of a step's times as marked, that of a CUDA
+    event's resolution.
     """
 
     idle_w: float
@@ -38,6 +39,8 @@ class Device:
     tau_s: float = 0.0
     drift: float = 0.0
     scatter: float = 0.0
+    request_sd: float = 0.0
+    mark_sd_s: float = 5e-7
 
     def prompt_tokens(self, prefill_s: float) -> int:
         """The prompt whose prefill takes about so long."""
@@ -77,13 +80,14 @@ def simulate(
     """One request on the device, seen by the counter, kept as a ledger that believes in `sensor` keeps it."""
     first_s = _ORIGIN_S + plan.idle_s + rng.uniform(0.0002, 0.002)
     spans_s, works = _schedule(device, plan, first_s, rng)
-    watts = [_step_w(device, work) * (1 + device.scatter * rng.standard_normal()) for work in works]
+    level = 1 + device.request_sd * rng.standard_normal()
+    watts = [level * _step_w(device, work) * (1 + device.scatter * rng.standard_normal()) for work in works]
     start_s, end_s = _ORIGIN_S, spans_s[-1][1] + plan.idle_s + 0.0001
     past_s = 0.3 + counter.lag_s + counter.window_s + 3 * counter.period_s + 10 * device.tau_s
     power = from_steps(
         spans_s,
         watts,
-        idle_w=device.idle_w,
+        idle_w=level * device.idle_w,
         begin_s=start_s - past_s,
         end_s=end_s + past_s,
         tau_s=device.tau_s,
@@ -94,7 +98,7 @@ def simulate(
     starts_s, ends_s = np.array(spans_s).T
     return Request(
         readings=tuple(kept(readings, sensor, start_s, end_s)),
-        marks=tuple(_marks(spans_s, works, rng)),
+        marks=tuple(_marks(spans_s, works, device.mark_sd_s, rng)),
         start_s=start_s,
         end_s=end_s,
         true_uj=power.between_j(starts_s, ends_s) * 1e6,
@@ -126,10 +130,10 @@ def _step_w(device: Device, work: RowWork) -> float:
 
 
 def _marks(
-    spans_s: Sequence[tuple[float, float]], works: Sequence[RowWork], rng: np.random.Generator
+    spans_s: Sequence[tuple[float, float]], works: Sequence[RowWork], sd_s: float, rng: np.random.Generator
 ) -> list[StepMark]:
-    """Marks a few µs off the truth, in order as the ledger keeps them."""
-    edges_s = np.array(spans_s).ravel() + _MARK_S * rng.standard_normal(2 * len(spans_s))
+    """Marks off the truth by `sd_s`, in order as the ledger keeps them."""
+    edges_s = np.array(spans_s).ravel() + sd_s * rng.standard_normal(2 * len(spans_s))
     edges = np.maximum.accumulate(edges_s).tolist()
     prefill, answer = (Share(0, "prefill", works[0].new),), (Share(0, "answer", 1),)
     decodes = [
