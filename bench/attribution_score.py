@@ -64,8 +64,8 @@ class Score:
 class Outcome:
     """A scenario's scores by arm, of single requests and of the mean of its repeats.
 
-    `single` holds nothing for a request that was refused. `refused`: why, in the order in which it happened, by
-    "calibration", "single", "alone" or "repeated"; `flagged`: the calibration's doubts.
+    `single` holds nothing for a request that was refused. `refused`: why, each time, by "calibration",
+    "single", "alone" or "repeated"; `flagged`: the calibration's doubts.
     """
 
     cell: str

@@ -1,11 +1,11 @@
 """Attribution by the sensor's model against simulated truth, beside interpolation and what others do.
 
-    python -m bench.attribution_study [--scenarios 1000] [--seed 0] [--jobs N] [--out FILE.jsonl] [--plot FILE.png]
+    python -m bench.attribution_study [--scenarios 1000] [--seed 0] [--jobs N] [--out F.jsonl] [--plot F.png]
 
 Random devices, sensors and requests of known energy (bench/scenarios.py), which share no code with the fit.
 Each scenario calibrates a power model, attributes single requests by it, and fits and attributes one request
-repeated at random offsets. Corners, where the sensor is not what the model is told, come after. `--quick` takes
-a few scenarios of each. Exit status 1 where a bound is missed. All joules are simulated, none is measured.
+repeated at random offsets. Corners, where the sensor is not what the model is told, come after. `--quick`
+takes a few scenarios of each. Exit status 1 where a bound is missed. All joules are simulated, none is measured.
 """
 
 import argparse

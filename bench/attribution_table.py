@@ -42,10 +42,9 @@ def bounds(records: Sequence[Record]) -> list[Bound]:
     def bound(name: str, samples: Sequence[float], low: float, high: float) -> Bound:
         if not samples:
             return Bound(name, None, 0.0, low, high, False)
-        found, half = (
-            fmean(samples),
-            Z * stdev(samples) / math.sqrt(len(samples)) if len(samples) > 1 else 0.0,
-        )
+        found = fmean(samples)
+        # Two of each extreme are added to a coverage, so that 24 hits of 24 leave room.
+        half = _half([*samples, 0.0, 0.0, 1.0, 1.0] if (low, high) == COVERAGE else samples)
         inside = low <= found <= high
         reached = low <= found + half and found - half <= high
         undecided = scenarios < ENOUGH and reached and not inside
@@ -76,6 +75,11 @@ def bounds(records: Sequence[Record]) -> list[Bound]:
         ):
             made.append(bound(f"95 % interval of {judged}, {words}", _samples(model, metric), *COVERAGE))
     return made
+
+
+def _half(samples: Sequence[float]) -> float:
+    """Half of the 95 % interval of their mean."""
+    return Z * stdev(samples) / math.sqrt(len(samples)) if len(samples) > 1 else math.inf
 
 
 def attribution_tables(records: Sequence[Record]) -> str:
