@@ -5,7 +5,7 @@
 Random devices, sensors and requests of known energy (bench/scenarios.py), which share no code with the fit.
 Each scenario calibrates a power model, attributes single requests by it, and fits and attributes one request
 repeated at random offsets. Corners, where the sensor is not what the model is told, come after. `--quick`
-takes a few scenarios of each. Exit status 1 where a bound is missed. All joules are simulated, none is measured.
+takes a few scenarios of each. Exit status 1 where a bound is missed. All joules are simulated, none measured.
 """
 
 import argparse

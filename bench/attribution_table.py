@@ -34,7 +34,7 @@ class Bound:
 
 def bounds(records: Sequence[Record]) -> list[Bound]:
     """The study's verdict on the well-specified scenarios; empty without any."""
-    model = [r for r in _of(records, WELL) if r.arm.name == MODEL]
+    model = [r for r in of_phase(records, WELL) if r.arm.name == MODEL]
     if not model:
         return []
     scenarios = round(sum(r.derived["scenarios"].value or 0 for r in model))
@@ -56,7 +56,7 @@ def bounds(records: Sequence[Record]) -> list[Bound]:
         bound("decode token, one request, mean absolute error", _samples(model, "token_error"), 0.0, 0.02),
         bound(
             "prefill of 60 ms and more, one request, full duty",
-            [abs(error) for record in full for error in _long_prefills(record)],
+            [abs(error) for record in full for error in long_prefills(record)],
             0.0,
             0.05,
         ),
@@ -109,14 +109,14 @@ def _cell_table(records: Sequence[Record]) -> str:
             record.case.model,
             _number(record.derived["scenarios"].value),
             _mean_percent(_samples([record], "token_error")),
-            _mean_percent(_long_prefills(record)),
+            _mean_percent(long_prefills(record)),
             _mean_percent(_samples([record], "pooled_prefill_error")),
             *(_share(_samples([record], f"{judged}_covered")) for judged in JUDGED),
             _share(_samples([record], "pooled_prefill_covered")),
             _share(_samples([record], "prefill_covered_with_gain")),
             _verdict(record),
         ]
-        for record in _of(records, WELL)
+        for record in of_phase(records, WELL)
         if record.arm.name == MODEL
     ]
     return markdown(header, rows) if rows else ""
@@ -124,13 +124,13 @@ def _cell_table(records: Sequence[Record]) -> str:
 
 def _arm_table(records: Sequence[Record]) -> str:
     """All ways of attributing beside each other: mean absolute errors, median ones in brackets."""
-    well = _of(records, WELL)
+    well = of_phase(records, WELL)
     if not well:
         return ""
     duties = list(dict.fromkeys(record.case.model.rpartition(", ")[2] for record in well))
     columns: list[tuple[str, Callable[[Record], list[float]]]] = [
         ("token", lambda record: _samples([record], "token_error")),
-        (f"prefill ≥ {1e3 * LONG_S:g} ms", _long_prefills),
+        (f"prefill ≥ {1e3 * LONG_S:g} ms", long_prefills),
         ("prefill, 16 requests", lambda record: _samples([record], "pooled_prefill_error")),
     ]
     header = ("Well-specified", *(f"{name}, {duty}" for duty in duties for name, _ in columns))
@@ -157,7 +157,7 @@ def _corner_table(records: Sequence[Record]) -> str:
         "refused, flagged",
     )
     rows = []
-    for record in _of(records, CORNER):
+    for record in of_phase(records, CORNER):
         if record.arm.name != MODEL:
             continue
         prefill = _samples([record], "prefill_error")
@@ -186,7 +186,8 @@ def _bound_table(records: Sequence[Record]) -> str:
     return markdown(("Must hold, well-specified", "required", "found", "holds"), rows) if rows else ""
 
 
-def _of(records: Sequence[Record], phase: str) -> list[Record]:
+def of_phase(records: Sequence[Record], phase: str) -> list[Record]:
+    """The study's records of well-specified scenarios, or of corners."""
     return [r for r in records if r.benchmark == BENCHMARK and r.case.phase == phase]
 
 
@@ -194,7 +195,7 @@ def _samples(records: Sequence[Record], metric: str) -> list[float]:
     return [sample for record in records for sample in record.metrics[metric].samples]
 
 
-def _long_prefills(record: Record) -> list[float]:
+def long_prefills(record: Record) -> list[float]:
     """Errors of those single requests whose prefill is long enough to be judged."""
     errors, lengths_s = record.metrics["prefill_error"].samples, record.metrics["prefill_s"].samples
     return [error for error, seconds in zip(errors, lengths_s, strict=True) if seconds >= LONG_S]

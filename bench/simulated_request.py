@@ -23,8 +23,8 @@ class Device:
     step `token_s`, both with `spread` (relative standard deviation), one decode step in a hundred up to three
     times that, and about `gap_s` of idle follow. `tau_s` of the filter between device and sensor; `drift` as
     in `from_steps`. Relative standard deviations: `scatter` of a single step's power, `request_sd` of
-    all power in a request, idle included. `mark_sd_s`: standard deviation of a step's times as marked, that of a CUDA
-    event's resolution.
+    all power in a request, idle included. `mark_sd_s`: standard deviation of a step's times as marked, that
+    of a CUDA event's resolution.
     """
 
     idle_w: float
