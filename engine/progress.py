@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from engine.energy.report import EnergyReport
 from engine.engine import Engine
 from engine.profile import StageTime
 from engine.result import Budget, Generation, format_j
@@ -20,6 +21,7 @@ from engine.schemes import NONE
 from engine.steps import Step, StopReason
 
 _REDRAW_S, _LINE_S = 0.1, 1.0
+_Z95 = 1.96
 
 
 def announce(engine: Engine) -> None:
@@ -144,9 +146,33 @@ def summary(result: Generation) -> list[str]:
         lines.append(_budget_line(result.budget))
     if not energy.complete:
         lines.append(f"ENERGY INCOMPLETE: {energy.problem}")
+    lines += _attribution_lines(energy)
     if stop.answer_end is StopReason.CANCELLED:
         lines.append("cancelled")
     return lines + [_stage_line(stage) for stage in result.profile or ()]
+
+
+def _attribution_lines(energy: EnergyReport) -> list[str]:
+    """What the phases' figures rest on, where that is not plain from the source."""
+    lines = []
+    if energy.attribution == "model":
+        parts = [
+            f"{name} {format_j(phase.model_j)} ± {_Z95 * phase.model_sd_j:.2g} J ({phase.ticks} ticks)"
+            for name, phase in energy.phases.items()
+            if phase.model_sd_j is not None
+        ]
+        lines.append(
+            f"by the power model, gain error not included: {', '.join(parts)}; "
+            f"only ticks of {energy.tick_s * 1e3:.3g} ms are measured"
+        )
+    if energy.not_identifiable is not None:
+        lines.append(f"phases interpolated, without intervals: not identifiable: {energy.not_identifiable}")
+    if energy.other_processes:
+        numbers = ", ".join(map(str, energy.other_processes))
+        lines.append(
+            f"NOT ALONE on {energy.device}: process {numbers} computed there, too; all joules are here"
+        )
+    return lines
 
 
 def _stage_line(stage: StageTime) -> str:

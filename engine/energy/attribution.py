@@ -142,12 +142,20 @@ def attribute(
     )
 
 
-def split(energy_uj: int, shares: Sequence[Share]) -> list[int]:
-    """A step's µJ among its rows by the tokens they fed; the parts add up exactly (largest remainder)."""
-    weight = sum(share.tokens for share in shares)
-    parts = [energy_uj * share.tokens // weight for share in shares]
-    remainders = [energy_uj * share.tokens % weight for share in shares]
-    by_remainder = sorted(range(len(parts)), key=lambda i: -remainders[i])
-    for index in by_remainder[: energy_uj - sum(parts)]:
-        parts[index] += 1
+def split(energy_uj: int, weights: Sequence[float]) -> list[int]:
+    """Whole µJ in proportion to `weights`, none negative; they add up exactly (largest remainder).
+
+    All goes to the last where every weight is 0.
+    """
+    total = sum(weights)
+    if total <= 0:
+        return [0] * (len(weights) - 1) + [energy_uj]
+    exact = [weight * (energy_uj / total) for weight in weights]
+    parts = [int(part) for part in exact]
+    left = energy_uj - sum(parts)
+    if 0 < left <= len(parts):
+        for index in sorted(range(len(parts)), key=lambda i: parts[i] - exact[i])[:left]:
+            parts[index] += 1
+    elif left:  # a float does not hold every µJ beyond 2**53, and its last bits may round a sum up
+        parts[parts.index(max(parts))] += left
     return parts

@@ -6,15 +6,18 @@ It owns the marks and nothing else: readings belong to the poller, physics to `a
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
-from engine.energy.attribution import Attribution, Cumulative, Share, StepMark, attribute
-from engine.energy.meter import MICROJOULES_PER_JOULE, Meter, PhaseListener, Reading
+from engine.energy.account import Account, settle
+from engine.energy.attribution import Cumulative, Share, StepMark
+from engine.energy.meter import MICROJOULES_PER_JOULE, Meter, PhaseListener, Reading, SharedDevice
 from engine.energy.poller import Poller
+from engine.energy.power_model import PowerModel, Run
 from engine.energy.predict import StepPredictor
 from engine.energy.report import EnergyReport, by_phase, by_row, joules, uncertainty_j
 from engine.errors import MeterError
 from engine.steps import EnergySoFar
-from kernels.cost import RowWork
+from kernels.cost import Dims, RowWork
 
 _SETTLE_S = 1.0  # longest wait for the reading that covers the end of a request
 _POWER_TICKS = 4  # the power now is taken over this many latest ticks
@@ -23,8 +26,9 @@ _POWER_TICKS = 4  # the power now is taken over this many latest ticks
 class Ledger:
     """Joules of one request. `prior_w`: the device's power, believed until the first tick has come.
 
-    `setup_j` is passed through to the report; `host` is read at both ends, for the host's joules beside the
-    device's.
+    `power`: the device's powers from earlier requests; without it a request is fitted alone. `dims`: of the
+    model that runs, for the parts of a step's rows. `setup_j` is passed through to the report; `host` is read
+    at both ends, for the host's joules beside the device's.
     """
 
     def __init__(
@@ -35,8 +39,12 @@ class Ledger:
         prior_w: float | None = None,
         setup_j: float | None = None,
         host: Meter | None = None,
+        power: PowerModel | None = None,
+        dims: Dims | None = None,
     ) -> None:
         self.poller = poller
+        self._power, self._dims = power, dims
+        self._shared: set[int] = set()
         self._host = host
         self._host_start_uj: int | None = None
         self.predictor = predictor
@@ -57,6 +65,7 @@ class Ledger:
 
     def start(self) -> None:
         """The request begins now."""
+        self._look_around()
         self._host_start_uj = self._host_uj()
         self.start_s = self.end_s = self._begun_s = self._now()
 
@@ -92,7 +101,7 @@ class Ledger:
         if self._marks:  # a device's own clock may differ from ours by microseconds
             begun_s = max(begun_s, self._marks[-1].end_s)
         ended_s = max(ended_s, begun_s)
-        self._marks.append(StepMark(kind, begun_s, ended_s, tuple(shares)))
+        self._marks.append(StepMark(kind, begun_s, ended_s, tuple(shares), tuple(rows)))
         if self.predictor and rows and all(row.new == 1 for row in rows):
             self.predictor.observe(rows, ended_s - begun_s)
 
@@ -136,6 +145,7 @@ class Ledger:
         problem = None if self._exact else self._settle()
         if self.poller.failure is not None:
             problem = f"the meter failed: {self.poller.failure}"
+        self._look_around()
         host_j = None
         if host_uj is not None and self._host_start_uj is not None:
             host_j = joules(host_uj - self._host_start_uj)
@@ -154,39 +164,37 @@ class Ledger:
         return f"no reading came within {wait_s:.1f} s after the end"
 
     def _report(self, problem: str | None, host_j: float | None) -> EnergyReport:
-        meter, sensor = self.poller.meter, self._sensor
         readings = self.readings()
-        found: Attribution | None = None
-        marks: Sequence[StepMark] = self._marks
-        deviations: dict[str, float] = {}
-        window_sd_uj = 0.0
         if len(readings) < 2:
+            account = Account(None, {}, None, None)
             problem = problem or "the meter gave fewer than two readings"
         else:
-            last_s = readings[-1].time_s - self._delay_s
-            if problem:
+            marks: Sequence[StepMark] = self._marks
+            if problem:  # what the readings do not cover has no joules
+                last_s = readings[-1].time_s - self._delay_s
                 marks = [mark for mark in marks if mark.end_s <= last_s]
-            found = attribute(readings, marks, sensor, start_s=self.start_s, end_s=self.end_s)
-            rise = Cumulative(readings, sensor)
-            window_sd_uj = rise.deviation([(self.start_s, self.end_s)])
-            for name in {share.phase for mark in marks for share in mark.shares}:
-                spans = [(m.start_s, m.end_s) for m in marks if any(s.phase == name for s in m.shares)]
-                rounding_uj = sensor.resolution_uj * math.sqrt(len(spans) / 6)  # two for each span
-                deviations[name] = math.hypot(rise.deviation(spans), rounding_uj)
-        known = sensor.has_intervals
+            run = Run(
+                tuple(readings), tuple(marks), self.start_s, self.end_s, self._first_is_change(readings[0])
+            )
+            wanted = problem is None and not self._fresh and bool(marks)
+            account = settle(run, self._sensor, self._power, self._dims, by_model=wanted)
+        meter, sensor, found = self.poller.meter, self._sensor, account.found
+        known = found is not None and account.phase_sd_uj is not None
         return EnergyReport(
             source=meter.name,
             measured=meter.measured,
             device=meter.device,
             note=meter.note,
-            attribution="interpolated",
+            attribution="model" if found is not None and found.model_uj is not None else "interpolated",
             tick_s=0.0 if self._fresh else (self.poller.tick_s() or sensor.period_s or 0.0),
             ticks=found.ticks if found else 0,
             total_j=joules(found.total_uj) if found else None,
             uncertainty_j=uncertainty_j(found.total_uj, 0.0, sensor) if found else None,
             window_j=joules(found.window_uj) if found else None,
             window_uncertainty_j=(
-                uncertainty_j(found.window_uj, window_sd_uj, sensor) if found and known else None
+                uncertainty_j(found.window_uj, account.window_sd_uj, sensor)
+                if found and account.window_sd_uj is not None
+                else None
             ),
             unattributed_j=joules(found.unattributed_uj) if found else None,
             idle_j=(
@@ -196,11 +204,28 @@ class Ledger:
             ),
             setup_j=self.setup_j,
             host_j=host_j,
-            phases=by_phase(self._marks, found, self._tokens, deviations if known else None),
-            rows=by_row(marks, found, with_sd=known) if found else {},
+            phases=by_phase(self._marks, found, self._tokens, account.phase_sd_uj, self._dims),
+            rows=by_row(self._marks[: len(found.steps_uj)], found, with_sd=known, dims=self._dims)
+            if found
+            else {},
             complete=problem is None,
             problem=problem,
+            not_identifiable=account.refusal,
+            other_processes=tuple(sorted(self._shared)),
         )
+
+    def _first_is_change(self, first: Reading) -> bool:
+        """Whether the counter changed when the first reading was taken: the poller's very first did not."""
+        log = self.poller.log()
+        return log.readings[0] != first
+
+    def _look_around(self) -> None:
+        """Note who else computes on the device."""
+        if isinstance(self.poller.meter, SharedDevice):
+            with suppress(
+                MeterError
+            ):  # a driver that does not tell, or a meter that fails: that is said there
+                self._shared.update(self.poller.meter.other_processes())
 
     def _host_uj(self) -> int | None:
         """The host's counter; None without one, or when it fails: the device's account goes on."""

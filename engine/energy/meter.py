@@ -124,6 +124,14 @@ class PhaseListener(Protocol):
         """From now on the device does work of `kind`: idle, prefill or decode."""
 
 
+@runtime_checkable
+class SharedDevice(Protocol):
+    """A meter of a device on which others may compute, too; its joules are everybody's."""
+
+    def other_processes(self) -> tuple[int, ...]:
+        """Numbers of the processes that have work there now, this one left out. Raises `MeterError`."""
+
+
 def play(meter: Meter) -> None:
     """Let a recording run; nothing for every other meter."""
     if isinstance(meter, Recording):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.energy.attribution import Attribution, ModelPhase, StepMark
+from engine.energy.attribution import Attribution, ModelPhase, StepMark, split
 from engine.energy.meter import MICROJOULES_PER_JOULE, Sensor
 from engine.energy.power_design import Design
 from engine.energy.power_features import Features
@@ -19,25 +19,29 @@ from engine.energy.power_model import PowerModel, Run
 from engine.energy.power_trace import Array
 from engine.energy.row_parts import row_parts
 from engine.energy.sensor_response import Block, blocks
+from kernels.cost import Dims
 
 _BEHIND = 0.1  # share of a tick's energy from which on it counts as one behind a phase
 
 
-def attribute_by_model(run: Run, sensor: Sensor, power: PowerModel) -> Attribution:
+def attribute_by_model(
+    run: Run, sensor: Sensor, power: PowerModel | None, *, dims: Dims | None = None
+) -> Attribution:
     """The conserved account and the model's figures, each with deviations, in µJ.
 
+    Without `power` the request is fitted alone. `dims`: of the model that ran, for a step's rows.
     The deviation of an account's step is that of the model and the distance between the two, added in
     squares: the model says what the truth may be, and the account is off from it by so much.
 
     Raises `NotIdentifiable` where the model does not cover this request's steps or its ticks cannot tell a
     new kind of step, `ValueError` for readings that fall or steps that overlap.
     """
-    features = Features.of_model(power).with_new_kinds(run.marks)
+    features = Features.of(run.marks) if power is None else Features.of_model(power).with_new_kinds(run.marks)
     design = Design.of(run, features, sensor)
     _, found = fitted([run], [design], features, sensor, power)
     spans_s = np.array([mark.end_s - mark.start_s for mark in run.marks])
     rows = design.features * spans_s[:, None]  # (m, p): a step's energy is its row times theta
-    spread = np.linalg.cholesky(found.covariance + 1e-18 * np.eye(len(found.theta)))
+    spread = np.asarray(np.linalg.cholesky(found.covariance + 1e-18 * np.eye(len(found.theta))), np.float64)
     model_uj = rows @ found.theta * MICROJOULES_PER_JOULE
     model_sd_uj = np.linalg.norm(rows @ spread, axis=1) * MICROJOULES_PER_JOULE
 
@@ -59,7 +63,7 @@ def attribute_by_model(run: Run, sensor: Sensor, power: PowerModel) -> Attributi
         ticks=sum(run.start_s < time_s <= run.end_s for time_s in times_s),
         model_uj=tuple(model_uj.tolist()),
         model_sd_uj=tuple(model_sd_uj.tolist()),
-        phases=_phases(run.marks, rows, spread, found.theta, design),
+        phases=_phases(run.marks, rows, spread, found.theta, design, dims),
         model_window_uj=float(window @ found.theta) * MICROJOULES_PER_JOULE,
         model_window_sd_uj=float(np.linalg.norm(window @ spread)) * MICROJOULES_PER_JOULE,
     )
@@ -76,7 +80,7 @@ def _account(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(µJ of each step, µJ of each gap): every tick's µJ in proportion to what the model expects in it."""
     power_w = design.features @ theta
-    pieces_uj = np.zeros(len(run.marks) + len(gaps), dtype=np.int64)
+    pieces_uj = [0] * (len(run.marks) + len(gaps))
     parts: list[list[tuple[slice, Array]]] = [[] for _ in design.ticks.energy_uj]
     for block in design.blocks:
         _collect(parts, block, block.seconds * power_w[block.steps], 0)
@@ -86,16 +90,12 @@ def _account(
             _collect(parts, block, block.seconds * theta[0], len(run.marks))
     whole_j = np.maximum(design.seconds @ theta, 0.0)
     for energy_uj, part, expected_j in zip(design.ticks.energy_uj, parts, whole_j.tolist(), strict=True):
-        pieces = [np.maximum(expected, 0.0) for _, expected in part]
-        rest = max(expected_j - sum(float(piece.sum()) for piece in pieces), 0.0)
-        shares = distributed(energy_uj, np.concatenate([*pieces, [rest]]))
-        begin = 0
-        for where, _ in part:
-            width = where.stop - where.start
-            pieces_uj[where] += shares[begin : begin + width]
-            begin += width
-    found = pieces_uj.tolist()
-    return tuple(found[: len(run.marks)]), tuple(found[len(run.marks) :])
+        seen = [(where.start + i, e) for where, row in part for i, e in enumerate(row.tolist()) if e > 0]
+        rest_j = max(expected_j - sum(e for _, e in seen), 0.0)
+        shares_uj = split(energy_uj, [*(e for _, e in seen), rest_j])
+        for (piece, _), share_uj in zip(seen, shares_uj, strict=False):  # the rest is nobody's
+            pieces_uj[piece] += share_uj
+    return tuple(pieces_uj[: len(run.marks)]), tuple(pieces_uj[len(run.marks) :])
 
 
 def _collect(parts: list[list[tuple[slice, Array]]], block: Block, expected_j: Array, offset: int) -> None:
@@ -104,35 +104,19 @@ def _collect(parts: list[list[tuple[slice, Array]]], block: Block, expected_j: A
         parts[tick].append((where, expected_j[row]))
 
 
-def distributed(energy_uj: int, weights: Array) -> Array:
-    """Whole µJ in proportion to `weights` (n,), not negative; they add up exactly (largest remainder).
-
-    All goes to the last where all weights are 0.
-    """
-    total = float(weights.sum())
-    if total <= 0:
-        shares = np.zeros(len(weights), dtype=np.int64)
-        shares[-1] = energy_uj
-        return shares
-    exact = weights * (energy_uj / total)
-    shares = np.floor(exact).astype(np.int64)
-    left = energy_uj - int(shares.sum())
-    if left > 0:
-        shares[np.argsort(shares - exact, kind="stable")[:left]] += 1
-    while left < 0:  # the last bits of a float may round a sum up
-        shares[int(np.argmax(shares))] -= 1
-        left += 1
-    return shares
-
-
 def _phases(
-    marks: Sequence[StepMark], rows: Array, spread: Array, theta: Array, design: Design
+    marks: Sequence[StepMark],
+    rows: Array,
+    spread: Array,
+    theta: Array,
+    design: Design,
+    dims: Dims | None,
 ) -> dict[str, ModelPhase]:
     """Each phase's joules by the model; a step of several phases counts for each by its rows' part."""
     names = list(dict.fromkeys(share.phase for mark in marks for share in mark.shares))
     weights = np.zeros((len(marks), len(names)))
     for index, mark in enumerate(marks):
-        for share, part in zip(mark.shares, row_parts(mark), strict=True):
+        for share, part in zip(mark.shares, row_parts(mark, dims), strict=True):
             weights[index, names.index(share.phase)] += part
     power_w = design.features @ theta
     seen_j = np.zeros((len(design.energy_j), len(names)))

@@ -5,11 +5,14 @@ is opened, never before. Every NVML error leaves this module as a `MeterError` o
 """
 
 import importlib
+import os
+import sys
 import time
 from contextlib import suppress
 from typing import Any
 
 from engine.energy.meter import Clock, Reading, Sensor
+from engine.energy.sensor_profile import counter_sensor, find_profile, power_sensor
 from engine.errors import MeterError
 
 # Against an external meter the boards' own figures were off by about 5 % (A100 -5.8 %, RTX 3090 -5.6 %,
@@ -56,7 +59,6 @@ class NvmlCounterMeter:
         self._clock = clock
         self._gpu = _Gpu(uuid)
         self.device = self._gpu.name
-        self.note = ""
         self.sensor = Sensor(
             period_s=None,
             lag_s=None,
@@ -65,6 +67,9 @@ class NvmlCounterMeter:
             gain_error=GAIN_ERROR,
             peak_w=self._gpu.power_limit_w,
         )
+        profile, self.note = find_profile(self._gpu.uuid, self._gpu.driver(), "counter")
+        if profile is not None:
+            self.sensor = counter_sensor(profile, self.sensor)
         try:
             self.read()
         except MeterError:
@@ -77,16 +82,21 @@ class NvmlCounterMeter:
         energy_mj = self._gpu.ask("nvmlDeviceGetTotalEnergyConsumption", unsupported=_NO_COUNTER)
         return Reading(before_s, self._clock(), int(energy_mj) * 1000)
 
+    def other_processes(self) -> tuple[int, ...]:
+        """Processes that have work on the GPU now, this one left out. Raises `MeterError` when NVML fails."""
+        return self._gpu.other_processes()
+
     def close(self) -> None:
         self._gpu.close()
 
 
 class NvmlPowerMeter:
-    """Instant power (field 186) integrated over this meter's own reads, by the trapezoid rule.
+    """Instant power (field 186) integrated over this meter's own reads.
 
-    The integral advances when the power that NVML gives has changed, or after 0.1 s of the same power: the
-    sensor's own updates are the ticks, not our reads, between which nothing new is known. It starts at 0
-    when the meter is opened.
+    The integral advances when the power that NVML gives has changed, or after 0.25 s of the same power: the
+    sensor's own updates are the ticks, not our reads, between which nothing new is known. A reading tells of
+    the time before it, so that a new power counts for the time since the last advance. It starts at 0 when
+    the meter is opened.
     Where the GPU has no instant power, `nvmlDeviceGetPowerUsage` takes its place and `note` says so.
     Raises `MeterError` when the GPU cannot be opened.
     """
@@ -106,7 +116,7 @@ class NvmlPowerMeter:
             peak_w=self._gpu.power_limit_w,
         )
         self._time_ns = 0
-        self._integral = 0  # in half picojoules (mW x ns / 2): whole numbers, nothing is ever rounded away
+        self._integral = 0  # in picojoules (mW x ns): whole numbers, nothing is ever rounded away
         try:
             self._instant = bool(self._gpu.instant_mw())
             self._power_mw = self._read_mw()
@@ -120,6 +130,11 @@ class NvmlPowerMeter:
             if self._instant
             else "this GPU has no instant power: power.draw, maybe a 1 s average, integrated between polls"
         )
+        channel = "instant" if self._instant else "draw"
+        profile, remark = find_profile(self._gpu.uuid, self._gpu.driver(), channel)
+        if profile is not None:
+            self.sensor = power_sensor(profile, self.sensor)
+        self.note += f"; {remark}"
 
     def read(self) -> Reading:
         """The integral now, in µJ since opening. Raises `MeterError` when NVML gives no power."""
@@ -128,10 +143,14 @@ class NvmlPowerMeter:
         after_s = self._clock()
         time_ns = _nanoseconds((before_s + after_s) / 2)
         if power_mw == self._power_mw and time_ns - self._time_ns < _HOLD_NS:
-            return Reading(before_s, after_s, self._integral // 2_000_000)
-        self._integral += (self._power_mw + power_mw) * max(time_ns - self._time_ns, 0)
+            return Reading(before_s, after_s, self._integral // 1_000_000)
+        self._integral += power_mw * max(time_ns - self._time_ns, 0)
         self._power_mw, self._time_ns = power_mw, max(time_ns, self._time_ns)
-        return Reading(before_s, after_s, self._integral // 2_000_000)
+        return Reading(before_s, after_s, self._integral // 1_000_000)
+
+    def other_processes(self) -> tuple[int, ...]:
+        """Processes that have work on the GPU now, this one left out. Raises `MeterError` when NVML fails."""
+        return self._gpu.other_processes()
 
     def close(self) -> None:
         self._gpu.close()
@@ -154,7 +173,7 @@ class NvmlReadings:
 
     def __init__(self, uuid: str) -> None:
         self._gpu = _Gpu(uuid)
-        self.name, self.uuid = self._gpu.name, _with_prefix(uuid)
+        self.name, self.uuid = self._gpu.name, self._gpu.uuid
         self.driver = self._gpu.driver()
 
     def instant_w(self) -> float | None:
@@ -176,7 +195,9 @@ class NvmlReadings:
         self._gpu.close()
 
 
-_HOLD_NS = 100_000_000  # a steady load may show the same power for long; the published updates are 100 ms
+# A steady load may show the same power for long. Updates come every 100 ms, on the A100 every 101.2: an
+# integral that moved after 100 ms of the same power would leave the next update a millisecond to stand for.
+_HOLD_NS = 250_000_000
 _NO_COUNTER = "this GPU has no energy counter (Volta and newer have one): use --energy-source nvml-power"
 
 
@@ -189,6 +210,7 @@ class _Gpu:
         except ImportError as error:
             raise MeterError("NVML needs a Python package: pip install nvidia-ml-py") from error
         self._handle: Any = None
+        self.uuid = _with_prefix(uuid)
         self._call("start", self._nvml.nvmlInit)
         self._open = True
         try:
@@ -223,6 +245,20 @@ class _Gpu:
         if fields is None or fields[0].nvmlReturn != 0 or fields[0].valueType not in _VALUE_MEMBER:
             return None
         return int(getattr(fields[0].value, _VALUE_MEMBER[fields[0].valueType]))
+
+    def other_processes(self) -> tuple[int, ...]:
+        """Numbers of the processes with work on the GPU, without ours; none where NVML does not tell them.
+
+        In a container NVML may number processes as the host does. Ours is then not in the list by its number,
+        but has a context if torch made one: one of the list is left out for it.
+        """
+        listed = self.ask("nvmlDeviceGetComputeRunningProcesses", unsupported=None) or ()
+        numbers = sorted({int(process.pid) for process in listed})
+        if os.getpid() in numbers:
+            numbers.remove(os.getpid())
+        elif numbers and _torch_has_context():
+            numbers.pop()
+        return tuple(numbers)
 
     def driver(self) -> str:
         """The driver's version, "" where it is not told."""
@@ -279,6 +315,12 @@ class _UnsupportedError(MeterError):
 
 def _mig_refusal(device: str) -> str:
     return f"MIG is enabled on {device}: NVML's energy is the whole GPU's, not one slice's, so it is refused"
+
+
+def _torch_has_context() -> bool:
+    """Whether this process has a context on a GPU; asked of torch only where it is loaded."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def _with_prefix(uuid: str) -> str:

@@ -1,18 +1,20 @@
-"""A request as rows of a least-squares problem: each tick's joules against the seconds it saw of every feature.
+"""A request as rows of a least-squares problem: each tick's joules against its seconds of every feature.
 
 Joules, seconds and watts here; the account in whole µJ is `model_attribution`'s.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.energy.meter import MICROJOULES_PER_JOULE, Sensor
 from engine.energy.power_features import Features
 from engine.energy.power_model import Run
 from engine.energy.power_trace import Array
-from engine.energy.sensor_response import Block, Ticks, blocks, power_seen
+from engine.energy.sensor_response import Block, Ticks, blocks, power_seen, updates_of
 
 _SLOPE_S = 0.001  # half the distance over which a sampling sensor's slope is taken: the size of its jitter
 
@@ -22,7 +24,8 @@ class Design:
     """`energy_j` (n,) of the ticks, `seconds` (n, p): energy = seconds · theta + noise.
 
     `edges` of a sensor that integrates: (n + 1, p), the power that the counter's slope shows at each reading
-    is edges · theta. Of one that samples: (n, p), how fast a tick's joules change when its window moves.
+    is edges · theta. Of one that samples: (k, p), how fast a tick's joules change when the window of one of
+    the k updates moves; `owners` (k,) says which tick that is.
     `blocks` and `features` (m, p) are what `seconds` was made of.
     """
 
@@ -30,9 +33,9 @@ class Design:
     energy_j: Array
     seconds: Array
     edges: Array
+    owners: npt.NDArray[np.int64] | None
     blocks: tuple[Block, ...]
     features: Array
-    sampled: bool
 
     @classmethod
     def of(cls, run: Run, features: Features, sensor: Sensor) -> "Design":
@@ -45,35 +48,42 @@ class Design:
         matrix = features.matrix(run.marks)
         seen = tuple(blocks(ticks, starts_s, ends_s, sensor))
         if sensor.sampled:
-            ends = ticks.times_s[1:]
+            updates = updates_of(ticks.times_s, sensor)
             later, earlier = (
-                _shares(power_seen(ends + step_s, starts_s, ends_s, sensor), matrix, len(ends))
+                _total(
+                    power_seen(updates.times_s + step_s, starts_s, ends_s, sensor),
+                    matrix,
+                    np.ones(len(updates.times_s)),
+                )
                 for step_s in (_SLOPE_S, -_SLOPE_S)
             )
-            edges = (later - earlier) / (2 * _SLOPE_S) * ticks.lengths_s[:, None]
+            edges = (later - earlier) / (2 * _SLOPE_S) * updates.stand_for_s[:, None]
+            owners = updates.ticks
         else:
+            owners = None
             times_s = ticks.times_s
-            edges = _shares(power_seen(times_s, starts_s, ends_s, sensor), matrix, len(times_s))
+            edges = _total(power_seen(times_s, starts_s, ends_s, sensor), matrix, np.ones(len(times_s)))
         return cls(
             ticks,
             np.array(ticks.energy_uj) / MICROJOULES_PER_JOULE,
             _total(seen, matrix, ticks.lengths_s),
             edges,
+            owners,
             seen,
             matrix,
-            sensor.sampled,
         )
 
     def lag_slope(self, theta: Array, rows: slice) -> Array:
         """(n,) J/s: how the ticks' joules change with the sensor's lag."""
-        if self.sampled:
-            return np.asarray(-self.edges[rows] @ theta)
+        if self.owners is not None:
+            moved = np.bincount(self.owners, self.edges @ theta, len(self.energy_j))
+            return np.asarray(-moved[rows], np.float64)
         return np.asarray(-np.diff(self.edges[rows.start : rows.stop + 1] @ theta))
 
     def jitter(self, theta: Array, rows: slice) -> Array:
-        """(n, n) W²: covariance of the ticks' joules for a unit variance of the times that readings tell of."""
-        if self.sampled:
-            return np.diag((self.edges[rows] @ theta) ** 2)
+        """(n, n) W²: covariance of the ticks' joules for times that scatter with unit variance."""
+        if self.owners is not None:
+            return np.diag(np.bincount(self.owners, (self.edges @ theta) ** 2, len(self.energy_j))[rows])
         power_w = self.edges[rows.start : rows.stop + 1] @ theta
         return _neighbours(power_w**2)
 
@@ -89,11 +99,7 @@ def quantisation(ticks: int, resolution_j: float) -> Array:
     return _neighbours(np.full(ticks + 1, resolution_j**2 / 12))
 
 
-def _shares(seen: object, matrix: Array, count: int) -> Array:
-    return _total(tuple(seen), matrix, np.ones(count))  # type: ignore[call-overload]
-
-
-def _total(seen: tuple[Block, ...], matrix: Array, whole: Array) -> Array:
+def _total(seen: Iterable[Block], matrix: Array, whole: Array) -> Array:
     """(n, p) of what the blocks see of each feature; what no step fills of `whole` (n,) is idle."""
     found = np.zeros((len(whole), matrix.shape[1]))
     found[:, 0] = whole

@@ -1,7 +1,8 @@
 """What the residuals of a fit say against the sensor's figures or the model of power.
 
-Each doubt is a direction in which a wrong assumption would move the ticks' joules; the residuals' weight along
-it, beyond what the coefficients can take up, is a score with unit variance where nothing is wrong (Rao 1948).
+Each doubt is a direction in which a wrong assumption would move the ticks' joules; the residuals' weight
+along it, beyond what the coefficients can take up, is a score with unit variance where nothing is wrong
+(Rao 1948).
 """
 
 from collections.abc import Sequence
@@ -44,7 +45,8 @@ def doubts(
     lines = []
     if abs(score) > _SURE:
         lines.append(
-            f"the readings do not fit the sensor's times: as if its {name} were {steps * _STEP_S * 1e3:+.1f} ms off"
+            "the readings do not fit the sensor's times: "
+            f"as if its {name} were {steps * _STEP_S * 1e3:+.1f} ms off"
         )
     score, change = _score(found, warming)
     if abs(score) > _SURE:

@@ -7,8 +7,10 @@ from the residuals by iterated MINQUE, whose fixed point is restricted maximum l
 Harville 1977), kept non-negative. Knows matrices; steps and sensors are `power_design`'s.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -49,9 +51,21 @@ class Estimate:
     left: list[Array]
     roots: list[list[tuple[slice, Array]]]
     condition: float
+    moves: Array  # (v, p, p): how the covariance moves with each of the noise's variances
+    variance_precision: Array  # (v, v): how well the ticks, the prior's included, tell those variances
+
+    def freedom(self, direction: Array) -> float:
+        """Degrees of freedom behind the variance of `direction` · theta (Satterthwaite 1946)."""
+        variance = float(direction @ self.covariance @ direction)
+        slopes = np.einsum("p,vpq,q->v", direction, self.moves, direction)
+        size = np.sqrt(np.diag(self.variance_precision))
+        size[size == 0] = np.inf
+        scaled = self.variance_precision / np.outer(size, size) + 1e-6 * np.eye(len(size))
+        spread = float((slopes / size) @ np.linalg.solve(scaled, slopes / size))
+        return 2 * variance**2 / spread if spread > 0 else math.inf
 
     def whiten(self, request: int, column: Array) -> Array:
-        """A column (n,) over all ticks of a request, in units of the noise, ticks that do not count left out."""
+        """A column (n,) over a request's ticks in units of the noise; the rest is left out."""
         return np.concatenate([np.linalg.solve(root, column[rows]) for rows, root in self.roots[request]])
 
 
@@ -112,6 +126,7 @@ def estimate(
         if np.abs(variances - before).max() <= _SETTLED * variances.max():
             break
     step = _Step(segments, theta, variances, lag_sd_s, prior)
+    step.variances(floor)
     noise = Noise(*np.sqrt(variances))
     whitened: list[list[Array]] = [[] for _ in designs]
     left: list[list[Array]] = [[] for _ in designs]
@@ -131,6 +146,8 @@ def estimate(
         [np.concatenate(parts) for parts in left],
         roots,
         step.condition,
+        step.moves[:, :count, :count],
+        step.expected / 2 * (1 if prior is None else 1 + prior.ticks / ticks),
     )
 
 
@@ -149,11 +166,15 @@ class _Step:
         count, drift = len(theta), len(variances) == 4
         width = count + (lag_sd_s > 0)
         normal, right = np.zeros((width, width)), np.zeros(width)
-        self.wides, self.roots, self.inverses, self.shapes = [], [], [], []
+        self.wides: list[Array] = []
+        self.roots: list[Array] = []
+        self.inverses: list[Array] = []
+        self.shapes: list[list[Array]] = []
         for segment in segments:
             shapes = segment.shapes(theta, drift=drift)
             covariance = segment.rounding + sum(v * k for v, k in zip(variances, shapes, strict=True))
-            inverse = np.linalg.inv(covariance)
+            inverse = np.asarray(np.linalg.inv(covariance), np.float64)
+            root = np.asarray(np.linalg.cholesky(covariance), np.float64)
             wide = segment.seconds
             if lag_sd_s > 0:
                 lag = segment.design.lag_slope(theta, segment.rows)
@@ -161,7 +182,7 @@ class _Step:
             normal += wide.T @ inverse @ wide
             right += wide.T @ inverse @ segment.energy_j
             self.wides.append(wide)
-            self.roots.append(np.linalg.cholesky(covariance))
+            self.roots.append(root)
             self.inverses.append(inverse)
             self.shapes.append(shapes)
         if prior is not None:
@@ -213,6 +234,8 @@ class _Step:
             expected / np.outer(size, size) + 1e-9 * np.eye(kinds), (found - known) / size, kinds
         )
         variances = answer / size
+        self.expected = expected
+        self.moves = np.stack([self.covariance @ single[i] @ self.covariance for i in range(kinds)])
         variances[1] = max(variances[1], floor)
         return variances
 
@@ -243,7 +266,7 @@ def nonnegative(normal: Array, right: Array, count: int) -> Array:
 def _cut(first: int, stop: int) -> list[tuple[int, int]]:
     pieces = max(-(-(stop - first) // _SEGMENT), 1)
     edges = [first + (stop - first) * i // pieces for i in range(pieces + 1)]
-    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [(a, b) for a, b in pairwise(edges) if b > a]
 
 
 def _plain(segments: Sequence[_Segment], count: int) -> Array:

@@ -21,7 +21,7 @@ _BEYOND = 0.05  # of the x of a merged slope, within which it still holds
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """`names`: idle first, then each kind's constant and slopes. `seen`: lowest and highest x of every slope."""
+    """`names`: idle first, then each kind's constant and slopes. `seen`: lowest, highest x of each slope."""
 
     names: tuple[str, ...]
     seen: Mapping[str, tuple[float, float]]

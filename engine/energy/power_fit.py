@@ -103,9 +103,8 @@ def fitted(
         raise NotIdentifiable(_untold(seconds, features)) from None
     if not found.condition < _CONDITION:
         raise NotIdentifiable(_untold(seconds, features))
-    free = ticks - count if prior is None else ticks - count + prior.ticks
-    covariance = found.covariance * _student(free) ** 2 * _misfit(found, ticks) ** 2
-    found = replace(found, covariance=covariance)
+    wider = _student(found, designs, features) * _misfit(found, ticks)
+    found = replace(found, covariance=found.covariance * np.outer(wider, wider))
     _require_told(found, designs, features, seconds)
     return prior, found
 
@@ -123,10 +122,20 @@ def _prior(power: PowerModel, features: Features) -> Prior:
     return Prior(theta, precision, power.noise, min(power.ticks, _LEAN_TICKS))
 
 
-def _student(free: int) -> float:
-    """Student's 97.5 % quantile over the normal's: a deviation from few ticks is itself uncertain."""
-    free = max(free, 1)
-    return (1.96 + 2.4 / free + 3.2 / free**2) / 1.96
+def _student(found: Estimate, designs: Sequence[Design], features: Features) -> Array:
+    """(p,) Student's 97.5 % quantile over the normal's: a deviation is itself known from so many ticks only.
+
+    One figure for all coefficients of a kind, from its mean power.
+    """
+    rows = np.concatenate([design.features for design in designs])
+    factors = np.ones(len(features.names))
+    for column, name in enumerate(features.names):
+        kind = name.partition(".")[0]
+        of_kind = rows[rows[:, features.names.index(name if kind == IDLE else f"{kind}.const")] > 0]
+        level = of_kind.mean(axis=0) if len(of_kind) else np.eye(len(factors))[column]
+        free = max(found.freedom(level), 3.0)
+        factors[column] = (1.96 + 2.4 / free + 3.2 / free**2) / 1.96
+    return factors
 
 
 def _misfit(found: Estimate, ticks: int) -> float:
@@ -154,9 +163,8 @@ def _require_told(found: Estimate, designs: Sequence[Design], features: Features
         level = of_kind.mean(axis=0)
         power_w, sd_w = float(level @ found.theta), float(np.sqrt(level @ found.covariance @ level))
         if not sd_w <= _UNTOLD * power_w:
-            raise NotIdentifiable(
-                f"the power of {kind} is {power_w:.3g} W give or take {sd_w:.3g} W: {_untold(seconds, features)}"
-            )
+            why = _untold(seconds, features)
+            raise NotIdentifiable(f"the power of {kind} is {power_w:.3g} W give or take {sd_w:.3g} W: {why}")
 
 
 def _untold(seconds: Array, features: Features) -> str:

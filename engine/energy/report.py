@@ -7,21 +7,28 @@ from typing import Any
 
 from engine.energy.attribution import Attribution, StepMark, split
 from engine.energy.meter import MICROJOULES_PER_JOULE, Sensor
+from engine.energy.row_parts import row_parts
+from kernels.cost import Dims
 
 _Z95 = 1.96
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseEnergy:
-    """`sd_j`: from interpolation, gain error excluded; None where the source allows no interval.
+    """`sd_j`: of `energy_j`, gain error excluded; None where the source allows no interval.
 
-    `energy_j` is None where the meter told nothing.
+    `energy_j` is None where the meter told nothing. `model_j`, its `model_sd_j` and `ticks`, the number of
+    ticks that the phase makes up a tenth of or more, exist where a power model attributed; `energy_j` is
+    then the phase's part of the counter's own joules.
     """
 
     energy_j: float | None
     sd_j: float | None
     tokens: int
     elapsed_s: float
+    model_j: float | None = None
+    model_sd_j: float | None = None
+    ticks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +45,13 @@ class EnergyReport:
 
     `total_j` is the meter's own difference over the whole ticks that cover the request, so on a slow meter
     some of what was before and after it is inside; `window_j` is the request's own part, from its start to
-    its end, interpolated in the two ticks at its edges. Each has the half-width of its 95 % interval beside
+    its end, its share of the two ticks at its edges. Each has the half-width of its 95 % interval beside
     it, gain error included, None where the source allows none. `complete` is False when the meter failed or
     never settled: what it did tell is here (None: nothing), and `problem` says what happened.
+
+    `attribution` is "model" or "interpolated"; where a model was wanted and refused, `not_identifiable` says
+    why, and the phases have no intervals. `other_processes` were computing on the device, too, so that
+    their joules are in every figure.
     """
 
     source: str
@@ -62,6 +73,8 @@ class EnergyReport:
     rows: Mapping[int, RowEnergy]
     complete: bool
     problem: str | None
+    not_identifiable: str | None = None
+    other_processes: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The part of the CLI's `energy` object that does not depend on a row's tokens."""
@@ -69,11 +82,13 @@ class EnergyReport:
             "source": self.source,
             "measured": self.measured,
             "attribution": self.attribution,
+            "not_identifiable": self.not_identifiable,
             "tick_ms": self.tick_s * 1e3,
             "ticks": self.ticks,
             "note": self.note,
             "complete": self.complete,
             "problem": self.problem,
+            "other_processes": list(self.other_processes),
             "total_j": self.total_j,
             "uncertainty_j": self.uncertainty_j,
             "unattributed_j": self.unattributed_j,
@@ -88,6 +103,9 @@ class EnergyReport:
                     "sd_j": phase.sd_j,
                     "tokens": phase.tokens,
                     "elapsed_s": phase.elapsed_s,
+                    "model_j": phase.model_j,
+                    "model_sd_j": phase.model_sd_j,
+                    "ticks": phase.ticks,
                 }
                 for name, phase in self.phases.items()
             },
@@ -112,43 +130,50 @@ def by_phase(
     found: Attribution | None,
     tokens: Mapping[str, int],
     deviations_uj: Mapping[str, float] | None,
+    dims: Dims | None = None,
 ) -> dict[str, PhaseEnergy]:
     """Each phase's joules and seconds, a step's split among its rows. `tokens`: emitted, by phase.
 
-    `found` may cover only the first of `marks`, where the meter failed, or be None.
+    `found` may cover only the first of `marks`, where the meter failed, or be None. `dims`: of the model
+    that ran, for the parts of a step's rows.
     """
     covered = found.steps_uj if found else ()
     energy: dict[str, int] = {}
     elapsed: dict[str, float] = {}
     for index, mark in enumerate(marks):
-        weight = sum(share.tokens for share in mark.shares)
-        parts = split(covered[index], mark.shares) if index < len(covered) else [0] * len(mark.shares)
-        for share, part in zip(mark.shares, parts, strict=True):
-            energy[share.phase] = energy.get(share.phase, 0) + part
-            span = (mark.end_s - mark.start_s) * share.tokens / weight
-            elapsed[share.phase] = elapsed.get(share.phase, 0.0) + span
+        parts = row_parts(mark, dims)
+        split_uj = split(covered[index], parts) if index < len(covered) else [0] * len(parts)
+        for share, part, part_uj in zip(mark.shares, parts, split_uj, strict=True):
+            energy[share.phase] = energy.get(share.phase, 0) + part_uj
+            elapsed[share.phase] = elapsed.get(share.phase, 0.0) + (mark.end_s - mark.start_s) * part
     told = {share.phase for mark in marks[: len(covered)] for share in mark.shares}
+    by_model = found.phases if found and found.phases else {}
     return {
         name: PhaseEnergy(
             energy_j=joules(energy[name]) if name in told else None,
             sd_j=joules(deviations_uj[name]) if deviations_uj and name in deviations_uj else None,
             tokens=tokens.get(name, 0),
             elapsed_s=elapsed[name],
+            model_j=joules(by_model[name].energy_uj) if name in by_model else None,
+            model_sd_j=joules(by_model[name].sd_uj) if name in by_model else None,
+            ticks=by_model[name].ticks if name in by_model else None,
         )
         for name in energy
     }
 
 
-def by_row(marks: Sequence[StepMark], found: Attribution, *, with_sd: bool) -> dict[int, RowEnergy]:
-    """Each row's joules, split by the tokens it fed."""
+def by_row(
+    marks: Sequence[StepMark], found: Attribution, *, with_sd: bool, dims: Dims | None = None
+) -> dict[int, RowEnergy]:
+    """Each row's joules: its part of every step it was in (`row_parts`)."""
     total: dict[int, int] = {}
     by_forward: dict[int, dict[int, tuple[float, float | None]]] = {}
     for number, (mark, step_uj, sd_uj) in enumerate(
         zip(marks, found.steps_uj, found.step_sd_uj, strict=True)
     ):
-        weight = sum(share.tokens for share in mark.shares)
-        for share, part in zip(mark.shares, split(step_uj, mark.shares), strict=True):
-            total[share.row] = total.get(share.row, 0) + part
-            sd_j = joules(sd_uj * share.tokens / weight) if with_sd else None
-            by_forward.setdefault(share.row, {})[number] = (joules(part), sd_j)
+        parts = row_parts(mark, dims)
+        for share, part, part_uj in zip(mark.shares, parts, split(step_uj, parts), strict=True):
+            total[share.row] = total.get(share.row, 0) + part_uj
+            sd_j = joules(sd_uj * part) if with_sd else None
+            by_forward.setdefault(share.row, {})[number] = (joules(part_uj), sd_j)
     return {row: RowEnergy(joules(total[row]), by_forward[row]) for row in sorted(total)}

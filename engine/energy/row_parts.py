@@ -1,10 +1,10 @@
 """A step's energy among its rows: what every row needs once is shared evenly, what a row reads is its own.
 
 A decode step streams the weights once, whoever asks, so their part is the same for every row; attention reads
-each row's own keys and values, so that part goes by cached length. How large the two parts are is a matter of
-bytes moved (`kernels.cost`), which is what a decode step's time and energy go with. A row that feeds several
-tokens at once, as a chunk of a prompt or a probe does, pays by its tokens: there the weights are used once for
-each of them.
+each row's own keys and values, so that part goes by cached length. How large the two parts are is a matter
+of bytes moved (`kernels.cost`), which is what a decode step's time and energy go with. A row that feeds
+several tokens at once, as a chunk of a prompt or a probe does, pays for the weights by its tokens: there they
+are used once for each of them.
 """
 
 from engine.energy.attribution import StepMark

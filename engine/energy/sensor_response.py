@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.energy.meter import Reading, Sensor
 from engine.energy.power_trace import Array
@@ -65,7 +66,7 @@ class Block:
 def blocks(ticks: Ticks, starts_s: Array, ends_s: Array, sensor: Sensor) -> Iterator[Block]:
     """Every tick's seconds of every step that it can see. Steps (m,) are in order of time, without overlap.
 
-    The seconds of a step over all ticks add up to its span where the ticks cover it and the sensor integrates.
+    A step's seconds over all ticks add up to its span where the ticks cover it and the sensor integrates.
     """
     count, steps = len(ticks.energy_uj), len(starts_s)
     size = max(int(math.sqrt(_CELLS * count / max(steps, 1))), 4)
@@ -82,7 +83,7 @@ def blocks(ticks: Ticks, starts_s: Array, ends_s: Array, sensor: Sensor) -> Iter
 
 
 def power_seen(times_s: Array, starts_s: Array, ends_s: Array, sensor: Sensor) -> Iterator[Block]:
-    """The share of each step in the sensor's mean power at `times_s` (n,): what the reading's slope is made of."""
+    """The share of each step in the mean power that the sensor sees at `times_s` (n,)."""
     mean = _mean(sensor)
     size = max(int(math.sqrt(_CELLS * len(times_s) / max(len(starts_s), 1))), 4)
     lag_s, memory_s = sensor.lag_s or 0.0, (sensor.window_s or 0.0) + _SETTLED * sensor.tau_s
@@ -110,22 +111,36 @@ def _integrated(times_s: Array, starts_s: Array, ends_s: Array, sensor: Sensor) 
 
 
 def _sampled(times_s: Array, starts_s: Array, ends_s: Array, sensor: Sensor) -> Array:
-    """As `_integrated`: each update stands for the time since the one before it.
+    """As `_integrated`: each update stands for the time since the one before it."""
+    updates = updates_of(times_s, sensor)
+    ages_s = updates.times_s[:, None]
+    mean = _mean(sensor)
+    seconds = (mean(ages_s - starts_s) - mean(ages_s - ends_s)) * updates.stand_for_s[:, None]
+    return np.add.reduceat(seconds, np.flatnonzero(np.diff(updates.ticks, prepend=-1)), axis=0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UpdateTimes:
+    """Of a sampling sensor: (k,) `times_s`, the time that each stands for, and the tick it belongs to."""
+
+    times_s: Array
+    stand_for_s: Array
+    ticks: npt.NDArray[np.int64]
+
+
+def updates_of(times_s: Array, sensor: Sensor) -> UpdateTimes:
+    """Those behind the n ticks between `times_s` (n + 1,).
 
     A tick longer than 1.5 periods has had updates that nobody read, as many as fit evenly.
     """
     lengths_s = np.diff(times_s)
-    period_s = sensor.period_s or 0.0
-    fit = np.ones(len(lengths_s)) if period_s == 0 else np.maximum(np.round(lengths_s / period_s), 1)
+    period_s = sensor.period_s or math.inf
+    fit = np.maximum(np.round(lengths_s / period_s), 1)
     updates = np.where(lengths_s > _MISSED * period_s, fit, 1).astype(np.int64)
-    owner = np.repeat(np.arange(len(updates)), updates)
-    begins = np.cumsum(updates) - updates
-    place = np.arange(len(owner)) - begins[owner] + 1  # 1 .. updates of the tick
-    share_s = (lengths_s / updates)[owner]
-    ages_s = (times_s[:-1][owner] + place * share_s)[:, None]
-    mean = _mean(sensor)
-    seconds = (mean(ages_s - starts_s) - mean(ages_s - ends_s)) * share_s[:, None]
-    return np.add.reduceat(seconds, begins, axis=0)
+    ticks = np.repeat(np.arange(len(updates)), updates)
+    place = np.arange(len(ticks)) - (np.cumsum(updates) - updates)[ticks] + 1  # 1 .. updates of the tick
+    stand_for_s = (lengths_s / updates)[ticks]
+    return UpdateTimes(times_s[:-1][ticks] + place * stand_for_s, stand_for_s, ticks)
 
 
 def _mean(sensor: Sensor) -> Callable[[Array], Array]:

@@ -43,6 +43,8 @@ class FakeNvml(types.ModuleType):
         self.mig: list[int] | None = None
         self.errors: dict[str, Exception] = {}
         self.sessions = 0
+        self.pids: list[int] | None = []
+        self.driver = "999.99"
 
     def _raise_planted(self, function):
         if function in self.errors:
@@ -63,7 +65,7 @@ class FakeNvml(types.ModuleType):
 
     def nvmlSystemGetDriverVersion(self):
         self._raise_planted("nvmlSystemGetDriverVersion")
-        return "999.99"
+        return self.driver
 
     def nvmlDeviceGetHandleByUUID(self, uuid):
         self._raise_planted("nvmlDeviceGetHandleByUUID")
@@ -80,6 +82,10 @@ class FakeNvml(types.ModuleType):
 
     def nvmlDeviceGetEnforcedPowerLimit(self, handle):
         return self._supported(self.limit_mw)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):
+        self._raise_planted("nvmlDeviceGetComputeRunningProcesses")
+        return [SimpleNamespace(pid=pid) for pid in self._supported(self.pids)]
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle):
         self._raise_planted("nvmlDeviceGetTotalEnergyConsumption")

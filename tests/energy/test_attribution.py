@@ -70,8 +70,7 @@ def test_nothing_is_lost_and_nothing_is_negative(
 
 @given(st.integers(0, 10**15), st.lists(st.integers(1, 5000), min_size=1, max_size=16))
 def test_a_step_is_split_without_remainder(energy_uj: int, tokens: list[int]) -> None:
-    shares = [Share(row, "answer", count) for row, count in enumerate(tokens)]
-    parts = split(energy_uj, shares)
+    parts = split(energy_uj, [float(count) for count in tokens])
     assert sum(parts) == energy_uj
     for part, count in zip(parts, tokens, strict=True):
         assert abs(part - energy_uj * count / sum(tokens)) <= 1 + 1e-9 * energy_uj

@@ -2,9 +2,11 @@
 
 import pytest
 
+from engine.energy.account import settle
 from engine.energy.attribution import Share
 from engine.energy.ledger import Ledger
 from engine.energy.meter import Reading
+from engine.energy.power_model import Run
 from engine.energy.predict import StepPredictor, WarmUp
 from engine.energy.simulated import SimulatedProfile
 from engine.stop import Policy
@@ -155,8 +157,8 @@ def test_a_whole_request_on_a_slow_sensor_adds_up_in_its_json() -> None:
     assert sum(inner) / len(inner) == pytest.approx(6.0, rel=0.02)
 
 
-def test_a_window_wider_than_the_period_admits_no_interval() -> None:
-    """It smears energy over ticks: interpolation is then biased, and no interval may hide it."""
+def test_a_window_wider_than_the_period_is_for_the_model_alone() -> None:
+    """It smears energy over ticks: interpolation is then biased, and no interval may hide it; a model knows."""
     device = Device(SimulatedProfile(period_s=0.01, lag_s=0.0, window_s=0.1))
     device.sleep(0.3)
     ledger = Ledger(device.poller)
@@ -164,9 +166,16 @@ def test_a_window_wider_than_the_period_admits_no_interval() -> None:
     decode(ledger, device, steps=10, watts=400, seconds=0.013)
     report = ledger.finish()
     assert report.complete
-    assert report.window_uncertainty_j is None
-    assert report.phases["answer"].sd_j is None
-    assert report.uncertainty_j is not None
+    assert report.attribution == "model"
+    answer = report.phases["answer"]
+    assert answer.model_j is not None
+    assert answer.model_sd_j is not None
+    assert answer.model_j == pytest.approx(52.0, abs=max(3 * answer.model_sd_j, 0.3))
+    run = Run(tuple(ledger.readings()), tuple(ledger.marks), ledger.start_s, ledger.end_s)
+    plain = settle(run, device.meter.sensor, None, None, by_model=False)
+    assert plain.found is not None
+    assert plain.phase_sd_uj is None
+    assert plain.window_sd_uj is None
 
 
 def test_a_phase_of_many_spans_has_two_roundings_for_each() -> None:

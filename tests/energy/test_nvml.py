@@ -129,15 +129,15 @@ def test_mig_slice_is_refused_by_its_own_uuid(driver, uuid):
         NvmlCounterMeter(uuid)
 
 
-def test_power_is_integrated_by_trapezoids(driver):
+def test_a_new_power_counts_for_the_time_before_it(driver):
     clock = VirtualClock()
     meter = NvmlPowerMeter(UUID, clock=clock)
     assert meter.read().energy_uj == 0
     clock.sleep(0.5)
     driver.instant_mw = 300_000
-    assert meter.read().energy_uj == 100_000_000  # (100 + 300)/2 W x 0.5 s
+    assert meter.read().energy_uj == 150_000_000  # 300 W x 0.5 s
     clock.sleep(0.25)
-    assert meter.read().energy_uj == 175_000_000
+    assert meter.read().energy_uj == 225_000_000
     assert meter.name == "nvml-power"
     assert meter.note.startswith("instant power")
 
@@ -154,7 +154,7 @@ def test_fractions_of_a_microjoule_are_carried(driver):
 
 
 def test_the_integral_ticks_with_the_sensor_not_with_our_reads(driver):
-    """Between two updates of the power nothing new is known; a steady power still advances, every 0.1 s."""
+    """Between two updates of the power nothing new is known; a steady power still advances, every 0.25 s."""
     clock = VirtualClock()
     meter = NvmlPowerMeter(UUID, clock=clock)
     changes = []
@@ -166,25 +166,25 @@ def test_the_integral_ticks_with_the_sensor_not_with_our_reads(driver):
         if now != last:
             changes.append(millisecond)
         last = now
-    assert changes == [60, 120, 180, 240, 300, 400, 500, 600]
+    assert changes == [60, 120, 180, 240, 300, 550]
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.floats(0.101, 2), st.integers(1, 10**6)), min_size=1, max_size=30))
+@given(st.lists(st.tuples(st.floats(0.251, 2), st.integers(1, 10**6)), min_size=1, max_size=30))
 def test_power_integral_is_monotone_and_complete(steps):
     driver, clock = FakeNvml(), VirtualClock(1e6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "pynvml", driver)
         meter = NvmlPowerMeter(UUID, clock=clock)
-    exact_uj, last_uj, last_mw = 0.0, 0, driver.instant_mw
+    exact_uj, last_uj = 0.0, 0
     for elapsed_s, power_mw in steps:
         before_s = clock()
         clock.sleep(elapsed_s)
         driver.instant_mw = power_mw
         energy_uj = meter.read().energy_uj
         assert energy_uj >= last_uj
-        exact_uj += (clock() - before_s) * (power_mw + last_mw) / 2 * 1000
-        last_uj, last_mw = energy_uj, power_mw
+        exact_uj += (clock() - before_s) * power_mw * 1000
+        last_uj = energy_uj
     # Times are rounded to ns: 1 ns x 1 kW = 1 µJ a step.
     assert last_uj == pytest.approx(exact_uj, abs=2 + 2 * len(steps))
 

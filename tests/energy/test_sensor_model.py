@@ -82,7 +82,7 @@ def test_a_meter_s_sensor_gets_period_lag_and_window():
     sensor = MODEL.sensor(meter)
     assert sensor.period_s == MODEL.period_s
     assert sensor.delay_s == pytest.approx(MODEL.lag_s + 0.005 + 0.0123)
-    assert sensor.window_s == pytest.approx(MODEL.window_s)
+    assert (sensor.lag_s, sensor.window_s, sensor.tau_s) == (MODEL.lag_s, MODEL.boxcar_s, MODEL.tau_s)
     assert (sensor.resolution_uj, sensor.gain_error, sensor.peak_w) == (1000, 0.05, 400)
     assert sensor.has_intervals
 
