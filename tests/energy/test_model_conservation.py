@@ -1,22 +1,29 @@
 """Attribution by the power model adds up to the counter, µJ by µJ, on random traces; a fall is refused."""
 
 import math
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from engine.energy import model_attribution
 from engine.energy.attribution import Share, StepMark, attribute
 from engine.energy.meter import Reading, Sensor
 from engine.energy.model_attribution import attribute_by_model
 from engine.energy.power_fit import fit_power
-from engine.energy.power_model import Noise, PowerModel, Run
+from engine.energy.power_model import Noise, NotIdentifiable, PowerModel, Run
 from engine.energy.report import by_phase, by_row
 from kernels.cost import RowWork
 
 POWER = PowerModel(
     features=("idle", "prefill.const", "prefill.tokens", "decode.const", "decode.length"),
     theta=(80.0, 500.0, 0.02, 300.0, 0.01),
-    covariance=tuple(tuple(float(i == j) for j in range(5)) for i in range(5)),
+    covariance=tuple(
+        tuple(variance if i == j else 0.0 for j in range(5))
+        for i, variance in enumerate((0.25, 4.0, 1e-6, 1.0, 1e-6))
+    ),
     seen={"prefill.tokens": (1.0, 4000.0), "decode.length": (1.0, 9000.0)},
     noise=Noise(jitter_s=5e-4, white_w=1.0, drift=0.01),
     residual_scale=1.0,
@@ -38,10 +45,12 @@ def sensor_of(rng: np.random.Generator) -> Sensor:
 
 
 def trace(rng: np.random.Generator) -> Run:
-    """Readings that rise by anything or not at all, and steps anywhere among and beyond them."""
+    """Readings that rise by anything, after the first also by nothing; steps anywhere among and beyond them."""
     count = int(rng.integers(1, 12))
     times_s = 1000 + np.concatenate([[0.0], np.cumsum(rng.uniform(0.005, 0.2, count))])
-    rises_uj = rng.integers(0, 80_000, count) * 1000 * (rng.random(count) > 0.1)
+    watts = rng.uniform(0, 700, count) * (rng.random(count) > 0.1)
+    watts[0] += 1
+    rises_uj = np.ceil(watts * np.diff(times_s) * 1000).astype(np.int64) * 1000
     energies_uj = int(rng.integers(10**15)) + np.concatenate([[0], np.cumsum(rises_uj)])
     readings = [
         Reading(time, time + 1e-4, uj)
@@ -85,11 +94,31 @@ def check(run: Run, sensor: Sensor) -> None:
     assert sum(round(row.total_j * 1e6) for row in rows.values()) == attributed
 
 
-@pytest.mark.parametrize(("seed", "count"), [(0, 1_500), pytest.param(1, 10_000, marks=pytest.mark.slow)])
-def test_nothing_is_lost_and_nothing_is_negative_whatever_the_trace(seed, count):
-    rng = np.random.default_rng(seed)
+@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_nothing_is_lost_and_nothing_is_negative_whatever_powers_the_fit_finds(monkeypatch, count):
+    """The fit is replaced by random powers, 0 among them: the account must add up with any."""
+    rng = np.random.default_rng(0)
+
+    def any_powers(*_given):
+        theta = rng.uniform(0, 1000, 5) * (rng.random(5) > 0.2)
+        return None, SimpleNamespace(theta=theta * [1, 1, 0.001, 1, 0.001], covariance=np.eye(5))
+
+    monkeypatch.setattr(model_attribution, "fitted", any_powers)
     for _ in range(count):
         check(trace(rng), sensor_of(rng))
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.slow)])
+def test_nothing_is_lost_with_the_fit_s_own_powers(count):
+    """A trace that the power model refuses falls to interpolation, which has such a test of its own."""
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(count):
+        try:
+            check(trace(rng), sensor_of(rng))
+        except NotIdentifiable:
+            refused += 1
+    assert refused < count / 4
 
 
 def test_the_check_finds_a_lost_microjoule(monkeypatch):
@@ -98,8 +127,6 @@ def test_the_check_finds_a_lost_microjoule(monkeypatch):
     right = attribute_by_model(run, sensor, POWER)
 
     def planted(*_given):
-        from dataclasses import replace
-
         return replace(right, steps_uj=(right.steps_uj[0] + 1, *right.steps_uj[1:]))
 
     monkeypatch.setattr(f"{__name__}.attribute_by_model", planted)
@@ -120,6 +147,8 @@ def test_a_counter_that_falls_is_refused_by_every_way_of_attributing(falls_to):
             reading if index < at else Reading(reading.before_s, reading.after_s, lower_uj)
             for index, reading in enumerate(run.readings)
         )
+        if all(b.energy_uj >= a.energy_uj for a, b in pairwise(fallen)):
+            continue  # the counter had not risen before
         broken = Run(fallen, run.marks, run.start_s, run.end_s)
         with pytest.raises(ValueError, match="fell"):
             attribute_by_model(broken, sensor, POWER)
@@ -131,7 +160,7 @@ def test_a_counter_that_falls_is_refused_by_every_way_of_attributing(falls_to):
 
 def test_a_reading_logged_twice_changes_nothing_that_adds_up():
     rng = np.random.default_rng(4)
-    for _ in range(100):
+    for _ in range(20):
         run, sensor = trace(rng), sensor_of(rng)
         at = int(rng.integers(len(run.readings)))
         original = run.readings[at]
