@@ -19,7 +19,9 @@ from engine.energy.power_model import Noise
 from engine.energy.power_trace import Array
 
 _SEGMENT = 128  # ticks whose covariance is kept whole; beyond that, two neighbours in a thousand are let go
-_ROUNDS = 12
+_ROUNDS = 25
+_SHRINK = 10.0  # a variance falls by no more than this from one round to the next
+_NOTHING = 1e-4  # of the residual's variance: a part below that may still be falling
 _SETTLED = 0.01  # change of the variances, relative, at which the iteration ends
 _FLOOR = 1e-4  # of a tick's mean energy: no model of power is better than that
 
@@ -119,11 +121,15 @@ def estimate(
     floor = (_FLOOR * float(power_w.mean())) ** 2
     theta = prior.theta if prior is not None else _plain(segments, count)
     variances = _start(segments, theta, prior, with_drift, floor)
+    largest = _start(segments, theta, None, with_drift, floor)
     for _ in range(_ROUNDS):
         step = _Step(segments, theta, variances, lag_sd_s, prior)
         theta = step.theta
-        before, variances = variances, _mixed(step.variances(floor), prior, ticks)
-        if np.abs(variances - before).max() <= _SETTLED * variances.max():
+        # From weights of 0 for a part that is there, the next estimate overshoots and never settles.
+        found = np.maximum(step.variances(floor), variances / _SHRINK)
+        before, variances = variances, _mixed(found, prior, ticks)
+        moved = np.abs(variances - before) - _SETTLED * np.maximum(variances, before)
+        if (moved <= _NOTHING * largest).all():
             break
     step = _Step(segments, theta, variances, lag_sd_s, prior)
     step.variances(floor)
@@ -290,8 +296,13 @@ def _start(
     left_w = np.concatenate(
         [(s.energy_j - s.seconds @ theta) / s.design.ticks.lengths_s[s.rows] for s in segments]
     )
-    white = max(float(np.mean(left_w**2)), floor)
-    return np.array([0.0, white, 0.0, 0.0][: 3 + with_drift])
+    square = max(float(left_w @ left_w), floor * len(left_w))
+    traces = np.zeros(3 + with_drift)
+    for segment in segments:
+        lengths_s = segment.design.ticks.lengths_s[segment.rows]
+        for index, shape in enumerate(segment.shapes(theta, drift=with_drift)):
+            traces[index] += float((np.diag(shape) / lengths_s**2).sum())
+    return square / len(traces) / np.maximum(traces, 1e-300)
 
 
 def _mixed(variances: Array, prior: Prior | None, ticks: int) -> Array:
