@@ -99,20 +99,13 @@ def score(scenario: Scenario) -> Outcome:
     calibrated = _fit(scenario.calibration, sensor, "calibration", refusals)
     fit_s = time.perf_counter() - begun_s
     begun_s = time.perf_counter()
-    single = _by_model(scenario.single, sensor, calibrated, "single", refusals)
+    single = _by_model(scenario.single, sensor, calibrated, "single", refusals) if calibrated else ()
     attribute_s = (time.perf_counter() - begun_s) / len(scenario.single)
-    alone = [
-        found
-        for request in scenario.single
-        for found in _by_model(
-            (request,), sensor, _fit((request,), sensor, "alone", refusals), "alone", refusals
-        )
-    ]
-    pool = _by_model(
-        scenario.repeated, sensor, _fit(scenario.repeated, sensor, "repeated", refusals), "repeated", refusals
-    )
+    alone = _by_model(scenario.single, sensor, None, "alone", refusals)
+    together = _fit(scenario.repeated, sensor, "repeated", refusals)
+    pool = _by_model(scenario.repeated, sensor, together, "repeated", refusals) if together else ()
     if len(pool) < len(scenario.repeated):
-        pool = []
+        pool = ()
 
     def judged(estimate: Estimate, request: Request) -> Score:
         return _score(estimate, request, scenario.counter.gain, sensor.gain_error or 0.0)
@@ -155,10 +148,8 @@ def as_run(request: Request) -> Run:
 def _by_model(
     requests: Sequence[Request], sensor: Sensor, power: PowerModel | None, name: str, refusals: Refusals
 ) -> Modelled:
-    """Estimates of those requests that are not refused; none without a power model."""
+    """Estimates of those requests that are not refused; without `power` each is fitted alone."""
     found: list[tuple[Request, Estimate, Estimate]] = []
-    if power is None:
-        return found
     for request in requests:
         try:
             account = attribute_by_model(as_run(request), sensor, power)
@@ -175,7 +166,9 @@ def _by_model(
             decode.energy_uj,
             decode.sd_uj,
         )
-        found.append((request, model, Estimate(np.array(account.steps_uj, float))))
+        account_sd_uj = np.array(account.step_sd_uj)
+        conserved = Estimate(np.array(account.steps_uj, float), account_sd_uj, float(account_sd_uj[0]))
+        found.append((request, model, conserved))
     return found
 
 

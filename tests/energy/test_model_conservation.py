@@ -45,7 +45,7 @@ def sensor_of(rng: np.random.Generator) -> Sensor:
 
 
 def trace(rng: np.random.Generator) -> Run:
-    """Readings that rise by anything, after the first also by nothing; steps anywhere among and beyond them."""
+    """Readings that rise by anything, later also by nothing, and steps anywhere among and beyond them."""
     count = int(rng.integers(1, 12))
     times_s = 1000 + np.concatenate([[0.0], np.cumsum(rng.uniform(0.005, 0.2, count))])
     watts = rng.uniform(0, 700, count) * (rng.random(count) > 0.1)
