@@ -63,7 +63,7 @@ def _decode_row(name: str, record: Record | None, peak: Record | None) -> list[s
         _metric(took, lambda s: f"{_us(s)}{between}"),
         _shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
         _shown(derived.get("read_share"), lambda v: f"{v:.0%}"),
-        _joules(derived.get("energy")),
+        joules(derived.get("energy")),
         NOTHING if peak is None else _peak(peak),
     ]
 
@@ -91,7 +91,8 @@ def _metric(metric: Metric, form: Callable[[float], str]) -> str:
     return f"{NOTHING}: {metric.reason}" if metric.median is None else form(metric.median)
 
 
-def _joules(value: Value | None) -> str:
+def joules(value: Value | None) -> str:
+    """Joules with the half-width of their interval, and their source where they were not measured."""
     if value is None or value.value is None:
         return _shown(value, str)
     spread = "" if value.high is None else f" ± {value.high - value.value:.2g}"
