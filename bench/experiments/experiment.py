@@ -110,11 +110,11 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
     if others:
         _say(f"{others} cells that were measured in another way are left out")
     table, findings = experiment.report(records)
+    if options.plot:
+        experiment.draw(records, options.plot)
     print(table, end="\n\n")
     for run in {record.stamp.run: record for record in records}.values():
         print(origin(run.stamp, run.case.shape_only), end="\n\n")
-    if options.plot:
-        experiment.draw(records, options.plot)
     energy = records[0].derived["energy"]
     result = {
         "schema": f"tokenjoule.bench.{experiment.name}/1",

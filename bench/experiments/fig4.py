@@ -134,8 +134,11 @@ def draw(records: Sequence[Record], path: Path) -> None:
         if scatter.has_data():
             scatter.set(xlabel=f"{SHARES[against]}, share of time", ylabel="J/token (prompt and new)")
             scatter.legend(fontsize=8, frameon=False)
-            said = picture.wrapped(_in_words(correlation(list(models.values()), against)), 48)
-            scatter.set_title(said, fontsize=7, loc="left")
+            rank = correlation(list(models.values()), against)
+            told = (
+                "too few for a correlation" if rank.rho is None else f"ρ = {rank.rho:.2f}, p = {rank.p:.2g}"
+            )
+            scatter.set_title(f"Spearman, n = {rank.n}: {told}", fontsize=8, loc="left")
         else:
             picture.empty(scatter, f"J/token: {picture.NOT_MEASURED}")
 

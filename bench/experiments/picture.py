@@ -94,14 +94,15 @@ def whiskers(record: Record, metric: str, scale: float = 1.0) -> tuple[float, fl
 
 def powers(axes: Any, at: Sequence[float], name: str) -> None:
     """A logarithmic x axis for numbers that double."""
+    from matplotlib.ticker import NullLocator
+
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(at), [f"{x:g}" for x in at])
-    axes.minorticks_off()
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(name)
 
 
 def empty(axes: Any, reason: str) -> None:
     """A panel without data says why."""
     axes.text(0.5, 0.5, wrapped(reason, 40), transform=axes.transAxes, ha="center", va="center", fontsize=9)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set_axis_off()
