@@ -5,6 +5,7 @@ numpy alone. Right to nine digits against published tables, which the tests hold
 """
 
 import math
+from functools import cache
 
 _TINY, _ENOUGH, _STEPS = 1e-300, 1e-14, 500
 
@@ -45,12 +46,13 @@ def f_tail(ratio: float, above: int, below: int) -> float:
     return 1.0 if math.isnan(ratio) else beta_share(below / (below + above * ratio), below / 2, above / 2)
 
 
+@cache
 def t_quantile(confidence: float, freedom: int) -> float:
     """The t that |T| stays under with probability `confidence`, by bisection. `freedom` at least 1."""
     low, high = 0.0, 1.0
     while f_tail(high * high, 1, freedom) > 1 - confidence:
         high *= 2
-    for _ in range(200):
+    for _ in range(60):
         middle = (low + high) / 2
         if f_tail(middle * middle, 1, freedom) > 1 - confidence:
             low = middle
