@@ -147,9 +147,11 @@ def _settings(options: argparse.Namespace) -> Settings:
     least = options.rounds
     if least < 2 or options.most_rounds < least:
         raise UsageError(f"at least 2 rounds, and no fewer at most: {least} and {options.most_rounds}")
-    for name in ("window_seconds", "cool_down", "idle_seconds", "spread"):
+    for name in ("window_seconds", "cool_down", "spread"):
         if not getattr(options, name) >= 0:
             raise UsageError(f"--{name.replace('_', '-')} must not be negative")
+    if not options.idle_seconds > 0:
+        raise UsageError("--idle-seconds must be more than 0: there is no baseline without it")
     return Settings(
         window_s=options.window_seconds,
         cool_down_s=options.cool_down,

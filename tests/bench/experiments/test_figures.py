@@ -1,4 +1,4 @@
-"""Reports and pictures of the four figures from records of known curves: what they conclude, what they admit."""
+"""Reports and pictures of the four figures from records of known curves: what they conclude and admit."""
 
 import random
 from collections.abc import Callable

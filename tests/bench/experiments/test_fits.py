@@ -1,4 +1,4 @@
-"""Fits on curves whose coefficients are known, with noise and without; what is not identifiable is refused."""
+"""Fits on curves whose coefficients are known, with noise and without; what cannot be told is refused."""
 
 import numpy as np
 import pytest
