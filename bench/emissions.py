@@ -28,17 +28,24 @@ PROJECT = "tokenjoule"
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Carbon intensity of a country's electricity. `year`: None where the data name none."""
+    """Carbon intensity of a country's electricity. `year`: None where the data name none.
+
+    `library`: CodeCarbon's version, whose data they are.
+    """
 
     country: str
     name: str
     g_per_kwh: float
     year: int | None
-    source: str
+    library: str
 
     def __str__(self) -> str:
         when = f"{self.year}" if self.year else "year not stated"
         return f"{self.name}: {self.g_per_kwh:g} g CO2e/kWh, {when}, {self.source}"
+
+    @property
+    def source(self) -> str:
+        return f"global_energy_mix.json of CodeCarbon {self.library}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -114,6 +121,7 @@ def grid(country: str) -> Grid:
     without CodeCarbon.
     """
     try:
+        import codecarbon
         from codecarbon.core.emissions import Emissions
         from codecarbon.core.units import Energy
         from codecarbon.external.geography import GeoMetadata
@@ -126,8 +134,7 @@ def grid(country: str) -> Grid:
         raise UsageError(f"CodeCarbon has no grid of {country!r}; it wants a country's three ISO letters")
     place = GeoMetadata(country_iso_code=iso, country_name=mix[iso]["country_name"])
     kg = Emissions(data).get_private_infra_emissions(Energy.from_energy(kWh=1.0), place)
-    source = f"global_energy_mix.json of CodeCarbon {_version()}"
-    return Grid(iso, mix[iso]["country_name"], kg * 1e3, mix[iso].get("year"), source)
+    return Grid(iso, mix[iso]["country_name"], kg * 1e3, mix[iso].get("year"), str(codecarbon.__version__))
 
 
 def row(result: Mapping[str, Any], where: Grid) -> dict[str, Any]:
@@ -162,7 +169,7 @@ def row(result: Mapping[str, Any], where: Grid) -> dict[str, Any]:
         "country_iso_code": where.country,
         "os": platform.platform(),
         "python_version": platform.python_version(),
-        "codecarbon_version": _version(),
+        "codecarbon_version": where.library,
         "cpu_count": os.cpu_count(),
         "tracking_mode": f"{energy['source']}, {measured}; grid {where}",
         "on_cloud": "N",
@@ -188,12 +195,6 @@ def write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             output.out(EmissionsData(**{name: each.get(name) for name in columns}), None)
     except OSError as error:
         raise TokenjouleError(f"cannot write {path}: {error}") from error
-
-
-def _version() -> str:
-    import codecarbon
-
-    return str(codecarbon.__version__)
 
 
 if __name__ == "__main__":

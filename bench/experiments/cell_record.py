@@ -158,18 +158,17 @@ def label(record: Record) -> str:
 def newest(records: Sequence[Record]) -> tuple[list[Record], int]:
     """(of each cell the latest record that was measured as the latest of all was, number of the others).
 
-    Measured alike: same experiment, device, backend, dtype, energy source and settings. Models and packings
-    may differ.
+    Measured alike: same experiment, device, backend and settings, the energy source among them. A cell is a
+    model, its packing, and its tokens.
     """
-    latest = {record_key(record): record for record in records}
+    ordered = sorted(records, key=lambda r: r.stamp.utc)  # of one second, the later in the file
+    latest = {(_setup(r), label(r), r.case.context, r.case.new_tokens): r for r in ordered}
     if not latest:
         return [], 0
-    last = max(latest.values(), key=lambda r: r.stamp.utc)
+    last = ordered[-1]
     kept = [record for record in latest.values() if _setup(record) == _setup(last)]
     return kept, len(latest) - len(kept)
 
 
 def _setup(record: Record) -> Key:
-    arm = record.arm
-    source = record.derived["energy"].source
-    return record.benchmark, record.stamp.device, arm.backend, arm.dtype, arm.note, source
+    return record.benchmark, record.stamp.device, record.arm.backend, record.arm.note

@@ -68,9 +68,9 @@ def provenance(records: Sequence[Record], width: int) -> str:
     commits = sorted(
         {(stamp.commit or "unknown")[:9] + (" with changes" if stamp.dirty else "") for stamp in stamps}
     )
-    first = records[0]
+    first, dtypes = records[0], sorted({record.arm.dtype for record in records})
     text = (
-        f"{first.stamp.device}, {first.stamp.cores} cores; backend {first.arm.backend}, {first.arm.dtype}; "
+        f"{first.stamp.device}, {first.stamp.cores} cores; backend {first.arm.backend}, {'/'.join(dtypes)}; "
         f"{', '.join(dates)}; commit {', '.join(commits)}. Batch 1; {first.arm.note}. Gross, where not said "
         "otherwise."
     )

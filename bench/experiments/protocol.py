@@ -2,8 +2,9 @@
 
 Every round runs every cell once, in an order shuffled anew: sample i of one cell stands beside sample i of
 another, and a device that warms up touches all of them alike. A window repeats the cell's requests, one at a
-time, until the sensor has moved often enough; between windows the device cools down. Rounds go on for the
-cells that still scatter. Knows an engine and its meter, neither records nor files.
+time, until the sensor has moved often enough; between windows the device cools down. What the engine does
+between two requests, to prepare the next, is in it. Rounds go on for the cells that still scatter. Knows an
+engine and its meter, neither records nor files.
 """
 
 import random

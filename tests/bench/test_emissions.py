@@ -13,7 +13,7 @@ from bench.emissions import Grid, main, read_results, row
 from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
 
-GRID = Grid("FRA", "France", 60.0, 2023, "a table")
+GRID = Grid("FRA", "France", 60.0, 2023, "3.3.2")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,8 @@ def test_a_result_becomes_kilowatt_hours_and_kilograms(result: dict[str, Any]) -
     assert found["emissions_rate"] == pytest.approx(0.002 * 0.060 / 4)
     assert (found["duration"], found["cpu_power"], found["gpu_energy"]) == (4.0, 1800.0, None)
     assert (found["country_iso_code"], found["country_name"]) == ("FRA", "France")
-    assert found["tracking_mode"] == "estimate, NOT measured; grid France: 60 g CO2e/kWh, 2023, a table"
+    where = "France: 60 g CO2e/kWh, 2023, global_energy_mix.json of CodeCarbon 3.3.2"
+    assert found["tracking_mode"] == f"estimate, NOT measured; grid {where}"
 
 
 def test_a_hosts_measured_joules_are_added_to_the_gpus(result: dict[str, Any]) -> None:

@@ -125,12 +125,11 @@ def test_figure_4_correlates_what_was_measured_and_says_what_was_not() -> None:
 
 
 @pytest.mark.parametrize("figure", [fig1, fig2, fig3, fig4])
-@pytest.mark.parametrize("known", [True, False])
-def test_pictures_are_drawn_with_joules_and_without(figure: object, known: bool, tmp_path: Path) -> None:
+def test_pictures_without_joules_say_so_and_do_not_fail(figure: object, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     name = figure.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
     records = [
-        sweeps.record(name, model, n, m, windows(straight(n, m), n + m) if known else [None, None])
+        sweeps.record(name, model, n, m, [None, None])
         for model in ("preset:a", "preset:b")
         for n in (16, 64, 256)
         for m in (1, 2, 8)
