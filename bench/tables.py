@@ -215,5 +215,5 @@ def _millijoules(value: Value | None) -> str:
     """As `joules`, times a thousand."""
     if value is None or value.value is None:
         return joules(value)
-    ends = (None if end is None else end * 1e3 for end in (value.low, value.high))
-    return joules(replace(value, value=value.value * 1e3, **dict(zip(("low", "high"), ends, strict=True))))
+    low, high = (None if end is None else end * 1e3 for end in (value.low, value.high))
+    return joules(replace(value, value=value.value * 1e3, low=low, high=high))

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.arguments import names
-from bench.experiments.cell_record import arm_of, case_of, key_of, make_record, newest, record_key
+from bench.experiments.cell_record import Key, arm_of, case_of, key_of, make_record, newest, record_key
 from bench.experiments.occupancy import Observer
+from bench.experiments.picture import worth
 from bench.experiments.protocol import Cell, Runner, Settings
 from bench.experiments.questions import Questions, read_questions
 from bench.experiments.subject import PRESETS, Subject, describe, load
@@ -102,8 +103,9 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
         made = 0
     else:
         before = _earlier(experiment, options.out)
-        new = list(_measure(experiment, options, arguments, {record_key(r) for r in before}, skipped))
-        found, made = [*before, *new], len(new)
+        wanted: set[Key] = set()
+        new = list(_measure(experiment, options, arguments, {record_key(r) for r in before}, wanted, skipped))
+        found, made = [r for r in [*before, *new] if record_key(r) in wanted], len(new)
     records, others = newest(found)
     if not records:
         raise UsageError(f"there are no records of {experiment.name}")
@@ -112,7 +114,7 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
     table, findings = experiment.report(records)
     if options.plot:
         experiment.draw(records, options.plot)
-    print(table, end="\n\n")
+    print(worth(records), table, sep="\n\n", end="\n\n")
     for run in {record.stamp.run: record for record in records}.values():
         print(origin(run.stamp, run.case.shape_only), end="\n\n")
     energy = records[0].derived["energy"]
@@ -167,15 +169,19 @@ def _measure(
     experiment: Experiment,
     options: argparse.Namespace,
     arguments: Sequence[str],
-    done: set[tuple[object, ...]],
+    done: set[Key],
+    wanted: set[Key],
     skipped: dict[str, str],
 ) -> Iterator[Record]:
-    """Model by model the records of its cells that are not `done`; models that cannot run are `skipped`."""
+    """Model by model the records of its cells that are not `done`; models that cannot run are `skipped`.
+
+    `wanted` takes the keys of all cells that were asked for, done or not.
+    """
     if not options.model:
         raise UsageError("name the models with --model, or files with --from")
-    wanted = [name for given in options.model for name in (PRESETS if given == ALL else (given,))]
+    models = [name for given in options.model for name in (PRESETS if given == ALL else (given,))]
     settings, questions = _settings(options), read_questions(options.questions, options.turn)
-    subjects = [describe(name, options) for name in dict.fromkeys(wanted)]
+    subjects = [describe(name, options) for name in dict.fromkeys(models)]
     where = stamp(f"bench.experiments.{experiment.name}", arguments, subjects[0].device)
     source = _check_meter(options, subjects[0])
     ran = False
@@ -185,6 +191,7 @@ def _measure(
         for cell in cells:
             note = f"{source}; {cell.requests}; {settings}"
             key = key_of(experiment.name, where.device, arm_of(subject, note), case_of(subject, cell))
+            wanted.add(key)
             if key in done:
                 ran = True
             else:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def report(records: Sequence[Record]) -> tuple[str, dict[str, object]]:
                 shown(r.derived["energy"]),
                 shown(r.derived["energy_less_idle"]),
                 shown(r.derived["energy_per_token"]),
-                f"{r.metrics['first_token_s'].median or 0:.4g}",
+                f"{median(r.metrics['first_token_s'].samples):.4g}",
             ]
             for r in these
         ]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.arguments import counts
 from bench.experiments import experiment, fig3_picture
-from bench.experiments.cell_record import by_model, joules, joules_per_token
+from bench.experiments.cell_record import by_model, joules, joules_per_token, label
 from bench.experiments.curve_table import HEADER, curve, fit_json, shown
 from bench.experiments.experiment import Experiment
 from bench.experiments.fits import CommonShape, amortised, common_shape, polynomial, wilkins
@@ -23,6 +23,7 @@ from bench.experiments.protocol import Cell
 from bench.experiments.questions import Questions
 from bench.experiments.subject import Subject
 from bench.record import Record
+from bench.tables import joules as joules_shown
 from bench.tables import markdown
 from engine.cli import leave
 
@@ -80,8 +81,25 @@ def report(records: Sequence[Record]) -> tuple[str, dict[str, object]]:
         ),
         markdown(("Wilkins: α0·n + α1·m + α2·n·m", "α0", "α1", "α2", "left"), wilkins_rows),
         *shape_lines,
+        markdown(POINTS, [_point(r) for these in by_model(records).values() for r in these]),
     ]
     return "\n\n".join(parts), {"curves": findings, "wilkins": wilkins_found, "common_shape": shapes}
+
+
+POINTS = ("", "prompt", "new", "J", "less idle", "J/token", "windows", "spread")
+
+
+def _point(record: Record) -> list[str]:
+    derived, case = record.derived, record.case
+    found = derived["spread"].value
+    return [
+        label(record),
+        str(case.context),
+        str(case.new_tokens),
+        *(joules_shown(derived[name]) for name in ("energy", "energy_less_idle", "energy_per_token")),
+        str(len(record.metrics["request_s"].samples)),
+        "" if found is None else f"{found:.1%}",
+    ]
 
 
 def _per_token(prompt: int, new: Sequence[float], y: Sequence[float]) -> tuple[list[str], dict[str, object]]:

@@ -128,9 +128,9 @@ def draw(records: Sequence[Record], path: Path) -> None:
         else:
             picture.empty(clocks, f"GPU utilisation and clocks: {picture.NOT_MEASURED} (no GPU)")
         for name, record in models.items():
-            value, samples = joules_per_token(record), record.metrics[against].samples
-            if value is not None and samples:
-                scatter.plot(mean(samples), value, ls="none", ms=8, label=name, **style[name])
+            per_token, samples = joules_per_token(record), record.metrics[against].samples
+            if per_token is not None and samples:
+                scatter.plot(mean(samples), per_token, ls="none", ms=8, label=name, **style[name])
         if scatter.has_data():
             scatter.set(xlabel=f"{SHARES[against]}, share of time", ylabel="J/token (prompt and new)")
             scatter.legend(fontsize=8, frameon=False)
