@@ -3,7 +3,9 @@
     python -m bench.kernels --backends cpu,torch --model preset:llama-3.2-1b --quantize none,int8,int4
 
 The roofline: the fastest reader of memory and the fastest matrix product of torch, both in this run. Weights
-are random, of the model's shapes. Tables go to stdout, the last line of which is one JSON object.
+are random, of the model's shapes. Tables go to stdout, the last line of which is one JSON object. With
+--energy every stage is repeated for a second or more under a meter, and so is a whole decode step of the
+model, which must fit into memory: joules of a call, gross and less idle, and what the stages leave.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -24,8 +27,10 @@ from bench.bandwidth import record as reader_record
 from bench.contender import best_threads
 from bench.lineup import SCHEMES, Skipped, known
 from bench.record import Arm, Case, Metric, Record, Stamp, Value, append
+from bench.stage_energy import StageMeter, metering
 from bench.stages import COSTS, Bench, Subject
 from bench.stamp import stamp
+from bench.step_energy import step_records
 from bench.timing import Timed, WrongAnswer, interleave, nothing, ratio, settle
 from engine.cli import Parser, guarded, leave
 from engine.errors import UsageError
@@ -56,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--stages", metavar="PATTERN", default="", help="those whose name holds this")
     cli.add_argument("--rows", type=counts, default=(1, 4, 8, 16), metavar="N,N")
     cli.add_argument("--contexts", "--context", type=counts, default=(128, 4096), metavar="N,N")
+    cli.add_argument("--energy", action="store_true", help="joules of each stage and of a whole step, too")
+    cli.add_argument("--energy-source", default="auto", metavar="SOURCE")
+    cli.add_argument("--require-measured", action="store_true", help="refuse estimates and simulations")
     return cli
 
 
@@ -73,14 +81,24 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     chosen = [stage for stage in COSTS if options.stages in stage]
     if not chosen:
         raise UsageError(f"no stage holds {options.stages!r}; there are {', '.join(COSTS)}")
+    if not options.energy and (options.energy_source != "auto" or options.require_measured):
+        raise UsageError("--energy-source and --require-measured need --energy")
     where = stamp("bench.kernels", arguments, CPU)
     skipped: list[Skipped] = []
     found = []
-    for record in run(options, chosen, where, skipped):
-        found.append(record)
-        if options.out:
-            append(options.out, [record])
-    print(tables.stage_table(found), tables.bandwidth_table(found), sep="\n\n", end="\n\n")
+    with ExitStack() as held:
+        meter = None
+        if options.energy:
+            print("idle", file=sys.stderr, flush=True)
+            meter = held.enter_context(
+                metering(options.energy_source, CPU, measured=options.require_measured)
+            )
+        for record in run(options, chosen, where, skipped, meter):
+            found.append(record)
+            if options.out:
+                append(options.out, [record])
+    parts = [tables.stage_table(found), tables.step_table(found), tables.bandwidth_table(found)]
+    print(*(part for part in parts if part), sep="\n\n", end="\n\n")
     result = {
         "schema": "tokenjoule.bench.kernels/1",
         "run": where.run,
@@ -93,7 +111,11 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def run(
-    options: argparse.Namespace, chosen: Sequence[str], where: Stamp, skipped: list[Skipped]
+    options: argparse.Namespace,
+    chosen: Sequence[str],
+    where: Stamp,
+    skipped: list[Skipped],
+    meter: StageMeter | None = None,
 ) -> Iterator[Record]:
     """A record for each stage, case and arm; what is left out is added to `skipped`."""
     found = locate(options.model)
@@ -113,7 +135,10 @@ def run(
                 contexts = options.contexts if stage in ("attention", "layers") else (min(options.contexts),)
                 for context in contexts:
                     case = Case(found.id, True, stage, rows, context, 1, given.shape(stage))
-                    yield from _measure(options, given, backends, case, limits, where, skipped)
+                    yield from _measure(options, given, backends, case, limits, where, skipped, meter)
+        if meter is not None:
+            cases = [(rows, context) for rows in options.rows for context in options.contexts]
+            yield from step_records(config, given, tuple(backends), cases, found.id, where, skipped, meter)
 
 
 def peak_flops(dtype: torch.dtype) -> float:
@@ -148,8 +173,9 @@ def _measure(
     limits: Limits,
     where: Stamp,
     skipped: list[Skipped],
+    meter: StageMeter | None,
 ) -> Iterator[Record]:
-    """One stage in one case, all backends interleaved."""
+    """One stage in one case, all backends interleaved; their joules behind that, one after the other."""
     cache = stages.last_level_cache(CPU)
     benches: dict[str, Bench] = {}
     for name, backend in backends.items():
@@ -174,12 +200,17 @@ def _measure(
     every = [*arms, *(reader.timed for reader in limits.readers)]
     taken = interleave(every, rounds=options.rounds, seed=options.seed, budget_s=10.0)
     best = min(limits.readers, key=lambda r: median(taken[r.timed.name]) / r.bytes)
-    for name, made in benches.items():
+    for timed, (name, made) in zip(arms, benches.items(), strict=True):
         dtype = str(given.dtype).removeprefix("torch.")
         arm = Arm(made.timed.name, "tokenjoule", name, given.scheme, dtype, threads[name], made.note)
-        yield _record(
+        record = _record(
             given, arm, case, taken[made.timed.name], best, taken[best.timed.name], limits, where, group
         )
+        if meter is not None:
+            timed.setup()
+            joules = meter.stage(made, arm.name, case.phase, case.rows, case.context)
+            record = replace(record, derived={**record.derived, **joules})
+        yield record
 
 
 def _threads(made: Bench, backend: Backend) -> int:

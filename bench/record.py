@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from engine.errors import TokenjouleError
 
 SCHEMA = "tokenjoule.bench/1"
-UNITS = ("s", "B", "B/s", "FLOP/s", "tok/s", "J", "J/tok", "W", "nat", "1", "%")
+UNITS = ("s", "B", "B/s", "FLOP/s", "tok/s", "J", "J/tok", "W", "Hz", "nat", "1", "%")
 
 
 @dataclass(frozen=True, slots=True)

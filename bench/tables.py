@@ -1,6 +1,7 @@
 """Records as markdown tables, from records and nothing else. A cell without one says "not measured"."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from bench.record import Metric, Record, Stamp, Value
 from bench.targets import CPU_TARGETS, Outcome, Target, outcomes
@@ -93,7 +94,7 @@ def metric(found: Metric, form: Callable[[float], str]) -> str:
 
 
 def joules(value: Value | None) -> str:
-    """With its interval, and its source where it was not measured."""
+    """Joules with the half-width of their interval, and their source where they were not measured."""
     if value is None or value.value is None:
         return shown(value, str)
     spread = "" if value.high is None else f" ± {value.high - value.value:.2g}"
@@ -164,9 +165,11 @@ def bandwidth_table(records: Sequence[Record]) -> str:
 
 
 def stage_table(records: Sequence[Record]) -> str:
-    """The records of `bench.kernels`, in their order."""
+    """The records of `bench.kernels`, in their order; with joules where one has any."""
     rows = []
-    for record in (r for r in records if r.benchmark == "kernels"):
+    stages = [r for r in records if r.benchmark == "kernels"]
+    energy = [name for name in _STAGE_JOULES if any(name in r.derived for r in stages)]
+    for record in stages:
         derived, took = record.derived, record.metrics["run_s"]
         shape = "×".join(str(n) for n in record.case.shape or ())
         where = f"{record.case.rows} rows" + (
@@ -181,6 +184,35 @@ def stage_table(records: Sequence[Record]) -> str:
                 shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
                 shown(derived.get("compute"), lambda v: f"{v / GIGA:.1f}"),
                 shown(derived.get("roofline_share"), lambda v: f"{v:.0%}"),
+                *(_millijoules(derived.get(name)) for name in energy),
             ]
         )
-    return markdown(("Stage", "arm", "case", "µs", "GB/s", "GFLOP/s", "of roofline"), rows) if rows else ""
+    header = ("Stage", "arm", "case", "µs", "GB/s", "GFLOP/s", "of roofline")
+    return markdown((*header, *(_STAGE_JOULES[name] for name in energy)), rows) if rows else ""
+
+
+_STAGE_JOULES = {"energy": "mJ", "energy_less_idle": "less idle"}
+
+
+def step_table(records: Sequence[Record]) -> str:
+    """Whole decode steps beside the sum of their stages, each measured by repetition."""
+    rows = [
+        [
+            f"{r.arm.name}, {r.case.rows} rows, context {r.case.context}",
+            _millijoules(r.derived.get("energy")),
+            _millijoules(r.derived.get("stages_energy")),
+            _millijoules(r.derived.get("remainder")),
+            shown(r.derived.get("remainder_share"), lambda v: f"{v:.1%}"),
+        ]
+        for r in records
+        if r.benchmark == "kernels" and r.case.phase == "step"
+    ]
+    return markdown(("Whole decode step", "mJ", "sum of stages", "left", "of the step"), rows) if rows else ""
+
+
+def _millijoules(value: Value | None) -> str:
+    """As `joules`, times a thousand."""
+    if value is None or value.value is None:
+        return joules(value)
+    low, high = (None if end is None else end * 1e3 for end in (value.low, value.high))
+    return joules(replace(value, value=value.value * 1e3, low=low, high=high))

@@ -105,7 +105,7 @@ class Engine:
         try:
             before = poller.poll()
             config = read_config(where, random_weights=random_weights)
-            tokenizer = _tokenizer(where, config)
+            tokenizer = open_tokenizer(where, config)
             checkpoint = open_checkpoint(
                 where, config, random_weights=random_weights, seed=seed, device=place
             )
@@ -325,8 +325,8 @@ def _mean_w(before: Reading, after: Reading) -> float | None:
     return rise_j / (after.time_s - before.time_s) if rise_j > 0 else None
 
 
-def _tokenizer(where: Location, config: ModelConfig) -> Tokenizer:
-    """A model of random weights needs none of its own."""
+def open_tokenizer(where: Location, config: ModelConfig) -> Tokenizer:
+    """The model's own; of bytes for random weights, which need none. Raises `TokenjouleError`."""
     if where.directory is None or (config.shape_only and not (where.directory / "tokenizer.json").exists()):
         return Tokenizer.bytes(config.vocab_size)
     return Tokenizer.load(where.directory)

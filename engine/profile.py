@@ -5,8 +5,8 @@ stage's. Bytes and operations come from `kernels.cost`.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,13 +21,19 @@ Rows = tuple[RowWork, ...]
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """All calls of one stage in one kind of forward (prefill or decode)."""
+    """All calls of one stage in one kind of forward (prefill or decode).
+
+    `energy_j`: the stage's part of the kind's joules by its share of the time, as if every stage drew the
+    same power. It is attributed, not measured (`python -m bench.kernels --energy` measures stages by
+    repetition); None where the meter told nothing.
+    """
 
     kind: str
     stage: str
     calls: int
     elapsed_s: float
     cost: Cost
+    energy_j: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain object, with what follows from the time."""
@@ -39,7 +45,28 @@ class StageTime:
             "us_per_call": self.elapsed_s / self.calls * 1e6,
             "gb_per_s": self.cost.bytes / self.elapsed_s / 1e9,
             "gflop_per_s": self.cost.flops / self.elapsed_s / 1e9,
+            "energy_by_time_share_j": self.energy_j,
         }
+
+
+def shared_by_time(
+    stages: Sequence[StageTime], forwards: Mapping[str, tuple[float, float]]
+) -> tuple[StageTime, ...]:
+    """The stages with their part of the joules. `forwards`: (J, s) of all forwards of a kind.
+
+    What a forward does between its stages keeps its own share. Kinds that are missing have no joules.
+    """
+    timed: dict[str, float] = {}
+    for stage in stages:
+        timed[stage.kind] = timed.get(stage.kind, 0.0) + stage.elapsed_s
+    found = []
+    for stage in stages:
+        joules, elapsed_s = forwards.get(stage.kind, (0.0, 0.0))
+        # a prompt of one token is a prefill to the ledger and a decode step to the stages
+        whole_s = max(elapsed_s, timed[stage.kind])
+        part = joules * stage.elapsed_s / whole_s if stage.kind in forwards else None
+        found.append(replace(stage, energy_j=part))
+    return tuple(found)
 
 
 class ProfiledBackend:

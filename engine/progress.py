@@ -177,9 +177,12 @@ def _attribution_lines(energy: EnergyReport) -> list[str]:
 
 def _stage_line(stage: StageTime) -> str:
     row = stage.to_json()
+    joules = ""
+    if stage.energy_j is not None:
+        joules = f", {stage.energy_j / stage.calls * 1e3:.3g} mJ each, attributed by share of time"
     return (
         f"{stage.kind} {stage.stage}: {stage.calls} calls, {row['us_per_call']:.1f} µs each, "
-        f"{row['gb_per_s']:.3g} GB/s, {row['gflop_per_s']:.3g} GFLOP/s"
+        f"{row['gb_per_s']:.3g} GB/s, {row['gflop_per_s']:.3g} GFLOP/s{joules}"
     )
 
 

@@ -10,7 +10,7 @@ from engine.energy.ledger import Ledger
 from engine.energy.meter import play
 from engine.energy.report import EnergyReport
 from engine.errors import UsageError
-from engine.profile import ProfiledBackend
+from engine.profile import ProfiledBackend, StageTime, shared_by_time
 from engine.result import Budget, Ended, Generation, ModelCard, Timing
 from engine.rows import Row
 from engine.steps import Hook, Phase, Step, StopReason
@@ -144,8 +144,18 @@ class Session:
             budget=self._budget(row, report),
             timing=timing,
             error=self._decoder.error,
-            profile=None if self._profiled is None else self._profiled.report(self._origin.dims),
+            profile=None if self._profiled is None else self._profile(self._profiled, report),
         )
+
+    def _profile(self, profiled: ProfiledBackend, report: EnergyReport) -> tuple[StageTime, ...]:
+        """The stages' times, with the joules of the forwards that the meter covered shared among them."""
+        forwards: dict[str, tuple[float, float]] = {}
+        for number, mark in enumerate(self._ledger.marks):
+            parts = [row.by_forward[number][0] for row in report.rows.values() if number in row.by_forward]
+            if parts:
+                joules, elapsed_s = forwards.get(mark.kind, (0.0, 0.0))
+                forwards[mark.kind] = joules + sum(parts), elapsed_s + mark.end_s - mark.start_s
+        return shared_by_time(profiled.report(self._origin.dims), forwards)
 
     def _budget(self, row: Row, report: EnergyReport) -> Budget | None:
         policy = next((p for p in row.request.policies if isinstance(p, JouleBudget)), None)

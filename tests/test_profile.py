@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from engine.engine import Engine
-from engine.profile import ProfiledBackend
+from engine.profile import ProfiledBackend, StageTime, shared_by_time
 from kernels import cost
 from kernels.api import load
-from kernels.cost import RowWork
+from kernels.cost import Cost, RowWork
 from tests.letters import CountedMeter
 
 PROMPT = [5, 6, 7, 8]
@@ -53,6 +53,34 @@ def test_time_is_that_of_the_clock_around_each_stage() -> None:
     assert not hasattr(backend, "threads")
 
 
+def test_joules_are_shared_by_time_and_what_lies_between_the_stages_keeps_its_own() -> None:
+    stages = [
+        StageTime("prefill", "mlp", 2, 1.0, Cost()),
+        StageTime("decode", "attention", 10, 3.0, Cost()),
+        StageTime("decode", "mlp", 10, 5.0, Cost()),
+    ]
+    found = shared_by_time(stages, {"decode": (40.0, 10.0)})
+    assert [stage.energy_j for stage in found] == [None, pytest.approx(12.0), pytest.approx(20.0)]
+    short = shared_by_time(
+        stages, {"decode": (40.0, 2.0)}
+    )  # stages of a prefill of one token count as decode
+    assert sum(stage.energy_j or 0.0 for stage in short) == pytest.approx(40.0)
+
+
+def test_a_requests_stages_share_the_joules_of_its_forwards(letters_directory: Path) -> None:
+    meter: Any = CountedMeter(watts=50.0)
+    with Engine.load(letters_directory, backend="torch", meter=meter, profile=True) as engine:
+        result = engine.generate(PROMPT, max_new_tokens=6)
+    assert result.profile is not None
+    for kind, phases in (("prefill", {"prefill"}), ("decode", {"think", "answer"})):
+        own = [s for s in result.profile if s.kind == kind]
+        of = [phase for name, phase in result.energy.phases.items() if name in phases]
+        assert sum(s.energy_j or 0.0 for s in own) <= sum(phase.energy_j or 0.0 for phase in of)
+        for stage in own:
+            assert (stage.energy_j or 0.0) == pytest.approx(50.0 * stage.elapsed_s, rel=0.05, abs=2e-4)
+        assert all(s.to_json()["energy_by_time_share_j"] == s.energy_j for s in own)
+
+
 def test_the_command_line_prints_the_stages(
     letters_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +91,7 @@ def test_the_command_line_prints_the_stages(
     told = capsys.readouterr().err
     for stage in STAGES:
         assert f"decode {stage}: " in told
+    assert "mJ each, attributed by share of time" in told
     assert main([*arguments, "--json", "--quiet"]) == 0
     stages = json.loads(capsys.readouterr().out)["profile"]
     assert {stage["stage"] for stage in stages} == set(STAGES)

@@ -20,6 +20,7 @@ from engine.errors import MeterError
 GAIN_ERROR = 0.05
 
 POWER_INSTANT_FIELD = 186  # NVML_FI_DEV_POWER_INSTANT, mW
+SM_CLOCK, MEMORY_CLOCK = 1, 2  # NVML_CLOCK_SM, NVML_CLOCK_MEM
 _VALUE_MEMBER = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 
 _EXPLAINED = (
@@ -190,6 +191,25 @@ class NvmlReadings:
         """The driver's energy counter; None where there is none."""
         energy_mj = self._gpu.ask("nvmlDeviceGetTotalEnergyConsumption", unsupported=None)
         return None if energy_mj is None else energy_mj / 1000
+
+    def utilisation(self) -> tuple[float, float] | None:
+        """Shares of the driver's last sample period (1/6 to 1 s) in which a kernel ran, and in which the
+        memory was read or written; None where it does not tell. One busy multiprocessor counts as all.
+        """
+        rates = self._gpu.ask("nvmlDeviceGetUtilizationRates", unsupported=None)
+        return None if rates is None else (rates.gpu / 100, rates.memory / 100)
+
+    def clocks_hz(self) -> tuple[float, float] | None:
+        """Of the multiprocessors and of the memory, now; None where they are not told."""
+        found = [
+            self._gpu.ask("nvmlDeviceGetClockInfo", kind, unsupported=None)
+            for kind in (SM_CLOCK, MEMORY_CLOCK)
+        ]
+        return None if None in found else (found[0] * 1e6, found[1] * 1e6)
+
+    def other_processes(self) -> tuple[int, ...]:
+        """Processes that have work on the GPU now, this one left out. Raises `MeterError` when NVML fails."""
+        return self._gpu.other_processes()
 
     def close(self) -> None:
         self._gpu.close()

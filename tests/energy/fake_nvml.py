@@ -41,9 +41,11 @@ class FakeNvml(types.ModuleType):
         self.average_mw: int | None = 90_000
         self.limit_mw: int | None = 700_000
         self.mig: list[int] | None = None
+        self.rates: tuple[int, int] | None = (80, 40)
+        self.clocks_mhz: dict[int, int] | None = {1: 1_500, 2: 2_600}
+        self.pids: list[int] | None = []
         self.errors: dict[str, Exception] = {}
         self.sessions = 0
-        self.pids: list[int] | None = []
         self.driver = "999.99"
 
     def _raise_planted(self, function):
@@ -100,3 +102,11 @@ class FakeNvml(types.ModuleType):
         missing = self.instant_mw is None
         value = SimpleNamespace(dVal=-1.0, uiVal=self.instant_mw, ulVal=-1, ullVal=-1, sllVal=-1)
         return [SimpleNamespace(nvmlReturn=3 if missing else 0, valueType=1, value=value)]
+
+    def nvmlDeviceGetUtilizationRates(self, handle):
+        self._raise_planted("nvmlDeviceGetUtilizationRates")
+        gpu, memory = self._supported(self.rates)
+        return SimpleNamespace(gpu=gpu, memory=memory)
+
+    def nvmlDeviceGetClockInfo(self, handle, kind):
+        return self._supported(self.clocks_mhz)[kind]

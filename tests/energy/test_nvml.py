@@ -238,6 +238,19 @@ def test_readings_are_what_nvml_tells(driver):
     assert driver.sessions == 0
 
 
+def test_busyness_clocks_and_processes_are_told_or_none(driver):
+    readings = NvmlReadings(UUID)
+    driver.pids = [11, 12]
+    assert readings.utilisation() == (0.8, 0.4)
+    assert readings.clocks_hz() == (1.5e9, 2.6e9)
+    assert readings.other_processes() == (11, 12)
+    driver.rates = driver.clocks_mhz = driver.pids = None
+    assert (readings.utilisation(), readings.clocks_hz(), readings.other_processes()) == (None, None, ())
+    driver.errors["nvmlDeviceGetUtilizationRates"] = driver.NVMLError("GPU is lost")
+    with pytest.raises(MeterError, match="GPU is lost"):
+        readings.utilisation()
+
+
 def test_a_driver_that_does_not_tell_its_version(driver):
     driver.errors["nvmlSystemGetDriverVersion"] = driver.NVMLError("no")
     assert NvmlReadings(UUID).driver == ""
@@ -250,6 +263,7 @@ def test_counter_wants_the_real_library_by_the_same_names():
     asked += [name for name, _ in nvml._EXPLAINED]
     assert [name for name in asked if not hasattr(real, name)] == []
     assert real.NVML_FI_DEV_POWER_INSTANT == nvml.POWER_INSTANT_FIELD
+    assert (real.NVML_CLOCK_SM, real.NVML_CLOCK_MEM) == (nvml.SM_CLOCK, nvml.MEMORY_CLOCK)
     assert {name for name, _ in real.c_nvmlValue_t._fields_} == set(nvml._VALUE_MEMBER.values())
 
 

@@ -1,0 +1,1 @@
+"""The paper's measurements, figure by figure; `experiment` is what they share."""
