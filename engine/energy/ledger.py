@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from engine.energy.attribution import Attribution, Cumulative, Share, StepMark, attribute
 from engine.energy.meter import MICROJOULES_PER_JOULE, Meter, PhaseListener, Reading
 from engine.energy.poller import Poller
-from engine.energy.predict import StepPredictor
+from engine.energy.predict import Predictor
 from engine.energy.report import EnergyReport, by_phase, by_row, joules, uncertainty_j
 from engine.errors import MeterError
 from engine.steps import EnergySoFar
@@ -31,7 +31,7 @@ class Ledger:
         self,
         poller: Poller,
         *,
-        predictor: StepPredictor | None = None,
+        predictor: Predictor | None = None,
         prior_w: float | None = None,
         setup_j: float | None = None,
         host: Meter | None = None,
