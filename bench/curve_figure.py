@@ -19,10 +19,11 @@ _AXES = {"prompt_tokens": "prompt tokens", "new_tokens": "new tokens a row", "ro
 
 
 def draw_curve(curve: OperatingCurve, samples: Sequence[Sample], path: Path) -> None:
-    """Write the picture. `samples` in the order they were run. Raises `TokenjouleError` where it cannot be."""
+    """Write the picture. `samples` in the order they ran. Raises `TokenjouleError` where it cannot."""
     check_plot(str(path))
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     parts = dealt(samples)
     shown = {"fitted, or for the band": [*parts["fit"], *parts["band"]], "held out": parts["held out"]}
@@ -33,14 +34,19 @@ def draw_curve(curve: OperatingCurve, samples: Sequence[Sample], path: Path) -> 
     reference = Sample(*(round(median(getattr(s, name) for s in samples)) for name in _AXES), 0.0, 0.0)
     for axes, name in zip(panels.flat[1:], _AXES, strict=True):
         _draw_against(axes, curve, shown, reference, name)
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
     for axes in panels.flat:
+        axes.xaxis.set_major_formatter(plain)
+        axes.yaxis.set_major_formatter(plain)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-        axes.legend(fontsize=8, frameon=False, loc="upper left")
+        axes.legend(fontsize=8, frameon=False, loc="best")
     key, tested = curve.fits, curve.tested
     worth = "measured" if curve.measured else "NOT MEASURED"
     figure.suptitle(
-        f"{key.model} {key.quantization}, {key.backend} on {key.device}: joules {worth}, source {key.source}; "
+        f"{key.model} {key.quantization}, {key.backend} on {key.device}: joules {worth} ({key.source}); "
         f"held out {tested.energy_mape:.1%} off, {tested.energy_coverage:.0%} inside the 95 % band",
         fontsize=10,
     )
