@@ -31,7 +31,8 @@ def draw_curve(curve: OperatingCurve, samples: Sequence[Sample], path: Path) -> 
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2)
     _draw_seen(panels[0, 0], curve, shown)
-    reference = Sample(*(round(median(getattr(s, name) for s in samples)) for name in _AXES), 0.0, 0.0)
+    sizes = {name: round(median(getattr(sample, name) for sample in samples)) for name in _AXES}
+    reference = Sample(**sizes, energy_j=0.0, elapsed_s=0.0)
     for axes, name in zip(panels.flat[1:], _AXES, strict=True):
         _draw_against(axes, curve, shown, reference, name)
     plain = FuncFormatter(lambda value, _: f"{value:g}")

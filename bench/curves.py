@@ -11,10 +11,10 @@ import argparse
 import json
 import math
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 
@@ -146,9 +146,9 @@ def _requests(engine: Engine, rng: np.random.Generator, options: argparse.Namesp
     )
     for size in islice(drawn, _WARM_UPS):
         requests.prepare(size)()
-    began_s = told_s = time.monotonic()
+    began_s = told_s = monotonic()
     for number, size in enumerate(drawn):
-        now_s = time.monotonic()
+        now_s = monotonic()
         if now_s - began_s >= total_s:
             return
         if now_s - told_s >= _TELL_S:
