@@ -291,6 +291,7 @@ class Decoder:
             step_separator=thinking.step_separator if thinking else None,
             gain_error=self._ledger.poller.meter.sensor.gain_error,
             question=row.request.question,
+            curve=self._ledger.predictor.curve if self._ledger.predictor else None,
         )
         for policy in row.request.policies:
             _call(policy.reset, context)

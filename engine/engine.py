@@ -14,10 +14,14 @@ from types import TracebackType
 from engine.chat import ChatTemplate
 from engine.config import ModelConfig
 from engine.decode import Decoder
+from engine.energy.curve import CurveKey, OperatingCurve
+from engine.energy.curve_predict import CurvePredictor
+from engine.energy.curve_store import find_curve, fingerprint
 from engine.energy.ledger import Ledger
 from engine.energy.meter import Meter, Reading
+from engine.energy.nvml import uuid_of_cuda_device
 from engine.energy.poller import Poller
-from engine.energy.predict import StepPredictor
+from engine.energy.predict import Predictor
 from engine.energy.report import joules
 from engine.energy.sources import open_meter, require_measured
 from engine.energy.warmup import warm_up
@@ -58,14 +62,16 @@ class Engine:
         *,
         directory: Path | None,
         thinking: ThinkingFormat | None,
-        predictor: StepPredictor,
+        predictor: Predictor,
+        curve_key: CurveKey,
         power_w: float | None,
         setup_j: float | None,
         host: Meter | None,
     ) -> None:
         self.model, self.tokenizer, self.poller, self.origin = model, tokenizer, poller, origin
         self.directory, self.thinking = directory, thinking
-        self._predictor, self._power_w, self._setup_j, self._host = predictor, power_w, setup_j, host
+        self.predictor, self._power_w, self._setup_j, self._host = predictor, power_w, setup_j, host
+        self.curve_key = curve_key
         self._running = Lock()
 
     @classmethod
@@ -86,6 +92,9 @@ class Engine:
         on_progress: OnProgress = ignore,
     ) -> "Engine":
         """Load a model, open the meter of its device, and warm both up; that energy is `setup_j`.
+
+        An operating curve of just this model, backend, device and source, where one is kept (`bench.curves`),
+        then tells what a step will take.
 
         `model`: None for the bundled one, a Hugging Face directory or id, or "preset:NAME", which needs
         `random_weights`. `device`: a CUDA index, "cpu", or None for the first CUDA device if there is one.
@@ -123,8 +132,21 @@ class Engine:
                     loaded = Model(config, weights, chosen)
                 except BackendUnavailable as error:
                     raise TokenjouleError(str(error)) from error
-                predictor, power_w = warm_up(loaded, tokenizer, poller)
+                warmed, power_w = warm_up(loaded, tokenizer, poller)
             after = poller.poll()
+            curve_key = CurveKey(
+                model=where.id,
+                fingerprint=fingerprint(config),
+                quantization=NONE if scheme is None else scheme.name,
+                dtype=str(kind).removeprefix("torch."),
+                backend=chosen.name,
+                device=device_name(place),
+                device_uuid=uuid_of_cuda_device(place.index) if place.type == "cuda" else "",
+                source=meter.name,
+                peak_w=meter.sensor.peak_w,
+            )
+            # Stages that are waited for one by one cost more than those that the curve was fitted to.
+            curve = None if profile else find_curve(curve_key)
         except BaseException:
             poller.stop()
             meter.close()
@@ -133,8 +155,8 @@ class Engine:
             id=where.id,
             architecture=config.architecture,
             parameters=loaded.parameters,
-            dtype=str(kind).removeprefix("torch."),
-            quantization=NONE if scheme is None else scheme.name,
+            dtype=curve_key.dtype,
+            quantization=curve_key.quantization,
             shape_only=random_weights or config.shape_only,
         )
         origin = Origin(card, chosen.name, device_name(place), loaded.dims(), time.monotonic() - begun)
@@ -145,11 +167,17 @@ class Engine:
             origin,
             directory=where.directory,
             thinking=ThinkingFormat.discover(where.directory, tokenizer) if where.directory else None,
-            predictor=predictor,
+            predictor=CurvePredictor(curve) if curve else warmed,
+            curve_key=curve_key,
             power_w=power_w or meter.sensor.peak_w or _mean_w(before, after),
             setup_j=joules(after.energy_uj - before.energy_uj),
             host=_host_meter(meter),
         )
+
+    @property
+    def curve(self) -> OperatingCurve | None:
+        """What requests cost on this model and device; None where no curve of just these was fitted."""
+        return self.predictor.curve
 
     def __enter__(self) -> "Engine":
         return self
@@ -240,8 +268,8 @@ class Engine:
             raise UsageError("no prompt was given")
         ledger = Ledger(
             self.poller,
-            predictor=copy.copy(self._predictor),
-            prior_w=self._power_w,
+            predictor=copy.copy(self.predictor),
+            prior_w=self._prior_w(requests),
             setup_j=self._setup_j,
             host=self._host,
             dims=self.origin.dims,
@@ -263,17 +291,31 @@ class Engine:
         return Session(decoder, ledger, self.origin, hooks, self._running, profiled=profiled)
 
     def _check_budget(self, budget_j: float, requests: Sequence[Request]) -> None:
-        """Refuse what cannot be kept. Power and speed are what the warm-up saw, or the device's limit."""
-        if self._power_w is None:
-            name = self.poller.meter.name
-            raise TokenjouleError(f"a joule budget needs the device's power, and {name} has told none so far")
-        seconds = sum(self._predictor.prefill_seconds(len(request.prompt_ids)) for request in requests)
-        minimum_j = self._power_w * seconds
+        """Refuse what cannot be kept."""
+        minimum_j = self._minimum_j([len(request.prompt_ids) for request in requests])
         if budget_j < minimum_j:
             raise TokenjouleError(
                 f"a budget of {budget_j:g} J is less than the predicted minimum of {minimum_j:.3g} J, "
                 "which the prompt's prefill alone will take"
             )
+
+    def _minimum_j(self, prompts: Sequence[int]) -> float:
+        """What prefilling prompts of so many tokens takes at least.
+
+        By the operating curve; without one, power and speed are what the warm-up saw, or the device's limit.
+        """
+        if self.curve is not None:
+            return self.curve.minimum_j(prompts)
+        if self._power_w is None:
+            name = self.poller.meter.name
+            raise TokenjouleError(f"a joule budget needs the device's power, and {name} has told none so far")
+        return self._power_w * sum(self.predictor.prefill_seconds(tokens) for tokens in prompts)
+
+    def _prior_w(self, requests: Sequence[Request]) -> float | None:
+        """The power that a request is believed to draw until its first tick has come."""
+        if self.curve is None:
+            return self._power_w
+        return self.curve.power_w([len(request.prompt_ids) for request in requests])
 
     def _request(
         self,

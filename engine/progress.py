@@ -36,6 +36,13 @@ def announce(engine: Engine) -> None:
     )
     worth = "MEASURED" if meter.measured else "NOT MEASURED"
     print(f"energy: {worth}, source {meter.name} on {meter.device}. {meter.note}".rstrip(), file=sys.stderr)
+    curve = engine.curve
+    if curve is not None:
+        print(
+            f"predictions: by the operating curve of {curve.provenance.date[:10]}, "
+            f"{curve.tested.energy_mape:.1%} off on requests it had not seen",
+            file=sys.stderr,
+        )
 
 
 class Progress:

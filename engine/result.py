@@ -48,7 +48,8 @@ class Budget:
 
     `spent_j` is the request's own energy (the report's `window_j`) once the meter has settled, with the
     half-width of its 95 % interval where the source allows one; None where the meter told nothing.
-    `reserve_j` was held back for the answer.
+    `reserve_j` was held back for the answer. `predictor`: what the joules to come were told by, "curve" (the
+    operating curve of this model on this device) or "warm-up" (the roofline, scaled by two warm-up forwards).
     """
 
     joules: float
@@ -56,6 +57,7 @@ class Budget:
     spent_j: float | None
     reserve_j: float
     uncertainty_j: float | None
+    predictor: str | None = None
 
     @property
     def overshoot_j(self) -> float | None:
@@ -133,6 +135,7 @@ class Generation:
                 "reserve_j": self.budget.reserve_j,
                 "overshoot_j": self.budget.overshoot_j,
                 "uncertainty_j": self.budget.uncertainty_j,
+                "predictor": self.budget.predictor,
             }
         return {
             "schema": SCHEMA,

@@ -167,6 +167,7 @@ class Session:
             spent_j=report.window_j,
             reserve_j=policy.reserve_j,
             uncertainty_j=report.window_uncertainty_j,
+            predictor=None if self._ledger.predictor is None else self._ledger.predictor.name,
         )
 
     def _timing(self) -> Timing:

@@ -19,6 +19,7 @@ from engine.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.energy.curve import OperatingCurve
     from engine.result import Generation
 
 
@@ -98,7 +99,11 @@ class EnergySoFar:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a policy is told when a row begins. `answer_cost_tokens`: closer, prefix and bounded answer."""
+    """What a policy is told when a row begins. `answer_cost_tokens`: closer, prefix and bounded answer.
+
+    `curve`: what requests cost on this model and device, in the meter's joules; None unless one was fitted
+    here (`python -m bench.curves`).
+    """
 
     row: int
     prompt_tokens: int
@@ -109,6 +114,7 @@ class Context:
     gain_error: float | None
     question: str | None = None
     category: str | None = None
+    curve: OperatingCurve | None = None
 
 
 @dataclass(slots=True)

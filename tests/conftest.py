@@ -1,12 +1,21 @@
 """Fixtures that more than one test module needs."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)  # the models of the tests are tiny: a second thread only waits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine has taught the program (operating curves, sensor profiles) changes no test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOKENJOULE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from engine.cache import KVCache
 from engine.decode import Decoder
 from engine.energy.ledger import Ledger
 from engine.energy.poller import Poller
-from engine.energy.predict import StepPredictor, WarmUp
+from engine.energy.predict import Predictor, StepPredictor, WarmUp
 from engine.energy.simulated import SimulatedMeter, SimulatedProfile, VirtualClock
 from engine.result import ModelCard
 from engine.rows import Request
@@ -135,9 +135,12 @@ def run(
     max_new_tokens: int = 4000,
     warm_up: WarmUp = WARM_UP,
     budget_j: float | None = None,
+    predictor: Predictor | None = None,
 ) -> tuple[Session, Any]:
-    """One request on the simulated device; returns (session, result)."""
-    ledger = Ledger(device.poller, predictor=StepPredictor(DIMS, warm_up))
+    """One request on the simulated device; returns (session, result). `predictor` replaces the warm-up's."""
+    predictor = predictor or StepPredictor(DIMS, warm_up)
+    prior_w = predictor.curve.power_w([prompt_tokens]) if predictor.curve else None
+    ledger = Ledger(device.poller, predictor=predictor, prior_w=prior_w)
     request = Request(
         prompt_ids=tuple(range(1, prompt_tokens + 1)),
         max_new_tokens=max_new_tokens,

@@ -13,7 +13,7 @@ from engine.energy.attribution import Cumulative, Share, StepMark
 from engine.energy.meter import MICROJOULES_PER_JOULE, Meter, PhaseListener, Reading, SharedDevice
 from engine.energy.poller import Poller
 from engine.energy.power_model import PowerModel, Run
-from engine.energy.predict import StepPredictor
+from engine.energy.predict import Predictor
 from engine.energy.report import EnergyReport, by_phase, by_row, joules, uncertainty_j
 from engine.errors import MeterError
 from engine.steps import EnergySoFar
@@ -35,7 +35,7 @@ class Ledger:
         self,
         poller: Poller,
         *,
-        predictor: StepPredictor | None = None,
+        predictor: Predictor | None = None,
         prior_w: float | None = None,
         setup_j: float | None = None,
         host: Meter | None = None,

@@ -5,19 +5,24 @@ from typing import Any
 
 import pytest
 
+from engine.energy.curve_predict import CurvePredictor
 from engine.energy.predict import WarmUp
 from engine.energy.simulated import SimulatedProfile
 from engine.errors import UsageError
 from engine.steps import Step, Stop, StopReason
 from engine.stop import JouleBudget
+from tests.curves import flat_curve
 from tests.simulation import Device, FakeModel, random_profile, run, true_j
 
 RUNS = 1000
 GAIN_BOUND = 0.06
 
 
-def one_run(seed: int, kind: type[JouleBudget] = JouleBudget) -> dict[str, Any]:
-    """Random device, sensor, token costs and budget; what happened, in joules."""
+def one_run(seed: int, kind: type[JouleBudget] = JouleBudget, *, with_curve: bool = False) -> dict[str, Any]:
+    """Random device, sensor, token costs and budget; what happened, in joules.
+
+    `with_curve`: the steps are predicted by an operating curve, as wrong as the warm-up is otherwise.
+    """
     rng = random.Random(seed)
     gain = rng.uniform(1 - GAIN_BOUND, 1 + GAIN_BOUND)
     guarded = rng.random() < 0.5
@@ -43,9 +48,16 @@ def one_run(seed: int, kind: type[JouleBudget] = JouleBudget) -> dict[str, Any]:
     policy = kind(budget_j, gain_bound=GAIN_BOUND if guarded else 0.0)
     device.sleep(rng.uniform(0.2, 0.4))
     guess = token_s * rng.uniform(0.6, 1.6)
+    predictor = CurvePredictor(flat_curve(guess, guess * peak_w * power)) if with_curve else None
     session, result = run(
-        device, model, [policy], warm_up=WarmUp(18, guess, 16, guess * 2), budget_j=budget_j
+        device,
+        model,
+        [policy],
+        warm_up=WarmUp(18, guess, 16, guess * 2),
+        budget_j=budget_j,
+        predictor=predictor,
     )
+    assert result.budget.predictor == ("curve" if with_curve else "warm-up")
     ledger = session.ledger
     closed_s = next(m.start_s for m in ledger.marks if m.shares[0].phase == "answer")
     return {
@@ -90,6 +102,14 @@ def test_a_thousand_simulated_budgets_are_kept_used_and_answered() -> None:
     shares = [check(one_run(seed), seed) for seed in range(RUNS)]
     used = [share for share in shares if share is not None]
     assert len(used) > 150
+    assert min(used) >= 0.97, sorted(used)[:10]
+
+
+@pytest.mark.parametrize("runs", [60, pytest.param(RUNS, marks=pytest.mark.slow)])
+def test_a_budget_predicted_by_a_curve_is_kept_as_well(runs: int) -> None:
+    shares = [check(one_run(seed, with_curve=True), seed) for seed in range(runs)]
+    used = [share for share in shares if share is not None]
+    assert len(used) > 0.15 * runs
     assert min(used) >= 0.97, sorted(used)[:10]
 
 

@@ -1,0 +1,27 @@
+"""The next forward's seconds by an operating curve, corrected by the run as every prediction is."""
+
+from collections.abc import Sequence
+
+from engine.energy.curve import OperatingCurve, request_features, step_features
+from engine.energy.predict import Predictor
+from kernels.cost import RowWork
+
+
+class CurvePredictor(Predictor):
+    """By a curve fitted on this model and device; its joules are the curve's, through the curve's power."""
+
+    name = "curve"
+
+    def __init__(self, curve: OperatingCurve) -> None:
+        super().__init__()
+        self.curve: OperatingCurve = curve
+
+    def model_seconds(self, rows: Sequence[RowWork]) -> float:
+        """A step; what a row is fed beyond one token (an injection) costs what prefill takes for it."""
+        _, _, _, _, step, row, position = step_features(len(rows), sum(work.length for work in rows))
+        further = sum(work.new - 1 for work in rows)
+        squares = sum(work.length**2 - (work.length - work.new + 1) ** 2 for work in rows)
+        return self.curve.seconds.expected((0.0, 0.0, float(further), float(squares), step, row, position))
+
+    def prefill_seconds(self, tokens: int) -> float:
+        return self.curve.seconds.expected(request_features([tokens], 1, 1))
