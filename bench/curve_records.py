@@ -7,11 +7,13 @@ from dataclasses import asdict, fields
 
 import numpy as np
 
+from bench.curve_power import power_table
 from bench.curve_requests import Taken
 from bench.record import Arm, Case, Metric, Record, Stamp, Value
 from bench.tables import markdown
 from engine.energy.curve import TERMS, CurveKey, OperatingCurve, Provenance
 from engine.energy.curve_fit import Sample, fit_curves
+from engine.energy.power_model import PowerModel
 from engine.errors import TokenjouleError
 
 BENCHMARK = "curves"
@@ -51,8 +53,10 @@ def record(key: CurveKey, where: Stamp, taken: Taken, *, shape_only: bool) -> Re
     )
 
 
-def curve_of(records: Sequence[Record]) -> tuple[OperatingCurve, list[Sample]]:
-    """The curve of one run's records, and the samples in their order.
+def curve_of(
+    records: Sequence[Record], power: PowerModel | None = None
+) -> tuple[OperatingCurve, list[Sample]]:
+    """The curve of one run's records, and the samples in their order. `power`: fitted to the same run.
 
     Raises `TokenjouleError` for records of several curves, and as `fit_curves` does.
     """
@@ -89,6 +93,7 @@ def curve_of(records: Sequence[Record]) -> tuple[OperatingCurve, list[Sample]]:
             note=note,
             shape_only=first.case.shape_only,
         ),
+        power=power,
     )
     return curve, samples
 
@@ -130,4 +135,5 @@ def table(curve: OperatingCurve) -> str:
         f"held out: joules {tested.energy_mape:.2%} off on average, {tested.energy_coverage:.1%} inside the "
         f"95 % band; seconds {tested.seconds_mape:.2%} off, {tested.seconds_coverage:.1%} inside"
     )
-    return "\n\n".join([head, markdown(("term", "J", "s"), rows), ran, unseen])
+    powers = [power_table(curve.power)] if curve.power else []
+    return "\n\n".join([head, markdown(("term", "J", "s"), rows), ran, unseen, *powers])

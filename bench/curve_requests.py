@@ -1,16 +1,17 @@
 """The requests behind an operating curve: sizes drawn at random, each run until the meter has seen it."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 
-from engine.energy.attribution import Share
+from engine.energy.attribution import Share, StepMark
 from engine.energy.curve_fit import Sample
 from engine.energy.ledger import Ledger
 from engine.energy.poller import Poller
+from engine.energy.power_model import Run
 from engine.energy.report import EnergyReport
 from engine.engine import Engine
 from engine.errors import MeterError, TokenjouleError
@@ -40,12 +41,13 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A size as it was run: J and s of every repeat, and the whole sample's account."""
+    """A size as it was run: J and s of every repeat, the sample's account, and what a fit of powers sees."""
 
     size: Size
     energies_j: tuple[float, ...]
     elapsed_s: tuple[float, ...]
     report: EnergyReport
+    run: Run
 
     @property
     def sample(self) -> Sample:
@@ -79,15 +81,18 @@ def _log_uniform(rng: np.random.Generator, low: int, high: int) -> int:
     return min(int(math.exp(rng.uniform(math.log(low), math.log(high + 1)))), high)
 
 
+Prepare = Callable[[Size], Callable[[], Sequence[StepMark]]]
+
+
 class Sampler:
-    """Runs sizes on the device behind a poller. `prepare(size)` gives what runs one request and no more.
+    """Runs sizes on the device behind a poller. `prepare(size)` gives what runs one request, and its steps.
 
     Requests of a size are repeated back to back until they last, by `least_s`, long enough. On a meter that
     ticks, `filler` runs before and behind them, one tick and the sensor's tail each time: a tick that is half
     idle would be read too low for the request inside it.
     """
 
-    def __init__(self, poller: Poller, prepare: Callable[[Size], Callable[[], None]], filler: Size) -> None:
+    def __init__(self, poller: Poller, prepare: Prepare, filler: Size) -> None:
         self._poller, self._prepare, self._filler = poller, prepare, filler
 
     @property
@@ -104,28 +109,30 @@ class Sampler:
         """Raises `MeterError` where the meter fails, `TokenjouleError` where a request does."""
         ledger = Ledger(self._poller)
         ledger.start()
-        self._fill()
+        marks = self._fill()
         elapsed_s: list[float] = []
         while sum(elapsed_s) < self.least_s and len(elapsed_s) < _MOST_REPEATS:
             request = self._prepare(size)
             ledger.begin("idle")
-            request()
+            marks += request()
             elapsed_s.append(ledger.end([Share(0, "request", 1)], kind="decode"))
-        self._fill()
+        marks += self._fill()
         report = ledger.finish()
         if not report.complete:
             raise MeterError(f"the joules of a request are not known: {report.problem}")
         energies_j = tuple(joules for joules, _ in report.rows[0].by_forward.values())
-        return Taken(size, energies_j, tuple(elapsed_s), report)
+        return Taken(size, energies_j, tuple(elapsed_s), report, ledger.run(marks))
 
-    def _fill(self) -> None:
-        """Keep the device busy until the ticks around the sample hold nothing of its rest."""
+    def _fill(self) -> list[StepMark]:
+        """Keep the device busy until the ticks around the sample hold nothing of its rest; the steps."""
+        marks: list[StepMark] = []
         if self._poller.fresh:
-            return
+            return marks
         clock = self._poller.clock
         until_s = clock() + self.tick_s + self._poller.meter.sensor.tail_s
         while clock() < until_s:
-            self._prepare(self._filler)()
+            marks += self._prepare(self._filler)()
+        return marks
 
 
 class EngineRequests:
@@ -134,17 +141,18 @@ class EngineRequests:
     def __init__(self, engine: Engine, rng: np.random.Generator) -> None:
         self._engine, self._rng = engine, rng
 
-    def prepare(self, size: Size) -> Callable[[], None]:
-        """What runs one request of this size; its cache is there, its account has not begun."""
+    def prepare(self, size: Size) -> Callable[[], Sequence[StepMark]]:
+        """What runs one request of this size and gives its steps; cache and session are made before."""
         vocabulary = self._engine.model.config.vocab_size
         prompts = self._rng.integers(vocabulary, size=(size.rows, size.prompt_tokens)).tolist()
         session = self._engine.start(prompts, max_new_tokens=size.new_tokens, ignore_eos=True)
 
-        def run() -> None:
+        def run() -> Sequence[StepMark]:
             steps = sum(1 for _ in session.steps())
             if steps != size.rows * size.new_tokens:
                 failed = next((end.error for end in session.results() if end.error), "it ended early")
                 raise TokenjouleError(f"a request of {size} failed: {failed}")
+            return session.ledger.marks
 
         return run
 

@@ -19,6 +19,7 @@ from time import monotonic
 import numpy as np
 
 from bench.arguments import counts
+from bench.curve_power import power_of
 from bench.curve_records import BENCHMARK, curve_of, record, table
 from bench.curve_requests import EngineRequests, Sampler, Size, Taken, sizes
 from bench.record import Record, append, read
@@ -27,6 +28,7 @@ from bench.stamp import stamp
 from engine.cli import Parser, guarded, leave
 from engine.energy.curve_json import to_json
 from engine.energy.curve_store import save_curve
+from engine.energy.power_model import PowerModel
 from engine.engine import Engine
 from engine.errors import UsageError
 
@@ -73,14 +75,17 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     _check(options)
     if options.source:
         records = newest([r for r in read([options.source]) if r.benchmark == BENCHMARK], None)
+        power, remark = None, "no power model: the records of a run do not hold the meter's readings"
     else:
-        records = run(options, arguments)
-    curve, samples = curve_of(records)
+        records, power, remark = run(options, arguments)
+    curve, samples = curve_of(records, power)
     path = save_curve(curve, options.save)
     if options.plot:
         from bench.curve_figure import draw_curve
 
         draw_curve(curve, samples, options.plot)
+    if remark:
+        print(remark, file=sys.stderr)
     print(json.dumps(to_json(curve), allow_nan=False) if options.json else table(curve), flush=True)
     print(f"kept in {path}", file=sys.stderr)
     return 0
@@ -106,8 +111,11 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
 
 
-def run(options: argparse.Namespace, arguments: Sequence[str]) -> list[Record]:
-    """Run requests until the time is up; their records. Raises `TokenjouleError` with one line."""
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[list[Record], PowerModel | None, str]:
+    """Run requests until the time is up: their records, the powers they tell, or why they tell none.
+
+    Raises `TokenjouleError` with one line.
+    """
     rng = np.random.default_rng(options.seed or 0)
     with Engine.load(
         options.model,
@@ -119,18 +127,20 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> list[Record]:
         energy_source=options.energy_source or "auto",
     ) as engine:
         where = stamp("bench.curves", arguments, engine.model.backend.device)
-        records = []
+        records, runs = [], []
         try:
             for taken in _requests(engine, rng, options):
                 shape_only = engine.origin.card.shape_only
                 records.append(record(engine.curve_key, where, taken, shape_only=shape_only))
+                runs.append(taken.run)
                 if options.out:
                     append(options.out, records[-1:])
         except KeyboardInterrupt:
             if options.out:
                 print(f"{len(records)} requests are in {options.out}; --from fits them", file=sys.stderr)
             raise
-    return records
+        power, remark = power_of(runs, engine.poller.meter.sensor, fresh=engine.poller.fresh)
+    return records, power, remark
 
 
 def _requests(engine: Engine, rng: np.random.Generator, options: argparse.Namespace) -> Iterator[Taken]:

@@ -273,6 +273,7 @@ class Engine:
             setup_j=self._setup_j,
             host=self._host,
             dims=self.origin.dims,
+            power=self.curve.power if self.curve else None,
         )
         if budget_j is not None:
             self._check_budget(budget_j, requests)

@@ -1,14 +1,15 @@
 """Operating curves with planted coefficients, and requests on a simulated device that cost what they say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from bench.curve_requests import Size
+from bench.curve_requests import Prepare, Size
 from engine.decode import Decoder
+from engine.energy.attribution import StepMark
 from engine.energy.curve import CostCurve, CurveKey, OperatingCurve, Provenance, Tested, request_features
 from engine.energy.curve_fit import Sample
 from engine.energy.ledger import Ledger
@@ -97,19 +98,20 @@ class PricedModel(FakeModel):
         return logits, {}
 
 
-def preparing(device: Device, model: PricedModel) -> Callable[[Size], Callable[[], None]]:
+def preparing(device: Device, model: PricedModel) -> Prepare:
     """What `bench.curve_requests.Sampler` asks for, of the real decode loop and ledger on that device."""
 
-    def prepare(size: Size) -> Callable[[], None]:
+    def prepare(size: Size) -> Callable[[], Sequence[StepMark]]:
         ledger = Ledger(device.poller)
         requests = [Request((7,) * size.prompt_tokens, size.new_tokens) for _ in range(size.rows)]
 
-        def run() -> None:
+        def run() -> Sequence[StepMark]:
             ledger.start()
             model.begin()
             decoder = Decoder(model, TOKENIZER, requests, ledger)  # type: ignore[arg-type]
             assert sum(1 for _ in decoder.steps()) == size.rows * size.new_tokens
             device.meter.enter("idle")
+            return ledger.marks
 
         return run
 

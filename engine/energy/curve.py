@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.energy.power_model import PowerModel
 from engine.errors import UsageError
 
 TERMS = ("base", "prompt", "token", "square", "step", "row_step", "position")
@@ -161,7 +162,8 @@ class Tested:
 class OperatingCurve:
     """Joules and seconds of requests on one model and device. `measured`: whether its joules were.
 
-    `accuracy` (of answers, by category) and `power` (attribution's model) belong to others: kept as they are.
+    `accuracy` (of answers, by category) belongs to others and is kept as it is. `power`: what each kind of
+    work draws, for attribution; None where the sensor could not tell.
     """
 
     fits: CurveKey
@@ -171,7 +173,7 @@ class OperatingCurve:
     tested: Tested
     provenance: Provenance
     accuracy: Mapping[str, Any] | None = None
-    power: Mapping[str, Any] | None = None
+    power: PowerModel | None = None
 
     def predict(self, prompt_tokens: int, new_tokens: int, rows: int = 1, *, prompts: int = 0) -> Predicted:
         """(expected, low, high) J of a request. `prompts`: how many are prefilled, 0 for one of each row."""

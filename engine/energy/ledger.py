@@ -173,9 +173,7 @@ class Ledger:
             if problem:  # what the readings do not cover has no joules
                 last_s = readings[-1].time_s - self._delay_s
                 marks = [mark for mark in marks if mark.end_s <= last_s]
-            run = Run(
-                tuple(readings), tuple(marks), self.start_s, self.end_s, self._first_is_change(readings[0])
-            )
+            run = self.run(marks)
             wanted = problem is None and not self._fresh and bool(marks)
             account = settle(run, self._sensor, self._power, self._dims, by_model=wanted)
         meter, sensor, found = self.poller.meter, self._sensor, account.found
@@ -214,10 +212,12 @@ class Ledger:
             other_processes=tuple(sorted(self._shared)),
         )
 
-    def _first_is_change(self, first: Reading) -> bool:
-        """Whether the counter changed when the first reading was taken: the poller's very first did not."""
-        log = self.poller.log()
-        return log.readings[0] != first
+    def run(self, marks: Sequence[StepMark]) -> Run:
+        """This request as a fit of powers sees it, its steps being `marks`."""
+        readings = self.readings()
+        # The poller's very first reading was taken for itself, not when the counter changed.
+        is_change = self.poller.log().readings[0] != readings[0]
+        return Run(tuple(readings), tuple(marks), self.start_s, self.end_s, is_change)
 
     def _look_around(self) -> None:
         """Note who else computes on the device."""

@@ -14,6 +14,7 @@ from engine.energy import curve_store
 from engine.energy.curve import OperatingCurve
 from engine.energy.curve_json import from_json, to_json
 from engine.energy.curve_store import file_name, find_curve, fingerprint, load_curve, save_curve, user_curves
+from engine.energy.power_model import Noise, PowerModel
 from engine.errors import TokenjouleError
 from engine.locate import BUNDLED
 from tests import curves
@@ -31,7 +32,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         {},
         {"measured": True},
         {"accuracy": {"version": 1, "anything": [1, 2]}},
-        {"power": {"features": ["idle"]}},
+        {"power": PowerModel(("idle",), (90.0,), ((4.0,),), {}, Noise(), 1.0, 12, 3)},
         {"fits": replace(KEY, peak_w=None)},
     ],
 )
@@ -136,6 +137,7 @@ def without(*path: str) -> Callable[[dict[str, Any]], Any]:
         (change("accuracy", to={"points": []}), "accuracy has no version"),
         (change("accuracy", to=[]), "accuracy is no object"),
         (change("power", to=3), "power is no object"),
+        (change("power", to={"features": ["idle"]}), "missing or unknown: power.covariance"),
         (change("fits", "peak_w", to=float("nan")), "NaN is not a number"),
     ],
 )
