@@ -204,11 +204,20 @@ def step_table(records: Sequence[Record]) -> str:
             _millijoules(r.derived.get("stages_energy")),
             _millijoules(r.derived.get("remainder")),
             _shown(r.derived.get("remainder_share"), lambda v: f"{v:.1%}"),
+            _millijoules(r.derived.get("layers_energy")),
         ]
         for r in records
         if r.benchmark == "kernels" and r.case.phase == "step"
     ]
-    return markdown(("Whole decode step", "mJ", "sum of stages", "left", "of the step"), rows) if rows else ""
+    header = (
+        "Whole decode step",
+        "mJ",
+        "sum of stages",
+        "left",
+        "of the step",
+        "layers in one call, and head",
+    )
+    return markdown(header, rows) if rows else ""
 
 
 def _millijoules(value: Value | None) -> str:
