@@ -60,10 +60,10 @@ def _decode_row(name: str, record: Record | None, peak: Record | None) -> list[s
     between = "" if low is None or high is None else f" ({_us(low)}–{_us(high)})"
     return [
         name,
-        _shown(derived.get("rate"), lambda v: f"{v:.3g}"),
-        _metric(took, lambda s: f"{_us(s)}{between}"),
-        _shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
-        _shown(derived.get("read_share"), lambda v: f"{v:.0%}"),
+        shown(derived.get("rate"), lambda v: f"{v:.3g}"),
+        metric(took, lambda s: f"{_us(s)}{between}"),
+        shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
+        shown(derived.get("read_share"), lambda v: f"{v:.0%}"),
         joules(derived.get("energy")),
         NOTHING if peak is None else _peak(peak),
     ]
@@ -78,24 +78,25 @@ def _us(seconds: float) -> str:
 def _peak(record: Record) -> str:
     over = record.derived.get("peak_over_weights")
     share = f" ({over.value:.2f} × weights)" if over is not None and over.value is not None else ""
-    return _metric(record.metrics["peak_b"], lambda b: f"{b / GIGA:.2f} GB{share}")
+    return metric(record.metrics["peak_b"], lambda b: f"{b / GIGA:.2f} GB{share}")
 
 
-def _shown(value: Value | None, form: Callable[[float], str]) -> str:
+def shown(value: Value | None, form: Callable[[float], str]) -> str:
     """Empty where a value does not apply, with a reason where it is missing."""
     if value is None:
         return ""
     return f"{NOTHING}: {value.reason}" if value.value is None else form(value.value)
 
 
-def _metric(metric: Metric, form: Callable[[float], str]) -> str:
-    return f"{NOTHING}: {metric.reason}" if metric.median is None else form(metric.median)
+def metric(found: Metric, form: Callable[[float], str]) -> str:
+    """The median, or why there is none."""
+    return f"{NOTHING}: {found.reason}" if found.median is None else form(found.median)
 
 
 def joules(value: Value | None) -> str:
-    """Joules with the half-width of their interval, and their source where they were not measured."""
+    """With its interval, and its source where it was not measured."""
     if value is None or value.value is None:
-        return _shown(value, str)
+        return shown(value, str)
     spread = "" if value.high is None else f" ± {value.high - value.value:.2g}"
     kind = "" if value.measured else f" ({value.source.partition(',')[0]})"
     return f"{value.value:.3g}{spread}{kind}"
@@ -144,7 +145,7 @@ def alone_table(records: Sequence[Record]) -> str:
         pair = [r.metrics["step_s"] for r in (beside, alone)]
         best = [min(metric.samples) for metric in pair]
         cells = [
-            _metric(m, lambda s, b=b: f"{1e3 * s:.4g} (best {1e3 * b:.4g})")  # type: ignore[misc]
+            metric(m, lambda s, b=b: f"{1e3 * s:.4g} (best {1e3 * b:.4g})")  # type: ignore[misc]
             for m, b in zip(pair, best, strict=True)
         ]
         rows.append([alone.arm.name, *cells, f"{best[0] / best[1]:.2f}"])
@@ -156,7 +157,7 @@ def bandwidth_table(records: Sequence[Record]) -> str:
     rows = [
         [
             r.arm.name.removeprefix("read: "),
-            _shown(r.derived["bandwidth"], lambda v: f"{v / GIGA:.1f}"),
+            shown(r.derived["bandwidth"], lambda v: f"{v / GIGA:.1f}"),
             f"{r.case.shape[0] / min(r.metrics['run_s'].samples) / GIGA:.1f}" if r.case.shape else "",
         ]
         for r in records
@@ -181,10 +182,10 @@ def stage_table(records: Sequence[Record]) -> str:
                 f"{record.case.phase} {shape}",
                 record.arm.name,
                 where,
-                _metric(took, _us),
-                _shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
-                _shown(derived.get("compute"), lambda v: f"{v / GIGA:.1f}"),
-                _shown(derived.get("roofline_share"), lambda v: f"{v:.0%}"),
+                metric(took, _us),
+                shown(derived.get("bandwidth"), lambda v: f"{v / GIGA:.1f}"),
+                shown(derived.get("compute"), lambda v: f"{v / GIGA:.1f}"),
+                shown(derived.get("roofline_share"), lambda v: f"{v:.0%}"),
                 *(_millijoules(derived.get(name)) for name in energy),
             ]
         )
@@ -203,7 +204,7 @@ def step_table(records: Sequence[Record]) -> str:
             _millijoules(r.derived.get("energy")),
             _millijoules(r.derived.get("stages_energy")),
             _millijoules(r.derived.get("remainder")),
-            _shown(r.derived.get("remainder_share"), lambda v: f"{v:.1%}"),
+            shown(r.derived.get("remainder_share"), lambda v: f"{v:.1%}"),
             _millijoules(r.derived.get("layers_energy")),
         ]
         for r in records
