@@ -113,7 +113,7 @@ def test_scenarios_are_reproducible_and_every_cell_has_its_turn():
 
 
 def test_a_truth_that_is_off_is_seen_as_an_error_and_outside_of_every_interval():
-    """The readings kept, the counter said to show 9 % less of the truth: errors grow by it, no interval holds."""
+    """The readings kept, the counter said to show 9 % less: errors grow by that, and no interval holds."""
     scenario = well_specified(0, 10, singles=2)
     louder = replace(scenario, counter=replace(scenario.counter, gain=scenario.counter.gain * 0.91))
     right, wrong = score(scenario).single[MODEL], score(louder).single[MODEL]
