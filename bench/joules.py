@@ -38,7 +38,7 @@ def watching(source: str, *, cuda_device: int | None = None) -> Iterator[EnergyW
 def joules_per_token(report: EnergyReport, arm: str, tokens: int) -> Value:
     """Of the arm's `tokens` in all its timed runs; an interval where the source allows one.
 
-    The interval is the interpolation's (1.96 standard deviations); the sensor's gain error is not in it.
+    The interval is the attribution's (1.96 standard deviations); the sensor's gain error is not in it.
     """
     phase = report.phases.get(arm)
     source = f"{report.source}, {report.attribution}"
@@ -46,6 +46,8 @@ def joules_per_token(report: EnergyReport, arm: str, tokens: int) -> Value:
         return Value("J/tok", None, reason=report.problem or "the meter told nothing", source=source)
     per_token = phase.energy_j / tokens
     if phase.sd_j is None:
+        if report.not_identifiable is not None:
+            source += f", no interval: {report.not_identifiable}"
         return Value("J/tok", per_token, source=source, measured=report.measured)
     half = _Z95 * phase.sd_j / tokens
     return Value("J/tok", per_token, per_token - half, per_token + half, source, report.measured)

@@ -3,8 +3,9 @@
     python -m bench.sensor                          characterises the GPU of this machine, under three minutes
     python -m bench.sensor --recording FILE.npz     the same from a recording
 
-Of a GPU every channel that it has is reported; `--json`, `--plot` and `--save` are of one of them. `--sensor`
-reads what `--json` printed as well as what `--save` wrote.
+Of a GPU every channel that it has is reported and kept in the cache directory, where the meters of that GPU
+and driver find it; `--json`, `--plot` and `--save` are of one of them. `--sensor` reads what `--json` printed
+as well as what `--save` wrote.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from bench.characterise import Characterisation, characterise
 from engine.cli import Parser, guarded, leave
 from engine.energy.power_recording import CHANNELS, read_recording
 from engine.energy.sensor_model import SensorModel
+from engine.energy.sensor_profile import save_profile
 from engine.errors import TokenjouleError, UsageError
 
 
@@ -58,6 +60,8 @@ def _main(options: argparse.Namespace) -> int:
         from bench.sensor_live import record_gpu
 
         recording = record_gpu(options.device or 0, options.record)
+        if given is None:
+            keep_profiles([characterise(recording, channel) for channel in sorted(recording.channels)])
     found = characterise(recording, options.channel, given)
     others = [] if options.recording or options.channel else sorted(set(recording.channels) - {found.channel})
     if options.plot:
@@ -74,6 +78,15 @@ def _main(options: argparse.Namespace) -> int:
             raise TokenjouleError(f"no sensor was saved: {found.reason}")
         found.model.save(options.save)
     return 0
+
+
+def keep_profiles(found: Sequence[Characterisation]) -> None:
+    """Keep every channel's sensor that could be told, for the meters of this GPU; say which on stderr."""
+    for channel in found:
+        if channel.model is None:
+            print(f"channel {channel.channel}: no profile was kept: {channel.reason}", file=sys.stderr)
+        else:
+            print(f"channel {channel.channel}: kept in {save_profile(channel.model)}", file=sys.stderr)
 
 
 ROWS = (

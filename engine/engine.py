@@ -242,6 +242,7 @@ class Engine:
             prior_w=self._power_w,
             setup_j=self._setup_j,
             host=self._host,
+            dims=self.origin.dims,
         )
         if budget_j is not None:
             self._check_budget(budget_j, requests)

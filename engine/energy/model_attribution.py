@@ -81,7 +81,7 @@ def _account(
     """(µJ of each step, µJ of each gap): every tick's µJ in proportion to what the model expects in it."""
     power_w = design.features @ theta
     pieces_uj = [0] * (len(run.marks) + len(gaps))
-    parts: list[list[tuple[slice, Array]]] = [[] for _ in design.ticks.energy_uj]
+    parts: list[list[tuple[int, Array]]] = [[] for _ in design.ticks.energy_uj]
     for block in design.blocks:
         _collect(parts, block, block.seconds * power_w[block.steps], 0)
     if gaps:
@@ -90,18 +90,20 @@ def _account(
             _collect(parts, block, block.seconds * theta[0], len(run.marks))
     whole_j = np.maximum(design.seconds @ theta, 0.0)
     for energy_uj, part, expected_j in zip(design.ticks.energy_uj, parts, whole_j.tolist(), strict=True):
-        seen = [(where.start + i, e) for where, row in part for i, e in enumerate(row.tolist()) if e > 0]
-        rest_j = max(expected_j - sum(e for _, e in seen), 0.0)
-        shares_uj = split(energy_uj, [*(e for _, e in seen), rest_j])
-        for (piece, _), share_uj in zip(seen, shares_uj, strict=False):  # the rest is nobody's
-            pieces_uj[piece] += share_uj
+        seen = [(first, row, np.flatnonzero(row > 0)) for first, row in part]
+        numbers = [first + place for first, _, places in seen for place in places.tolist()]
+        weights = [weight for _, row, places in seen for weight in row[places].tolist()]
+        rest_j = max(expected_j - sum(weights), 0.0)
+        shares_uj = split(energy_uj, [*weights, rest_j])
+        for number, share_uj in zip(numbers, shares_uj, strict=False):  # the rest is nobody's
+            pieces_uj[number] += share_uj
     return tuple(pieces_uj[: len(run.marks)]), tuple(pieces_uj[len(run.marks) :])
 
 
-def _collect(parts: list[list[tuple[slice, Array]]], block: Block, expected_j: Array, offset: int) -> None:
-    where = slice(block.steps.start + offset, block.steps.stop + offset)
+def _collect(parts: list[list[tuple[int, Array]]], block: Block, expected_j: Array, offset: int) -> None:
+    """Put (number of the first piece, joules expected of each) to every tick of the block."""
     for row, tick in enumerate(range(block.ticks.start, block.ticks.stop)):
-        parts[tick].append((where, expected_j[row]))
+        parts[tick].append((block.steps.start + offset, expected_j[row]))
 
 
 def _phases(

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from engine.energy.covariance_shapes import Band
 from engine.energy.meter import MICROJOULES_PER_JOULE, Sensor
 from engine.energy.power_features import Features
 from engine.energy.power_model import Run
@@ -80,21 +81,21 @@ class Design:
             return np.asarray(-moved[rows], np.float64)
         return np.asarray(-np.diff(self.edges[rows.start : rows.stop + 1] @ theta))
 
-    def jitter(self, theta: Array, rows: slice) -> Array:
+    def jitter(self, theta: Array, rows: slice) -> Band:
         """(n, n) W²: covariance of the ticks' joules for times that scatter with unit variance."""
         if self.owners is not None:
-            return np.diag(np.bincount(self.owners, (self.edges @ theta) ** 2, len(self.energy_j))[rows])
+            squares = np.bincount(self.owners, (self.edges @ theta) ** 2, len(self.energy_j))
+            return Band.diagonal(np.asarray(squares[rows], np.float64))
         power_w = self.edges[rows.start : rows.stop + 1] @ theta
         return _neighbours(power_w**2)
 
 
-def _neighbours(variance: Array) -> Array:
+def _neighbours(variance: Array) -> Band:
     """Covariance (n, n) of differences of n + 1 independent values of these variances."""
-    shared = variance[1:-1]
-    return np.diag(variance[1:] + variance[:-1]) - np.diag(shared, 1) - np.diag(shared, -1)
+    return Band(variance[1:] + variance[:-1], -variance[1:-1])
 
 
-def quantisation(ticks: int, resolution_j: float) -> Array:
+def quantisation(ticks: int, resolution_j: float) -> Band:
     """Covariance (n, n) of the ticks' joules from rounding each reading to the counter's step, in J²."""
     return _neighbours(np.full(ticks + 1, resolution_j**2 / 12))
 

@@ -14,16 +14,18 @@ from itertools import pairwise
 
 import numpy as np
 
+from engine.energy.covariance_shapes import Band, Outer, Shape
 from engine.energy.power_design import Design, quantisation
 from engine.energy.power_model import Noise
 from engine.energy.power_trace import Array
 
 _SEGMENT = 128  # ticks whose covariance is kept whole; beyond that, two neighbours in a thousand are let go
 _ROUNDS = 25
+_LEANING_ROUNDS = 5  # of a request whose noise leans on what is known
 _SHRINK = 10.0  # a variance falls by no more than this from one round to the next
 _NOTHING = 1e-4  # of the residual's variance: a part below that may still be falling
 _SETTLED = 0.01  # change of the variances, relative, at which the iteration ends
-_FLOOR = 1e-4  # of a tick's mean energy: no model of power is better than that
+_FLOOR = 1e-5  # of a tick's mean energy: no model of power is better than that
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +62,7 @@ class Estimate:
         """Degrees of freedom behind the variance of `direction` · theta (Satterthwaite 1946)."""
         variance = float(direction @ self.covariance @ direction)
         slopes = np.einsum("p,vpq,q->v", direction, self.moves, direction)
-        size = np.sqrt(np.diag(self.variance_precision))
+        size = np.sqrt(np.maximum(np.diag(self.variance_precision), 0.0))
         size[size == 0] = np.inf
         scaled = self.variance_precision / np.outer(size, size) + 1e-6 * np.eye(len(size))
         spread = float((slopes / size) @ np.linalg.solve(scaled, slopes / size))
@@ -68,7 +70,7 @@ class Estimate:
 
     def whiten(self, request: int, column: Array) -> Array:
         """A column (n,) over a request's ticks in units of the noise; the rest is left out."""
-        return np.concatenate([np.linalg.solve(root, column[rows]) for rows, root in self.roots[request]])
+        return np.concatenate([_solved(root, column[rows]) for rows, root in self.roots[request]])
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +78,7 @@ class _Segment:
     request: int
     design: Design
     rows: slice
-    rounding: Array
+    rounding: Band
 
     @property
     def energy_j(self) -> Array:
@@ -86,15 +88,15 @@ class _Segment:
     def seconds(self) -> Array:
         return self.design.seconds[self.rows]
 
-    def shapes(self, theta: Array, *, drift: bool) -> list[Array]:
+    def shapes(self, theta: Array, *, drift: bool) -> list[Shape]:
         """Covariance for unit variance of jitter, white, ratio and (in a pool) drift."""
         expected_j = self.seconds @ theta
-        shapes = [
+        shapes: list[Shape] = [
             self.design.jitter(theta, self.rows),
-            np.diag(self.design.ticks.lengths_s[self.rows] ** 2),
-            np.diag(expected_j**2),
+            Band.diagonal(self.design.ticks.lengths_s[self.rows] ** 2),
+            Band.diagonal(expected_j**2),
         ]
-        return [*shapes, np.outer(expected_j, expected_j)] if drift else shapes
+        return [*shapes, Outer(expected_j)] if drift else shapes
 
 
 def estimate(
@@ -122,7 +124,7 @@ def estimate(
     theta = prior.theta if prior is not None else _plain(segments, count)
     variances = _start(segments, theta, prior, with_drift, floor)
     largest = _start(segments, theta, None, with_drift, floor)
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if prior is None else _LEANING_ROUNDS):
         step = _Step(segments, theta, variances, lag_sd_s, prior)
         theta = step.theta
         # From weights of 0 for a part that is there, the next estimate overshoots and never settles.
@@ -138,8 +140,8 @@ def estimate(
     left: list[list[Array]] = [[] for _ in designs]
     roots: list[list[tuple[slice, Array]]] = [[] for _ in designs]
     for segment, root, wide in zip(segments, step.roots, step.wides, strict=True):
-        whitened[segment.request].append(np.linalg.solve(root, wide))
-        left[segment.request].append(np.linalg.solve(root, segment.energy_j - wide[:, :count] @ step.theta))
+        whitened[segment.request].append(_solved(root, wide))
+        left[segment.request].append(_solved(root, segment.energy_j - wide @ step.solution))
         roots[segment.request].append((segment.rows, root))
     free = max(ticks - count if prior is None else ticks, 1)
     square = sum(float(part @ part) for parts in left for part in parts)
@@ -175,12 +177,14 @@ class _Step:
         self.wides: list[Array] = []
         self.roots: list[Array] = []
         self.inverses: list[Array] = []
-        self.shapes: list[list[Array]] = []
+        self.shapes: list[list[Shape]] = []
         for segment in segments:
             shapes = segment.shapes(theta, drift=drift)
-            covariance = segment.rounding + sum(v * k for v, k in zip(variances, shapes, strict=True))
-            inverse = np.asarray(np.linalg.inv(covariance), np.float64)
-            root = np.asarray(np.linalg.cholesky(covariance), np.float64)
+            covariance = segment.rounding.dense()
+            for variance, shape in zip(variances.tolist(), shapes, strict=True):
+                shape.add_to(covariance, variance)
+            inverse = np.linalg.inv(covariance).astype(np.float64)
+            root = np.linalg.cholesky(covariance).astype(np.float64)
             wide = segment.seconds
             if lag_sd_s > 0:
                 lag = segment.design.lag_slope(theta, segment.rows)
@@ -204,25 +208,25 @@ class _Step:
         self.covariance = np.linalg.inv(scaled) / np.outer(size, size)
         solution = nonnegative(scaled, right / size, count) / size
         self.theta = solution[:count]
-        self._solution = solution
+        self.solution = solution
 
     def variances(self, floor: float) -> Array:
         """The variances that the residuals' squares lead one to expect."""
         kinds = len(self.variances_now)
         expected, found, known = np.zeros((kinds, kinds)), np.zeros(kinds), np.zeros(kinds)
-        width = len(self._solution)
+        width = len(self.solution)
         crossed = np.zeros((kinds + 1, kinds + 1, width, width))
         single = np.zeros((kinds + 1, width, width))
         for segment, wide, inverse, shapes in zip(
             self.segments, self.wides, self.inverses, self.shapes, strict=True
         ):
-            pull = inverse @ (segment.energy_j - wide @ self._solution)
+            pull = inverse @ (segment.energy_j - wide @ self.solution)
             all_shapes = [*shapes, segment.rounding]
-            products = [inverse @ shape for shape in all_shapes]
+            products = [shape.times(inverse) for shape in all_shapes]  # symmetric both: transposes of V⁻¹K
             weighted = inverse @ wide
-            carried = [shape @ weighted for shape in all_shapes]
+            carried = [shape.times(weighted) for shape in all_shapes]
             for i in range(kinds):
-                found[i] += pull @ shapes[i] @ pull
+                found[i] += pull @ shapes[i].times(pull)
                 for j in range(kinds):
                     expected[i, j] += np.sum(products[i] * products[j].T)
                 known[i] += np.sum(products[i] * products[kinds].T)
@@ -234,7 +238,7 @@ class _Step:
             for j in range(kinds):
                 expected[i, j] += self._fixed(crossed[i, j], single[i], single[j])
             known[i] += self._fixed(crossed[i, kinds], single[i], single[kinds])
-        size = np.sqrt(np.diag(expected))
+        size = np.sqrt(np.maximum(np.diag(expected), 0.0))  # a part that no tick tells rounds to below 0
         size[size == 0] = 1.0
         answer = nonnegative(
             expected / np.outer(size, size) + 1e-9 * np.eye(kinds), (found - known) / size, kinds
@@ -269,6 +273,10 @@ def nonnegative(normal: Array, right: Array, count: int) -> Array:
     return np.maximum(x, np.where(np.arange(width) < count, 0.0, -np.inf))
 
 
+def _solved(root: Array, columns: Array) -> Array:
+    return np.linalg.solve(root, columns).astype(np.float64)
+
+
 def _cut(first: int, stop: int) -> list[tuple[int, int]]:
     pieces = max(-(-(stop - first) // _SEGMENT), 1)
     edges = [first + (stop - first) * i // pieces for i in range(pieces + 1)]
@@ -301,8 +309,8 @@ def _start(
     for segment in segments:
         lengths_s = segment.design.ticks.lengths_s[segment.rows]
         for index, shape in enumerate(segment.shapes(theta, drift=with_drift)):
-            traces[index] += float((np.diag(shape) / lengths_s**2).sum())
-    return square / len(traces) / np.maximum(traces, 1e-300)
+            traces[index] += float((shape.variances / lengths_s**2).sum())
+    return square / len(traces) / np.where(traces > 0, traces, np.inf)
 
 
 def _mixed(variances: Array, prior: Prior | None, ticks: int) -> Array:

@@ -34,7 +34,16 @@ def test_an_arm_that_never_ran_has_no_joules_and_says_so() -> None:
 
 def test_a_source_with_intervals_hands_them_on() -> None:
     with watching("simulated") as watch:
-        interleave([Timed("a", burn)], rounds=3, watch=watch)
-    found = joules_per_token(watch.report, "a", 3)
+        interleave([Timed("a", burn)], rounds=60, watch=watch)
+    found = joules_per_token(watch.report, "a", 60)
+    assert found.source == "simulated, model"
     assert found.value is not None and found.low is not None and found.high is not None
     assert found.low <= found.value <= found.high
+
+
+def test_too_few_ticks_give_no_interval_and_say_so() -> None:
+    with watching("simulated") as watch:
+        interleave([Timed("a", burn)], rounds=1, watch=watch)
+    found = joules_per_token(watch.report, "a", 1)
+    assert found.value is not None and found.low is None
+    assert "no interval: " in found.source and "ticks are too few" in found.source

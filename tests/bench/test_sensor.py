@@ -246,3 +246,25 @@ def test_without_a_gpu_one_line_says_so(run, monkeypatch):
     status, found, err = run()
     assert (status, found) == (1, None)
     assert "no CUDA device" in err and len(err.splitlines()) == 1
+
+
+def test_a_live_gpus_channels_are_kept_for_its_meters(monkeypatch, tmp_path, capsys):
+    """Every channel whose lag could be told; the recording stands in for the GPU."""
+    from engine.energy.power_recording import recording_of
+    from engine.energy.sensor_profile import find_profile
+
+    monkeypatch.setenv("TOKENJOULE_CACHE", str(tmp_path))
+    arrays = recording(wave(0.15, 60, dither=0.3), end_s=21)
+    arrays |= {"gpu": np.array("A GPU"), "uuid": np.array("GPU-1"), "driver": np.array("7")}
+    arrays["sensor_draw_w"] = np.full_like(arrays["sensor_instant_w"], 50.0)  # tells nothing
+    live = recording_of(tmp_path / "live.npz", arrays)
+    monkeypatch.setattr("bench.sensor_live.record_gpu", lambda device, path: live)
+    assert sensor.main(["--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["channel"] == "instant"
+    found, remark = find_profile("GPU-1", "7", "instant")
+    assert found is not None, remark
+    assert found.delay_s == pytest.approx(0.0325, abs=0.003)
+    assert "channel instant: kept in" in err
+    assert "channel draw: no profile was kept" in err
+    assert find_profile("GPU-1", "7", "draw")[0] is None

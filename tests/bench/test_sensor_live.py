@@ -15,9 +15,11 @@ import torch
 from bench import sensor, sensor_live
 from bench.characterise import characterise
 from bench.sensor_live import Sampler, record, schedule
+from engine.energy.meter import Sensor
 from engine.energy.nvml import NvmlReadings
 from engine.energy.power_recording import read_recording, recording_of
 from engine.energy.replay import ReplayMeter
+from engine.energy.sensor_profile import counter_sensor, find_profile
 from engine.errors import MeterError
 from tests.energy.fake_nvml import UUID, FakeNvml
 
@@ -71,8 +73,9 @@ class PretendedLoad:
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu(monkeypatch, tmp_path):
     fake = Gpu()
+    monkeypatch.setenv("TOKENJOULE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     return fake
 
@@ -108,6 +111,14 @@ def test_a_sensor_is_characterised_through_the_driver(gpu, monkeypatch, tmp_path
     origin = json.loads((tmp_path / "p.json").read_text())["origin"]
     assert (origin["uuid"], origin["driver"], origin["channel"]) == (UUID, "999.99", "instant")
     assert gpu.sessions == 0
+
+    # What could be told was kept for the meters. The pretended counter misses nothing.
+    counter = find_profile(UUID, "999.99", "counter")[0]
+    assert (counter is None) == ("channel counter: no profile was kept" in err)
+    if counter is not None:
+        sensor_of_counter = counter_sensor(counter, Sensor())
+        assert not sensor_of_counter.sampled
+        assert sensor_of_counter.delay_s == pytest.approx(LAG_S, abs=0.008)
 
     # The file plays back, as a sensor log and as a counter.
     recording = read_recording(path)

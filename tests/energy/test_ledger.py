@@ -6,6 +6,7 @@ from engine.energy.account import settle
 from engine.energy.attribution import Share
 from engine.energy.ledger import Ledger
 from engine.energy.meter import Reading
+from engine.energy.power_fit import fit_power
 from engine.energy.power_model import Run
 from engine.energy.predict import StepPredictor, WarmUp
 from engine.energy.simulated import SimulatedProfile
@@ -158,7 +159,7 @@ def test_a_whole_request_on_a_slow_sensor_adds_up_in_its_json() -> None:
 
 
 def test_a_window_wider_than_the_period_is_for_the_model_alone() -> None:
-    """It smears energy over ticks: interpolation is then biased, and no interval may hide it; a model knows."""
+    """It smears energy over ticks: interpolation is biased, no interval may hide it; a model knows."""
     device = Device(SimulatedProfile(period_s=0.01, lag_s=0.0, window_s=0.1))
     device.sleep(0.3)
     ledger = Ledger(device.poller)
@@ -194,3 +195,77 @@ def test_a_phase_of_many_spans_has_two_roundings_for_each() -> None:
         assert answer.energy_j is not None
         inside += abs(answer.energy_j - 50 * 0.0033) <= 1.96 * answer.sd_j
     assert inside >= 36
+
+
+def test_a_request_on_a_slow_sensor_is_attributed_by_a_model_of_its_own_ticks() -> None:
+    device = Device(SLOW)
+    device.meter.set_power(90)
+    device.sleep(0.33)
+    ledger = Ledger(device.poller)
+    ledger.start()
+    ledger.begin("prefill", [RowWork(500, 500)])
+    device.spend(600, 0.15)
+    ledger.end([Share(0, "prefill", 500)])
+    decode(ledger, device, steps=100, watts=300, seconds=0.012)
+    report = ledger.finish()
+    assert report.attribution == "model"
+    assert report.not_identifiable is None
+    prefill, answer = report.phases["prefill"], report.phases["answer"]
+    assert prefill.model_j == pytest.approx(90.0, rel=0.05)
+    assert answer.model_j == pytest.approx(360.0, rel=0.01)
+    assert prefill.ticks is not None and answer.ticks is not None
+    assert 1 <= prefill.ticks <= 4 < answer.ticks
+    found = report.to_json()
+    phases = sum(phase["energy_j"] for phase in found["phases"].values())
+    assert phases + found["unattributed_j"] == pytest.approx(found["total_j"], abs=1e-6)
+    assert set(found["phases"]["prefill"]) >= {"model_j", "model_sd_j", "ticks", "energy_j", "sd_j"}
+
+
+def test_a_request_too_short_for_a_model_is_interpolated_without_intervals_and_says_why() -> None:
+    device = Device(SLOW)
+    device.sleep(0.33)
+    ledger = Ledger(device.poller)
+    ledger.start()
+    decode(ledger, device, steps=3, watts=300, seconds=0.012)
+    report = ledger.finish()
+    assert report.attribution == "interpolated"
+    assert report.not_identifiable is not None and "ticks are too few" in report.not_identifiable
+    assert report.phases["answer"].energy_j is not None
+    assert report.phases["answer"].sd_j is None
+    assert report.phases["answer"].model_j is None
+    assert report.window_uncertainty_j is not None, "the ticks themselves were measured"
+
+
+def test_the_powers_of_the_device_serve_a_request_that_is_too_short_alone() -> None:
+    device = Device(SLOW)
+    earlier = []
+    for _ in range(6):
+        device.meter.set_power(90)
+        device.sleep(0.37)
+        ledger = Ledger(device.poller)
+        ledger.start()
+        decode(ledger, device, steps=60, watts=300, seconds=0.012)
+        ledger.finish()
+        readings = tuple(ledger.readings())
+        earlier.append(Run(readings, tuple(ledger.marks), ledger.start_s, ledger.end_s))
+    power = fit_power(earlier, device.meter.sensor)
+    device.meter.set_power(90)
+    device.sleep(0.33)
+    ledger = Ledger(device.poller, power=power)
+    ledger.start()
+    decode(ledger, device, steps=3, watts=300, seconds=0.012)
+    report = ledger.finish()
+    assert report.attribution == "model"
+    assert report.phases["answer"].model_j == pytest.approx(10.8, rel=0.01)
+
+
+def test_others_on_the_device_are_in_the_report() -> None:
+    device = Device(FRESH)
+    seen = iter([(12,), (12, 77)])
+    device.meter.other_processes = lambda: next(seen)  # type: ignore[attr-defined]
+    ledger = Ledger(device.poller)
+    ledger.start()
+    decode(ledger, device, steps=2, watts=300, seconds=0.01)
+    report = ledger.finish()
+    assert report.other_processes == (12, 77)
+    assert report.to_json()["other_processes"] == [12, 77]

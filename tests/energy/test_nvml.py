@@ -15,8 +15,9 @@ from tests.energy.fake_nvml import UUID, FakeNvml
 
 
 @pytest.fixture
-def driver(monkeypatch):
+def driver(monkeypatch, tmp_path):
     fake = FakeNvml()
+    monkeypatch.setenv("TOKENJOULE_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     return fake
 
