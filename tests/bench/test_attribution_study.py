@@ -13,6 +13,7 @@ from bench.attribution_score import ALONE, ARMS, CONSERVED, INTERPOLATED, MODEL,
 from bench.attribution_study import Task, tasks
 from bench.attribution_table import attribution_tables, bounds
 from bench.record import parse
+from bench.report import everything
 from bench.scenarios import CELLS, draw_device, well_specified
 from tests.bench.records import STAMP
 
@@ -87,6 +88,7 @@ def test_records_are_of_the_one_schema_and_the_tables_read_nothing_else(well, co
     for words in ("Model, well-specified", "Model, misspecified", "Must hold", MODEL, ALONE, CONSERVED):
         assert words in text
     assert attribution_tables([]) == ""
+    assert text in everything(again)
 
 
 def test_the_picture_is_drawn(well, corners, tmp_path):
