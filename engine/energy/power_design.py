@@ -84,8 +84,8 @@ class Design:
     def jitter(self, theta: Array, rows: slice) -> Band:
         """(n, n) W²: covariance of the ticks' joules for times that scatter with unit variance."""
         if self.owners is not None:
-            # A tick stands for the time since the last one: its own time too late adds energy to it, moves its
-            # window, and takes energy from the next.
+            # A tick stands for the time since the last one: a time read too late adds energy to it, moves
+            # its window, and takes energy from the next.
             stood_w = (self.seconds[rows] @ theta) / self.ticks.lengths_s[rows]
             moved = np.bincount(self.owners, self.edges @ theta, len(self.energy_j))[rows]
             own_w = stood_w + moved
