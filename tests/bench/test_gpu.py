@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_a_broken_device_takes_its_process_and_the_other_groups_get_a_new_one(
         assert command[:3] == [sys.executable, "-m", "bench.cuda.run_part"] and timeout > 1
         assert run_part.main(command[3:]) == 0
 
-    monkeypatch.setattr(smoke.subprocess, "run", started)
+    monkeypatch.setattr(smoke, "subprocess", SimpleNamespace(run=started))
     monkeypatch.setattr(checks, "is_broken", lambda setting: True)
     monkeypatch.setattr(smoke, "_generate", lambda *_: (_ for _ in ()).throw(RuntimeError("illegal address")))
     records = run("smoke", tmp_path / "records.jsonl", "--groups", "tokens,device")
