@@ -145,6 +145,26 @@ def test_parts_come_in_the_order_asked_for() -> None:
         chosen(("smoke", "warp"))
 
 
+def test_parts_write_where_the_caller_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(gpu, "stamp", lambda *_: STAMP)
+    commands: list[list[str]] = []
+
+    def ended(command: list[str], limit_s: float) -> Ended:
+        commands.append(command)
+        return Ended(1.0, None)
+
+    monkeypatch.setattr(gpu, "run_part", ended)
+    assert main(["--only", "rows", "--out", "r.jsonl", "--minutes", "2"]) == 0
+    options = run_part.parser().parse_args(commands[0][3:])
+    assert options.out == tmp_path / "r.jsonl" and options.out.exists()
+    assert (options.part, options.device, options.run) == ("rows", "cuda:0", STAMP.run)
+    assert 100 < options.seconds <= 120 and options.scale == "full" and options.backend == "gpu"
+    assert main(["--device", "1"]) == 2
+
+
 def planted(text: str) -> list[str]:
     return [sys.executable, "-c", text]
 
