@@ -80,9 +80,9 @@ def gpu(monkeypatch, tmp_path):
     return fake
 
 
-def short():
+def short(*, wave_s):
     """Two steps and two waves of the real schedule: 3 s."""
-    spans_s = schedule()
+    spans_s = schedule(wave_s=wave_s)
     waves = spans_s[2 * sensor_live.STEPS :]
     return [0.3, 0.25, 0.2, 0.3, *waves[:40], *waves[-12:]]
 
@@ -136,6 +136,7 @@ def test_a_sensor_is_characterised_through_the_driver(gpu, monkeypatch, tmp_path
 def test_the_real_schedule_is_short_and_locks_with_nothing():
     spans_s = schedule()
     assert len(spans_s) % 2 == 0  # it ends idle
+    assert sum(schedule(wave_s=9.0)) + 2 * sensor_live.IDLE_S < 60, "what a lent GPU has time for"
     assert sum(spans_s) + 2 * sensor_live.IDLE_S < 150
     assert schedule() == spans_s != schedule(1)
     halves_s = np.array(spans_s[2 * sensor_live.STEPS :])
