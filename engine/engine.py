@@ -14,6 +14,7 @@ from types import TracebackType
 from engine.chat import ChatTemplate
 from engine.config import ModelConfig
 from engine.decode import Decoder
+from engine.device_errors import device_failures
 from engine.energy.ledger import Ledger
 from engine.energy.meter import Meter, Reading
 from engine.energy.poller import Poller
@@ -69,6 +70,7 @@ class Engine:
         self._running = Lock()
 
     @classmethod
+    @device_failures("while loading")
     def load(
         cls,
         model: str | Path | None = None,
@@ -185,6 +187,7 @@ class Engine:
             pass
         return session.results()
 
+    @device_failures("before the request began")
     def start(
         self,
         prompts: Sequence[Prompt],

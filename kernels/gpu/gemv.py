@@ -27,6 +27,12 @@ from triton import knobs
 # The interpreter multiplies bf16 numbers as the integers of their bits; there operands are fp32.
 _INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
 
+# Lanes and warps go to the dimensions of a load by their contiguity; of equal ones Triton 3.7 takes the last
+# first, 3.6 the first. There a contiguity that grows from dimension to dimension is stated, for that order
+# alone: loads are widened along the last one only, of which it is true. Else every tile passes through 64 to
+# 128 KB of shared memory, and registers spill (compiled for sm_90 with Triton 3.6.0).
+_FIRST_OF_EQUALS = tl.constexpr(tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 7))
+
 # bf16 numbers 128 … 255 end in their integer part: one `or` makes a number of seven bits, or of a nibble.
 _MAGIC = tl.constexpr(0x43004300)
 
@@ -162,6 +168,8 @@ def _load_plain(
     places = words + row.to(tl.int64)[:, :, None, None, :, None] * (C // WIDTH)
     places = places + (warp * (K * CHUNK) + element)
     places = places + (half[:, :, None, None, :, None] * (HALF * (C // WIDTH)) + k * CHUNK)
+    if _FIRST_OF_EQUALS:
+        places = tl.max_contiguous(places, [1, 1, 1, 2, 4, CHUNK])
     if M % ROWS == 0 and HALF % (ROWS // 2) == 0 and C % (32 * K * WARPS) == 0:
         return tl.load(places, eviction_policy="evict_first")
     else:
@@ -215,8 +223,13 @@ def _load_packed(
     begin = (warp * (32 * K) // GROUP)[None, None, :, None, None, None, None]
     scale_places = scales + at[:, None, None, :, :, None, :] + tl.zeros((1, 1, 1, 1, 1, 4, 1), tl.int32)
     scale_places = scale_places + begin * 16
+    if _FIRST_OF_EQUALS:
+        scale_places = tl.max_contiguous(scale_places, [1, 1, 2, 4, 8, 16, 32])
     scale_places = scale_places + s * 16
 
+    if _FIRST_OF_EQUALS:
+        places = tl.max_contiguous(places, [1, 1, 1, 2, 4, 8, 16, 32])
+        scale_places = tl.max_contiguous(scale_places, [1, 1, 2, 4, 8, 16, 32])
     if M % ROWS == 0 and HALF % (ROWS // 2) == 0 and PADDED % (32 * K * WARPS) == 0:
         tile = tl.load(places, eviction_policy="evict_first")
         scale = tl.load(scale_places, eviction_policy="evict_first")

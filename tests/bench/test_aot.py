@@ -1,5 +1,6 @@
 """Every kernel that a model launches, compiled without a GPU; and that a kernel which fails is named."""
 
+import dataclasses
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from engine.presets import PRESETS
 from kernels.aot import ceilings
 from kernels.aot.ceilings import Ceiling
 from kernels.aot.compile import Code, Refusal, compile_all
-from kernels.aot.contracts import CONTRACTS
+from kernels.aot.contracts import CONTRACTS, judged, straight_to_registers
 from kernels.aot.record import Variant, recording
 from tests.kernels.aot import toys
 
@@ -86,6 +87,14 @@ def test_a_kernel_over_its_ceiling_fails_by_name(run, monkeypatch):
     at = next(index for index, line in enumerate(lines) if line.startswith("gate_up_kernel"))
     assert " NO " in lines[at] and "registers, at most 100" in lines[at + 1]
     assert json.loads(lines[-1])["failed"] == 1 and not json.loads(lines[-1])["holds"]
+
+
+def test_weights_that_pass_through_shared_memory_are_found(compiled):
+    [code] = [code for variant, code in compiled.items() if variant.name == "gate_up_kernel"]
+    assert straight_to_registers(code) == []
+    moved = dataclasses.replace(code, shared=64 << 10)  # as Triton 3.6 did: a tile of 16 rows of 2048
+    assert straight_to_registers(moved) == ["65536 bytes of shared memory, 4096 without weights"]
+    assert "shared" in {gate for gate, lines in judged(moved).items() if lines}
 
 
 def test_a_kernel_that_does_not_compile_fails_by_name(run, tmp_path: Path):
