@@ -15,7 +15,7 @@ from bench.record import read
 from engine.config import parse_config
 from engine.presets import PRESETS
 from kernels.aot import ceilings
-from kernels.aot.ceilings import Ceiling
+from kernels.aot.ceilings import Ceiling, ceiling_of
 from kernels.aot.compile import Code, Refusal, compile_all
 from kernels.aot.contracts import CONTRACTS, judged, straight_to_registers
 from kernels.aot.record import Variant, recording
@@ -145,6 +145,13 @@ def test_what_a_model_does_not_share_with_another_is_compiled_anew():
     assert kinds == ["*bf16"]
     normed = launched("qwen3-8b")
     assert [dict(v.signature)["q_norm"] for v in normed if v.name == "attention_input_kernel"] == ["*bf16"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_launches_of_every_preset_can_be_recorded(name):
+    found = launched(name, rows=[1, 2])
+    assert all(ceiling_of(variant) is not None for variant in found)
+    assert {variant.kernel for variant in found} <= set(CONTRACTS)
 
 
 def test_a_step_is_five_launches_a_layer_and_attention_is_cut_by_length():
