@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from time import monotonic
@@ -26,11 +27,12 @@ from bench.record import Record, append, read
 from bench.report import newest
 from bench.stamp import stamp
 from engine.cli import Parser, guarded, leave
+from engine.energy.curve import OperatingCurve
 from engine.energy.curve_json import to_json
-from engine.energy.curve_store import save_curve
+from engine.energy.curve_store import file_name, load_curve, save_curve, user_curves
 from engine.energy.power_model import PowerModel
 from engine.engine import Engine
-from engine.errors import UsageError
+from engine.errors import TokenjouleError, UsageError
 
 ROWS = (1, 2, 4, 8)
 RUN_ONLY = (
@@ -79,16 +81,36 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     else:
         records, power, remark = run(options, arguments)
     curve, samples = curve_of(records, power)
+    curve, replaced = with_kept(curve, options.save or user_curves() / file_name(curve.fits))
     path = save_curve(curve, options.save)
     if options.plot:
         from bench.curve_figure import draw_curve
 
         draw_curve(curve, samples, options.plot)
-    if remark:
-        print(remark, file=sys.stderr)
+    for line in filter(None, (replaced, remark if curve.power is None else "")):
+        print(line, file=sys.stderr)
     print(json.dumps(to_json(curve), allow_nan=False) if options.json else table(curve), flush=True)
     print(f"kept in {path}", file=sys.stderr)
     return 0
+
+
+def with_kept(curve: OperatingCurve, path: Path) -> tuple[OperatingCurve, str]:
+    """`curve` with what the curve at `path`, which it is to replace, holds beside a fit; and a remark.
+
+    Accuracy stays where both are curves of the same, powers where both are fits of the same run: its records
+    alone do not tell them again.
+    """
+    if not path.is_file():
+        return curve, ""
+    try:
+        before = load_curve(path)
+    except TokenjouleError as error:
+        return curve, f"replaced: {error}"
+    if before.fits != curve.fits:
+        return curve, f"replaced: the curve of another model, device or source in {path}"
+    if curve.power is None and before.provenance == curve.provenance:
+        curve = replace(curve, power=before.power)
+    return replace(curve, accuracy=before.accuracy), ""
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -125,6 +147,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[list[Rec
         quantize=options.quantize,
         random_weights=bool(options.random_weights),
         energy_source=options.energy_source or "auto",
+        operating_curve=False,  # the one that is about to be replaced, which may be damaged
     ) as engine:
         where = stamp("bench.curves", arguments, engine.model.backend.device)
         records, runs = [], []

@@ -95,7 +95,8 @@ def _main(options: argparse.Namespace) -> int:
 def read_results(path: Path) -> Iterator[Mapping[str, Any]]:
     """Results with joules, one JSON object a line. Raises `TokenjouleError` that names a line without."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): U+2028 and its like may stand inside a JSON string.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TokenjouleError(f"cannot read {path}: {error}") from error
     found = False

@@ -8,6 +8,7 @@ Of each benchmark the newest run counts; `--run ID` takes another. `--update` re
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,14 @@ from bench.record import Record, read
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
 
+ELSEWHERE = {
+    "curves": "`python -m bench.curves --from FILE` fits and shows them.",
+    **{
+        name: f"`python -m bench.experiments.{name} --from FILE` shows them."
+        for name in ("fig1", "fig2", "fig3", "fig4")
+    },
+    "aot": "the table of `bench.aot` is printed while it compiles.",
+}
 MARK = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- end bench:\2 -->)", re.DOTALL)
 
 
@@ -73,13 +82,25 @@ def everything(records: Sequence[Record]) -> str:
     parts = []
     if any(record.benchmark == "decode" for record in records):
         parts += [tables.decode_tables(records), tables.target_table(records), tables.alone_table(records)]
-    parts += [tables.stage_table(records), fidelity_table(records), tables.bandwidth_table(records)]
+    parts += [_kernels(records), fidelity_table(records), tables.bandwidth_table(records)]
     parts.append(everything_gpu(records))
     parts.append(attribution_tables(records))
+    parts += elsewhere(records)
     stamps = {record.stamp.run: record.stamp for record in records}
     random = {record.stamp.run for record in records if record.case.shape_only}
     origins = [tables.origin(stamp, run in random) for run, stamp in stamps.items()]
     return "\n\n".join([*(part for part in parts if part), *origins])
+
+
+def elsewhere(records: Sequence[Record]) -> list[str]:
+    """Of benchmarks whose tables need more than a run's own records: how to have them."""
+    found = Counter(record.benchmark for record in records)
+    return [f"{found[name]} records of {name}: {where}" for name, where in ELSEWHERE.items() if found[name]]
+
+
+def _kernels(records: Sequence[Record]) -> str:
+    """The stages, and the whole steps where joules were asked for."""
+    return "\n\n".join(filter(None, (tables.stage_table(records), tables.step_table(records))))
 
 
 def summary(records: Sequence[Record]) -> str:
@@ -114,7 +135,7 @@ SECTIONS = {
     "fidelity": fidelity,
     "gpu": gpu_section,
     "attribution": lambda records: attribution_tables(records) or "Not measured.\n",
-    "kernels": lambda records: tables.stage_table(records) or "Not measured.\n",
+    "kernels": lambda records: _kernels(records) or "Not measured.\n",
 }
 
 

@@ -91,12 +91,13 @@ class Engine:
         require_measured_energy: bool = False,
         meter: Meter | None = None,
         profile: bool = False,
+        operating_curve: bool = True,
         on_progress: OnProgress = ignore,
     ) -> "Engine":
         """Load a model, open the meter of its device, and warm both up; that energy is `setup_j`.
 
         An operating curve of just this model, backend, device and source, where one is kept (`bench.curves`),
-        then tells what a step will take.
+        then tells what a step will take, unless `operating_curve` is False.
 
         `model`: None for the bundled one, a Hugging Face directory or id, or "preset:NAME", which needs
         `random_weights`. `device`: a CUDA index, "cpu", or None for the first CUDA device if there is one.
@@ -148,7 +149,7 @@ class Engine:
                 peak_w=meter.sensor.peak_w,
             )
             # Stages that are waited for one by one cost more than those that the curve was fitted to.
-            curve = None if profile else find_curve(curve_key)
+            curve = find_curve(curve_key) if operating_curve and not profile else None
         except BaseException:
             poller.stop()
             meter.close()

@@ -205,7 +205,10 @@ def _budget_line(budget: Budget) -> str:
     else:
         verdict = "kept or exceeded: within the meter's uncertainty"
     spread = "" if budget.uncertainty_j is None else f" ± {budget.uncertainty_j:.2g}"
+    held = "were held back for the answer"
+    if budget.reserve_j > budget.joules:
+        held = "would have had to be held back for a whole answer, more than the budget"
     return (
         f"budget: {budget.joules:g} J, {format_j(spent_j)}{spread} J spent, {verdict}; "
-        f"{budget.reserve_j:.2g} J were held back for the answer"
+        f"{budget.reserve_j:.2g} J {held}"
     )

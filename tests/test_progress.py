@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from engine.energy.simulated import SimulatedProfile
 from engine.progress import summary
-from engine.result import Generation
+from engine.result import Budget, Generation
 from tests.simulation import Device, FakeModel, run
 
 
@@ -43,3 +43,16 @@ def test_others_on_the_device_are_named() -> None:
     lines = summary(replace(result, energy=replace(result.energy, other_processes=(12, 77))))
     assert any("NOT ALONE" in line and "12, 77" in line for line in lines)
     assert not any("NOT ALONE" in line for line in summary(result))
+
+
+def test_more_than_the_budget_is_never_said_to_have_been_held_back() -> None:
+    result = generated(2)
+
+    def said(reserve_j: float) -> str:
+        budget = Budget(30.0, "simulated", 9.0, reserve_j, None, "warm-up")
+        [line] = [line for line in summary(replace(result, budget=budget)) if line.startswith("budget:")]
+        return line
+
+    assert said(10.0).endswith("10 J were held back for the answer")
+    assert "held back for the answer" not in said(107.0)
+    assert said(107.0).endswith("more than the budget")

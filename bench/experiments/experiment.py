@@ -6,6 +6,7 @@ the rest. Records of a cell already in --out that was measured with the same set
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -150,10 +151,10 @@ def _settings(options: argparse.Namespace) -> Settings:
     if least < 2 or options.most_rounds < least:
         raise UsageError(f"at least 2 rounds, and no fewer at most: {least} and {options.most_rounds}")
     for name in ("window_seconds", "cool_down", "spread"):
-        if not getattr(options, name) >= 0:
-            raise UsageError(f"--{name.replace('_', '-')} must not be negative")
-    if not options.idle_seconds > 0:
-        raise UsageError("--idle-seconds must be more than 0: there is no baseline without it")
+        if not 0 <= getattr(options, name) < math.inf:
+            raise UsageError(f"--{name.replace('_', '-')} must be finite and not negative")
+    if not 0 < options.idle_seconds < math.inf:
+        raise UsageError("--idle-seconds must be finite and more than 0: there is no baseline without it")
     return Settings(
         window_s=options.window_seconds,
         cool_down_s=options.cool_down,

@@ -70,4 +70,4 @@ def _draw_length(
     per_token.set_ylim(bottom=0)
     shape.set(ylabel="share of the longest's energy", yscale="log")
     picture.powers(shape, counts, "new tokens")
-    shape.set_title("shape: every model by its own largest", fontsize=8, loc="left")
+    shape.set_title("shape: every model by its own longest request", fontsize=8, loc="left")

@@ -21,6 +21,7 @@ from engine.errors import UsageError
 TERMS = ("base", "prompt", "token", "square", "step", "row_step", "position")
 CONFIDENCE = 0.95
 _Z95 = 1.96
+_LEAST = 1e-12  # J or s of a decode step: below, a run that corrects the curve divides by next to nothing
 
 Features = tuple[float, ...]  # (7,), in the order of TERMS
 Predicted = tuple[float, float, float]  # expected, and the two ends of its 95 % band
@@ -78,7 +79,7 @@ class CostCurve:
             raise ValueError("coefficients and band must be finite and not negative")
         if not all(math.isfinite(number) for row in self.covariance for number in row):
             raise ValueError("the covariance must be finite")
-        if self.step(1, 1)[0] <= 0:
+        if self.step(1, 1)[0] < _LEAST:
             raise ValueError("a decode step must cost something")
 
     def expected(self, features: Features) -> float:

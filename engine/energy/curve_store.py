@@ -21,6 +21,7 @@ from engine.energy.curve_json import from_json, to_json
 from engine.errors import TokenjouleError
 
 BUNDLED = Path(__file__).parent / "curves"
+_REMEDY = "remove the file, or fit the curve anew with bench.curves"
 # What a config says that no cost depends on, or that the key says by itself.
 _COSTS_NOTHING = ("eos_ids", "norm_eps", "shape_only", "quantization", "dtype")
 
@@ -62,11 +63,14 @@ def find_curve(key: CurveKey) -> OperatingCurve | None:
     for directory in (user_curves(), BUNDLED):
         path = directory / file_name(key)
         if path.is_file():
-            curve = load_curve(path)
+            try:
+                curve = load_curve(path)
+            except TokenjouleError as error:
+                raise TokenjouleError(f"{error}; {_REMEDY}") from error
             try:
                 curve.require(key)
             except TokenjouleError as error:
-                raise TokenjouleError(f"{path}: {error}") from error
+                raise TokenjouleError(f"{path}: {error}; {_REMEDY}") from error
             return curve
     return None
 

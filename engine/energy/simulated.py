@@ -5,12 +5,13 @@ recordings of real GPUs: gain, offset, lag, a boxcar average, and a counter that
 The default figures are round and illustrative; they describe no particular GPU.
 """
 
+import hashlib
 import json
 import math
 import threading
 import time
 from bisect import bisect_right
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,11 @@ def load_profile(text: str) -> SimulatedProfile:
         raise UsageError(f"{text}: {error}") from error
 
 
+def _digest(profile: SimulatedProfile) -> str:
+    """Eight digits that tell a profile from others."""
+    return hashlib.sha256(json.dumps(asdict(profile), sort_keys=True).encode()).hexdigest()[:8]
+
+
 class VirtualClock:
     """A monotonic clock that moves only when told to, by `sleep(seconds)` or `jump(to_s)`."""
 
@@ -134,7 +140,9 @@ class SimulatedMeter:
     ) -> None:
         self.profile = profile
         self.device = "simulated device"
-        self.note = "simulation: the joules are invented, no device was measured"
+        # The profile is part of it: by the note, records of one simulation are told from those of another.
+        shape = "" if profile == BUILTIN_PROFILES["default"] else f" by profile {_digest(profile)}"
+        self.note = f"simulation{shape}: the joules are invented, no device was measured"
         self.sensor = Sensor(
             period_s=profile.period_s,
             lag_s=profile.lag_s,

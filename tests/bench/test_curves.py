@@ -15,7 +15,8 @@ from bench.curve_requests import EngineRequests, Sampler, Size, Taken, sizes
 from bench.curves import main
 from bench.record import Record, append, read
 from engine.energy.curve_json import from_json
-from engine.energy.curve_store import find_curve, user_curves
+from engine.energy.curve_store import file_name, find_curve, save_curve, user_curves
+from engine.energy.power_model import Noise, PowerModel
 from engine.engine import Engine
 from engine.errors import TokenjouleError
 from tests import curves
@@ -100,6 +101,44 @@ def test_an_interrupt_keeps_what_was_run(
     assert main(["--energy-source", "estimate", "--backend", "torch", "--out", str(out)]) == 130
     assert len(list(read([out]))) == 2
     assert f"2 requests are in {out}; --from fits them" in capsys.readouterr().err
+
+
+def test_a_damaged_curve_in_the_cache_does_not_keep_from_fitting_it_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine.load(energy_source="estimate", backend="torch") as engine:
+        path = user_curves() / file_name(engine.curve_key)
+    path.parent.mkdir(parents=True)
+    path.write_text("{broken")
+    with pytest.raises(TokenjouleError, match=r"is no operating curve.*fit the curve anew"):
+        Engine.load(energy_source="estimate", backend="torch")
+    monkeypatch.setattr("bench.curves.monotonic", count(step=30.0).__next__)
+    options = ["--energy-source", "estimate", "--backend", "torch", "--minutes", "1"]
+    assert main(options) == 1
+    assert "too few for an operating curve" in capsys.readouterr().err, "requests were run"
+
+
+def test_a_fit_keeps_what_the_curve_before_it_held_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "curves.jsonl"
+    append(path, records())
+    assert main(["--from", str(path)]) == 0
+    first = find_curve(KEY)
+    assert first is not None and first.power is None
+    power = PowerModel(("idle",), (90.0,), ((4.0,),), {}, Noise(), 1.0, 12, 3)
+    accuracy = {"version": 1, "anything": [1, 2]}
+    save_curve(replace(first, power=power, accuracy=accuracy))
+    assert main(["--from", str(path)]) == 0
+    assert find_curve(KEY) == replace(first, power=power, accuracy=accuracy)
+    other_run = replace(first.provenance, date="2020-01-01T00:00:00+00:00")
+    kept = save_curve(replace(first, power=power, accuracy=accuracy, provenance=other_run))
+    assert main(["--from", str(path)]) == 0
+    assert find_curve(KEY) == replace(first, accuracy=accuracy), "powers of another run are not this fit's"
+    capsys.readouterr()
+    kept.write_text("{broken")
+    assert main(["--from", str(path)]) == 0
+    assert "replaced:" in capsys.readouterr().err and find_curve(KEY) == first
 
 
 @pytest.mark.parametrize("measured", [False, True])

@@ -60,6 +60,12 @@ def test_lines_that_are_no_results_are_refused_by_number(tmp_path: Path, result:
         list(read_results(path))
 
 
+def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path, result: dict[str, Any]) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps({**result, "text": "a\u2028b\x85c"}, ensure_ascii=False), encoding="utf-8")
+    assert [found["text"] for found in read_results(path)] == ["a\u2028b\x85c"]
+
+
 def test_estimates_are_refused_where_measurements_are_required(
     tmp_path: Path, result: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -178,3 +178,16 @@ def test_a_line_says_where_figures_are_from() -> None:
 
 def test_markdown_is_a_table() -> None:
     assert markdown(("a", "b"), [("x", "y")]) == "| a | b |\n|---|---:|\n| x | y |"
+
+
+@pytest.mark.parametrize("benchmark", ["curves", "fig1", "fig2", "fig3", "fig4", "aot"])
+def test_records_that_have_their_tables_elsewhere_are_not_passed_over_in_silence(benchmark: str) -> None:
+    text = everything([dataclasses.replace(RUN[0], benchmark=benchmark)] * 3)
+    assert f"3 records of {benchmark}:" in text
+
+
+def test_whole_steps_stand_below_their_stages() -> None:
+    case = dataclasses.replace(RUN[0].case, phase="step")
+    metrics = {"run_s": Metric("s", (0.1, 0.1))}
+    step = dataclasses.replace(RUN[0], benchmark="kernels", case=case, metrics=metrics)
+    assert "| Whole decode step |" in everything([step])

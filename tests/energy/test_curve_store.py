@@ -11,7 +11,7 @@ import pytest
 
 from engine.config import load_config
 from engine.energy import curve_store
-from engine.energy.curve import OperatingCurve
+from engine.energy.curve import TERMS, OperatingCurve
 from engine.energy.curve_json import from_json, to_json
 from engine.energy.curve_store import file_name, find_curve, fingerprint, load_curve, save_curve, user_curves
 from engine.energy.power_model import Noise, PowerModel
@@ -128,6 +128,10 @@ def without(*path: str) -> Callable[[dict[str, Any]], Any]:
         (change("measured", to="yes"), "measured must be a bool, found 'yes'"),
         (change("energy", "coefficients", "step", to="much"), r"energy.coefficients\[4\] must be a float"),
         (change("energy", "coefficients", "step", to=-1.0), "not negative"),
+        (
+            change("seconds", "coefficients", to={**dict.fromkeys(TERMS, 0.0), "step": 1e-300}),
+            "a decode step must cost something",
+        ),
         (change("energy", "coefficients", "extra", to=1.0), "wrong names: extra"),
         (without("seconds", "coefficients", "base"), "seconds.coefficients: wrong names: base"),
         (without("seconds", "coefficients"), "seconds.coefficients is no object"),
@@ -147,6 +151,7 @@ def test_anything_else_is_refused_in_one_line(spoil: Callable[[Any], Any], said:
     with pytest.raises(TokenjouleError, match=said) as caught:
         find_curve(KEY)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    assert "remove the file, or fit the curve anew" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000])

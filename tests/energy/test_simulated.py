@@ -288,3 +288,11 @@ def test_thousands_of_pieces_are_cheap():
         meter.read()
     assert len(meter.segments) == 40_001
     assert time.process_time() - started_s < 3.0  # 0.2 s where written; a quadratic sum takes minutes
+
+
+def test_the_note_tells_profiles_apart() -> None:
+    """Records are resumed by what the note says: other joules must have another note."""
+    profiles = (SimulatedProfile(), SimulatedProfile(decode_w=300.0), SimulatedProfile(gain_error=None))
+    notes = [SimulatedMeter(profile).note for profile in profiles]
+    assert len(set(notes)) == 3
+    assert all(note.endswith("the joules are invented, no device was measured") for note in notes)
