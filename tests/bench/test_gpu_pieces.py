@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from bench.peers.transformers_device import DeviceTransformers, Mode
 from bench.record import Case, Record, read
 from bench.stamp import stamp
 from bench.timing import Timed, WrongAnswer
+from engine.energy.meter import Reading, Sensor
+from engine.energy.poller import Poller
 from engine.energy.power_recording import PowerRecording, recording_of
 from engine.errors import MeterError
 from tests.energy.fake_nvml import UUID, FakeNvml
@@ -234,3 +237,52 @@ def test_near_counts_what_is_not_a_number_as_wrong() -> None:
     assert near(torch.full((3,), float("nan")), ones, 0.1)[0] == float("inf")
     with pytest.raises(ValueError, match="expected"):
         near(torch.ones(2), ones, 0.1)
+
+
+class Ticking:
+    """A meter that has to be polled, as NVML's counter has."""
+
+    name, measured, device, note = "ticking", False, "none", ""
+    sensor = Sensor(period_s=None)
+
+    def read(self) -> Reading:
+        now_s = time.monotonic()
+        return Reading(now_s, now_s, int(now_s * 100))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_the_arm_without_a_meter_runs_while_nobody_reads_the_other_arms_meter(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loaded:
+        """Of an engine what the part asks for."""
+
+        origin = SimpleNamespace(card=SimpleNamespace(id="m"))
+
+        def __init__(self, meter: Any) -> None:
+            self.poller = Poller(meter)
+
+        def __enter__(self) -> "Loaded":
+            self.poller.start()
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.poller.stop()
+
+    bare, metered = Loaded(overhead.NoMeter()), Loaded(Ticking())
+    load = {True: bare, False: metered}
+    monkeypatch.setattr(overhead, "Engine", SimpleNamespace(load=lambda model, **how: load["meter" in how]))
+    reads: dict[bool, list[int]] = {True: [], False: []}
+
+    def step_s(engine: Any, tokens: int, **_: object) -> float:
+        before = metered.poller.reads
+        time.sleep(0.02)
+        reads[engine is bare].append(metered.poller.reads - before)
+        return 0.02
+
+    monkeypatch.setattr(overhead, "step_s", step_s)
+    overhead.run(replace(setting, part="overhead"))
+    assert len(reads[True]) == 3 and not any(reads[True]), "the baseline paid for the other arm's meter"
+    assert len(reads[False]) == 6 and all(reads[False]), "read again as soon as its own arm runs"
