@@ -1,7 +1,10 @@
 """`bench.gpu`: its parts on a CPU at the smallest sizes, and what becomes of a part that fails or hangs."""
 
 import json
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,6 +106,27 @@ def test_a_broken_device_takes_its_process_and_the_other_groups_get_a_new_one(
     assert {r.stamp.run for r in records} == {"r1"}, "the new process goes on with the same run"
 
 
+def test_a_device_that_breaks_outside_of_a_check_does_not_cost_the_groups_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.cuda import smoke
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(
+        smoke, "subprocess", SimpleNamespace(run=lambda command, **_: asked.append(list(command)))
+    )
+    monkeypatch.setattr(smoke, "is_broken", lambda setting: True)
+
+    def broken(setting: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(smoke, "meter", broken)
+    records = run("smoke", tmp_path / "records.jsonl", "--groups", "meter,device")
+    assert [r.case.phase for r in records] == ["meter"]
+    (command,) = asked
+    assert command[command.index("--groups") + 1] == "device"
+
+
 def test_a_wrong_answer_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.cuda import smoke
     from bench.gpu_table import holds
@@ -182,6 +206,24 @@ def test_a_part_that_hangs_is_ended_with_all_it_started() -> None:
     ended = gpu.run_part(planted(child), 1.0)
     assert ended.reason is not None and ended.reason.startswith("ended by its limit of 1 s")
     assert ended.elapsed_s < 10
+
+
+def test_a_run_that_is_terminated_takes_its_part_with_it(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    child = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody listens for it"))
+    timer.start()
+    try:
+        with pytest.raises(SystemExit) as left:
+            gpu.run_part(planted(child), 20)
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "what was there before is back"
+    finally:
+        timer.join()
+        signal.signal(signal.SIGTERM, before)
+    assert left.value.code == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):  # it would have had the device for itself, without a limit
+        os.kill(int(told.read_text()), 0)
 
 
 def test_every_part_leaves_a_record_also_the_ones_that_do_not_come_to_it(

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from bench.contender import fill
-from bench.cuda import overhead, sensor, smoke
+from bench.cuda import overhead, prefill, sensor, smoke
 from bench.cuda.cases import block_j, filled, run_case
 from bench.cuda.decode import ours
 from bench.cuda.device_source import DeviceSource
 from bench.cuda.device_time import graph_timed
 from bench.cuda.setting import TINY, Setting, near
+from bench.cuda.stage_peers import product_peers
 from bench.gpu_table import everything_gpu, holds
 from bench.peers.transformers_device import DeviceTransformers, Mode
 from bench.record import Case, Record, read
@@ -286,3 +287,31 @@ def test_the_arm_without_a_meter_runs_while_nobody_reads_the_other_arms_meter(
     overhead.run(replace(setting, part="overhead"))
     assert len(reads[True]) == 3 and not any(reads[True]), "the baseline paid for the other arm's meter"
     assert len(reads[False]) == 6 and all(reads[False]), "read again as soon as its own arm runs"
+
+
+def test_a_compiled_peer_is_compiled_for_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    counter, real = CompileCounter(), torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda work, *, mode, dynamic: real(work, backend=counter, dynamic=dynamic)
+    )
+    for columns in range(16, 27):  # more cases than Dynamo keeps compilations of one function
+        work: Any = SimpleNamespace(vectors=torch.ones(1, columns), matrices=[torch.ones(8, columns)] * 2)
+        *_, compiled = product_peers(work, compiles=True)
+        assert torch.equal(compiled.call(0), compiled.expected()) and compiled.name.startswith("Inductor")
+        compiled.call(1)
+    assert counter.frame_count == 11, "a case beyond the eighth was timed in eager under the compiler's name"
+
+
+def test_an_arm_of_prefill_that_fails_leaves_the_others(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Any:
+        raise torch.OutOfMemoryError("no room for these logits")
+
+    monkeypatch.setattr(DeviceTransformers, "prefill", fails)
+    prefill.run(replace(setting, part="prefill"))
+    found = {r.arm.name: r.metrics["step_s"] for r in records(setting)}
+    assert found["torch none"].samples
+    assert found["transformers eager"].reason == "OutOfMemoryError: no room for these logits"
