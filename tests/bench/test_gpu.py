@@ -18,6 +18,7 @@ from bench.gpu import Ended, main
 from bench.record import Record, read
 from engine.errors import UsageError
 from tests.bench.records import STAMP
+from tests.energy.fake_nvml import UUID, FakeNvml
 
 NAMES = [part.name for part in PARTS]
 # `kernels` is of Triton alone: it runs in the interpreter, in `tests/kernels/interpreted/test_gpu_bench.py`.
@@ -260,3 +261,20 @@ def test_the_commit_may_be_told_where_there_is_no_repository(
     assert "TOKENJOULE_COMMIT" in found.reasons["dirty"]
     monkeypatch.delenv(stamp.COMMIT)
     assert stamp.stamp("bench.gpu", [], torch.device("cpu")).reasons["commit"] == "not a git checkout"
+
+
+def test_a_driver_that_tells_no_clock_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import stamp
+
+    nvml = FakeNvml()
+    nvml.clocks_mhz = None  # as on a slice of a GPU
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(stamp, "uuid_of_cuda_device", lambda index: UUID)
+    monkeypatch.setattr(stamp, "device_name", lambda device: "a GPU")
+    found = stamp.stamp("bench.gpu", [], torch.device("cuda", 0))
+    assert (found.clock_mhz, found.versions["driver"]) == (None, "999.99")
+    assert "clock_mhz" in found.reasons and "driver" not in found.reasons
+    nvml.clocks_mhz = {1: 1_500, 2: 2_600}
+    assert stamp.stamp("bench.gpu", [], torch.device("cuda", 0)).clock_mhz == (1500.0,)
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
+    assert stamp.stamp("bench.gpu", [], torch.device("cuda", 0)).versions["driver"] is None

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench import fidelity
 from bench.contender import fill
 from bench.cuda import overhead, prefill, sensor, smoke
 from bench.cuda.cases import block_j, filled, run_case
@@ -28,6 +29,7 @@ from bench.timing import Timed, WrongAnswer
 from engine.energy.meter import Reading, Sensor
 from engine.energy.poller import Poller
 from engine.energy.power_recording import PowerRecording, recording_of
+from engine.energy.sources import open_meter
 from engine.errors import MeterError
 from tests.energy.fake_nvml import UUID, FakeNvml
 
@@ -315,3 +317,19 @@ def test_an_arm_of_prefill_that_fails_leaves_the_others(
     found = {r.arm.name: r.metrics["step_s"] for r in records(setting)}
     assert found["torch none"].samples
     assert found["transformers eager"].reason == "OutOfMemoryError: no room for these logits"
+
+
+def test_engines_of_fidelity_are_given_a_meter_that_their_device_has(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def load(directory: Path, *, device: str | int, energy_source: str, **_: object) -> None:
+        meter = open_meter(energy_source, cuda_device=device if isinstance(device, int) else None)
+        opened.append(meter.name)
+        meter.close()
+
+    monkeypatch.setattr(fidelity, "Engine", SimpleNamespace(load=load))
+    fidelity._load(Path("x"), fidelity.REFERENCE, CPU)
+    fidelity._load(Path("x"), fidelity.REFERENCE, torch.device("cuda", 0))
+    assert opened == ["estimate", "nvml"]
