@@ -136,7 +136,8 @@ def _joules(setting: Setting, arms: dict[str, Callable[[], float]], case: Case) 
         return
     for name, samples in found.items():
         energy = Value("J/tok", median(samples), min(samples), max(samples), "nvml, whole ticks", True)
-        arm = arm_of(setting, "none", name, "interval: least and most of two blocks")
+        waits = "" if name == OFF else "; every generation waits for a tick at its end, and that is in it"
+        arm = arm_of(setting, "none", name, f"interval: least and most of two blocks{waits}")
         metrics = {"energy_j": Metric("J/tok", tuple(samples))}
         setting.emit(Record(setting.benchmark, setting.where, arm, case, group, metrics, {"energy": energy}))
 
