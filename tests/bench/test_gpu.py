@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -212,15 +213,22 @@ def test_a_part_that_hangs_is_ended_with_all_it_started() -> None:
 def test_a_run_that_is_terminated_takes_its_part_with_it(tmp_path: Path) -> None:
     told = tmp_path / "pid"
     child = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+
+    def terminate() -> None:
+        until_s = time.monotonic() + 15
+        while not (told.exists() and told.read_text()) and time.monotonic() < until_s:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    waiting = threading.Thread(target=terminate)
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody listens for it"))
-    timer.start()
+    waiting.start()
     try:
         with pytest.raises(SystemExit) as left:
             gpu.run_part(planted(child), 20)
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "what was there before is back"
     finally:
-        timer.join()
+        waiting.join()
         signal.signal(signal.SIGTERM, before)
     assert left.value.code == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):  # it would have had the device for itself, without a limit

@@ -281,7 +281,7 @@ def test_the_arm_without_a_meter_runs_while_nobody_reads_the_other_arms_meter(
 
     def step_s(engine: Any, tokens: int, **_: object) -> float:
         before = metered.poller.reads
-        time.sleep(0.02)
+        time.sleep(0.05)
         reads[engine is bare].append(metered.poller.reads - before)
         return 0.02
 
