@@ -68,10 +68,11 @@ def outcomes(planned: Sequence[Task], jobs: int) -> Iterator[tuple[str | None, O
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="bench.attribution_study", description=__doc__.split("\n\n")[0])
-    cli.add_argument("--scenarios", type=int, default=1000, metavar="N", help="well-specified ones")
+    size = cli.add_mutually_exclusive_group()
+    size.add_argument("--scenarios", type=int, default=1000, metavar="N", help="well-specified ones")
     cli.add_argument("--seed", type=int, default=0, metavar="N")
     cli.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
-    cli.add_argument("--quick", action="store_true", help=f"{QUICK} scenarios")
+    size.add_argument("--quick", action="store_true", help=f"{QUICK} scenarios")
     cli.add_argument("--out", type=Path, metavar="FILE.jsonl", help="add the records to this file")
     cli.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it (needs matplotlib)")
     return cli

@@ -107,6 +107,7 @@ class Sampler:
 
     def take(self, size: Size) -> Taken:
         """Raises `MeterError` where the meter fails, `TokenjouleError` where a request does."""
+        self._prepare(size)  # what a device compiles and captures for this size would idle in the account
         ledger = Ledger(self._poller)
         ledger.start()
         marks = self._fill()

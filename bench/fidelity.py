@@ -192,13 +192,15 @@ def skip(arm: Arm, reason: str) -> None:
 
 
 def _load(directory: Path, arm: Arm, device: torch.device) -> Engine:
+    # No joules are asked for, but an engine has a meter, and the estimate is of CPUs alone.
+    source = "estimate" if device.type == "cpu" else "auto"
     return Engine.load(
         directory,
         backend=arm.backend,
         device="cpu" if device.type == "cpu" else device.index or 0,
         dtype=SHORT[arm.dtype],
         quantize=arm.quantization,
-        energy_source="estimate",
+        energy_source=source,
     )
 
 

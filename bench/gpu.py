@@ -134,6 +134,8 @@ def run_part(command: Sequence[str], limit_s: float) -> Ended:
 
     reader = threading.Thread(target=show, daemon=True)
     reader.start()
+    # A part has a session of its own: whoever ends this process, as `timeout` does, does not reach it.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         status = process.wait(timeout=limit_s)
     except subprocess.TimeoutExpired:
@@ -145,7 +147,10 @@ def run_part(command: Sequence[str], limit_s: float) -> Ended:
         )
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     reader.join(timeout=5)
     elapsed_s = time.monotonic() - begun_s
     if status == 0:

@@ -3,15 +3,17 @@
 import os
 import secrets
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
+from typing import Any
 
 import torch
 
 from bench.record import Stamp
+from engine.energy.nvml import SM_CLOCK, uuid_of_cuda_device
 from engine.placement import device_name
 
 PACKAGES = ("torch", "numba", "numpy", "triton", "transformers", "llama-cpp-python", "gguf")
@@ -90,12 +92,8 @@ def _git(root: Path, *arguments: str) -> str:
 
 def _clocks(device: torch.device) -> tuple[float, ...] | None:
     if device.type == "cuda":
-        handle = _nvml_handle(device)
-        if handle is None:
-            return None
-        import pynvml
-
-        return (float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),)
+        clock = _nvml(device, lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, SM_CLOCK))
+        return None if clock is None else (float(clock),)
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -105,21 +103,18 @@ def _clocks(device: torch.device) -> tuple[float, ...] | None:
 
 
 def _driver(device: torch.device) -> str | None:
-    if device.type != "cuda" or _nvml_handle(device) is None:
+    if device.type != "cuda":
         return None
-    import pynvml
+    told = _nvml(device, lambda nvml, _: nvml.nvmlSystemGetDriverVersion())
+    return None if told is None else str(told)
 
-    return str(pynvml.nvmlSystemGetDriverVersion())
 
-
-def _nvml_handle(device: torch.device) -> object | None:
-    """NVML's name for torch's device; None where NVML cannot be asked."""
-    import pynvml
-
-    from engine.energy.nvml import uuid_of_cuda_device
-
+def _nvml(device: torch.device, ask: Callable[[Any, object], object]) -> Any:
+    """What NVML answers of torch's device: ask(pynvml, its handle); None where it does not tell."""
     try:
+        import pynvml
+
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByUUID(uuid_of_cuda_device(device.index))
+        return ask(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid_of_cuda_device(device.index)))
     except Exception:  # NVML's own errors and ours differ; a stamp must not end a run
         return None

@@ -64,6 +64,8 @@ def _model(setting: Setting, source: DeviceSource, readers: list[Reader]) -> Non
         lambda: DeviceTransformers(source, Mode.CAPTURED if setting.device.type == "cuda" else Mode.EAGER),
     )
     if captured is None:
+        arm = transformers_device.arm_of(Mode.COMPILED, source.dtype)
+        setting.failed(arm, first, "transformers could not be loaded", "compiled")
         return
     for context in sorted({shortest, max(scale.contexts)}):
         case = Case(source.model, source.shape_only, "decode", 1, context)

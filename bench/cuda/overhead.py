@@ -17,6 +17,7 @@ from bench.hook_overhead import Idle
 from bench.record import Case, Metric, Record, Value
 from bench.timing import ratio
 from engine.energy.meter import Reading, Sensor
+from engine.energy.poller import Poller
 from engine.engine import Engine
 from engine.errors import MeterError
 
@@ -58,8 +59,13 @@ def run(setting: Setting) -> None:
         )
 
     with load(meter=NoMeter()) as bare, load(energy_source=setting.energy_source) as metered:
+
+        def without() -> float:
+            with at_rest(metered.poller):
+                return step_s(bare, setting.scale.new_tokens)
+
         arms: dict[str, Callable[[], float]] = {
-            OFF: lambda: step_s(bare, setting.scale.new_tokens),
+            OFF: without,
             METER: lambda: step_s(metered, setting.scale.new_tokens),
             HOOKED: lambda: step_s(metered, setting.scale.new_tokens, hooks=[Idle()]),
         }
@@ -67,6 +73,16 @@ def run(setting: Setting) -> None:
         _times(setting, arms, case)
         if setting.scale.energy_s:
             _joules(setting, arms, case)
+
+
+@contextmanager
+def at_rest(poller: Poller) -> Iterator[None]:
+    """The meter is not read in here: an engine's poller runs from its loading on, in this very process."""
+    poller.stop()
+    try:
+        yield
+    finally:
+        poller.start()
 
 
 def step_s(engine: Engine, tokens: int, **options: Any) -> float:
@@ -120,7 +136,8 @@ def _joules(setting: Setting, arms: dict[str, Callable[[], float]], case: Case) 
         return
     for name, samples in found.items():
         energy = Value("J/tok", median(samples), min(samples), max(samples), "nvml, whole ticks", True)
-        arm = arm_of(setting, "none", name, "interval: least and most of two blocks")
+        waits = "" if name == OFF else "; every generation waits for a tick at its end, and that is in it"
+        arm = arm_of(setting, "none", name, f"interval: least and most of two blocks{waits}")
         metrics = {"energy_j": Metric("J/tok", tuple(samples))}
         setting.emit(Record(setting.benchmark, setting.where, arm, case, group, metrics, {"energy": energy}))
 

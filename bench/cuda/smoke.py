@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.contender import fill
-from bench.cuda.checks import DeviceBroken, check
+from bench.cuda.checks import DeviceBroken, check, is_broken
 from bench.cuda.setting import Setting, arm_of, near
 from bench.record import Case
 from bench.stages import Subject, subject
@@ -53,6 +53,9 @@ def run(setting: Setting) -> None:
         except Exception as error:  # of one group: the others are still worth knowing
             arm, case = arm_of(setting, "none", name), Case("kernel", True, name, 1, 0)
             setting.failed(arm, case, error, name, metric="error")
+            if is_broken(setting):
+                _go_on(setting, wanted[index + 1 :])
+                return
 
 
 def device(setting: Setting) -> None:

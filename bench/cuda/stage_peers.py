@@ -49,6 +49,7 @@ def product_peers(work: StageWork, *, compiles: bool) -> Iterator[Peer]:
 
     yield Peer("F.linear", "torch", linear, expected)
     if compiles:
+        torch.compiler.reset()  # see `attention_peers`
         tuned = torch.compile(functional.linear, mode="max-autotune-no-cudagraphs", dynamic=False)
 
         def compiled(index: int) -> Tensor:
@@ -79,6 +80,9 @@ def attention_peers(work: StageWork, shape: AttentionShape, *, compiles: bool) -
     if compiles:
         from torch.nn.attention.flex_attention import flex_attention
 
+        # Dynamo keeps at most 8 compilations of a function and takes further ones for eager without a word
+        # in our records; every case is one, of either model, and none is needed again.
+        torch.compiler.reset()
         flex = torch.compile(flex_attention, dynamic=False)
 
         def flexible(index: int) -> Tensor:

@@ -115,7 +115,9 @@ def draw(records: Sequence[Record], path: Path) -> None:
         width = 0.8 / len(shares)
         for place, (name, record) in enumerate(models.items()):
             for index, share in enumerate(shares):
-                value = mean(record.metrics[share].samples) if record.metrics[share].samples else 0.0
+                if not record.metrics[share].samples:
+                    continue
+                value = mean(record.metrics[share].samples)
                 at = place + (index - (len(shares) - 1) / 2) * width
                 bars.bar(at, value, width, color=style[name]["color"], alpha=1 - 0.3 * index, ec="white")
         _ticks(bars, list(models), "share of time, dark to light: " + ", ".join(SHARES[s] for s in shares))
@@ -123,7 +125,8 @@ def draw(records: Sequence[Record], path: Path) -> None:
         if any(r.metrics["sm_clock"].samples for r in models.values()):
             for place, (name, record) in enumerate(models.items()):
                 samples = record.metrics["sm_clock"].samples
-                clocks.bar(place, mean(samples) / 1e6 if samples else 0.0, color=style[name]["color"])
+                if samples:
+                    clocks.bar(place, mean(samples) / 1e6, color=style[name]["color"])
             _ticks(clocks, list(models), "SM clock, MHz")
         else:
             picture.empty(clocks, f"GPU utilisation and clocks: {picture.NOT_MEASURED} (no GPU)")

@@ -125,7 +125,14 @@ def test_a_truth_that_is_off_is_seen_as_an_error_and_outside_of_every_interval()
 
 
 @pytest.mark.parametrize(
-    "bad", [["--scenarios", "0"], ["--jobs", "0"], ["--seed", "-1"], ["--plot", "a.txt"]]
+    "bad",
+    [
+        ["--quick", "--scenarios", "5"],
+        ["--scenarios", "0"],
+        ["--jobs", "0"],
+        ["--seed", "-1"],
+        ["--plot", "a.txt"],
+    ],
 )
 def test_bad_usage_is_one_line_and_exit_status_2(bad, capsys):
     assert study.main(bad) == 2

@@ -1,6 +1,7 @@
 """`python -m bench.curves`, on the bundled model with sources that need no hardware."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -14,6 +15,7 @@ from bench.curve_records import curve_of, record, table
 from bench.curve_requests import EngineRequests, Sampler, Size, Taken, sizes
 from bench.curves import main
 from bench.record import Record, append, read
+from engine.energy.attribution import StepMark
 from engine.energy.curve_json import from_json
 from engine.energy.curve_store import file_name, find_curve, save_curve, user_curves
 from engine.energy.power_model import Noise, PowerModel
@@ -247,6 +249,26 @@ def test_on_a_meter_that_ticks_the_device_is_busy_around_a_sample() -> None:
             bare.append(sampler.take(size).sample.energy_j / planted_j - 1)
     assert abs(np.mean(errors)) < 0.01
     assert np.mean(bare) < np.mean(errors) - 0.005
+
+
+def test_what_a_device_captures_for_a_size_is_over_before_its_account_begins() -> None:
+    device = simulated_device(period_s=0.1)
+    prepare = preparing(device, PricedModel(device, np.random.default_rng(0), noise=0.0))
+    known = set[Size]()
+
+    def capturing(size: Size) -> Callable[[], Sequence[StepMark]]:
+        if size not in known:
+            known.add(size)
+            device.spend(curves.IDLE_W, 3.0)
+        return prepare(size)
+
+    filler, size = Size(8, 8, 1), Size(100, 20, 2)
+    capturing(filler)  # by the runs that warm up
+    taken = Sampler(device.poller, capturing, filler).take(size)
+    rest_s = taken.run.end_s - taken.run.start_s - sum(taken.elapsed_s)
+    assert rest_s < 1.0, "the sensor's ticks around the first request were of a device that idled"
+    planted_j = curves.curve().predict(100, 20, 2)[0]
+    assert taken.energies_j[0] == pytest.approx(planted_j, rel=0.03)
 
 
 def test_the_bundled_command_line_knows_its_own_options() -> None:

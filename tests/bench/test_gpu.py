@@ -1,7 +1,11 @@
 """`bench.gpu`: its parts on a CPU at the smallest sizes, and what becomes of a part that fails or hangs."""
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +19,7 @@ from bench.gpu import Ended, main
 from bench.record import Record, read
 from engine.errors import UsageError
 from tests.bench.records import STAMP
+from tests.energy.fake_nvml import UUID, FakeNvml
 
 NAMES = [part.name for part in PARTS]
 # `kernels` is of Triton alone: it runs in the interpreter, in `tests/kernels/interpreted/test_gpu_bench.py`.
@@ -103,6 +108,27 @@ def test_a_broken_device_takes_its_process_and_the_other_groups_get_a_new_one(
     assert {r.stamp.run for r in records} == {"r1"}, "the new process goes on with the same run"
 
 
+def test_a_device_that_breaks_outside_of_a_check_does_not_cost_the_groups_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.cuda import smoke
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(
+        smoke, "subprocess", SimpleNamespace(run=lambda command, **_: asked.append(list(command)))
+    )
+    monkeypatch.setattr(smoke, "is_broken", lambda setting: True)
+
+    def broken(setting: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(smoke, "meter", broken)
+    records = run("smoke", tmp_path / "records.jsonl", "--groups", "meter,device")
+    assert [r.case.phase for r in records] == ["meter"]
+    (command,) = asked
+    assert command[command.index("--groups") + 1] == "device"
+
+
 def test_a_wrong_answer_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.cuda import smoke
     from bench.gpu_table import holds
@@ -184,6 +210,31 @@ def test_a_part_that_hangs_is_ended_with_all_it_started() -> None:
     assert ended.elapsed_s < 10
 
 
+def test_a_run_that_is_terminated_takes_its_part_with_it(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    child = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+
+    def terminate() -> None:
+        until_s = time.monotonic() + 15
+        while not (told.exists() and told.read_text()) and time.monotonic() < until_s:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    waiting = threading.Thread(target=terminate)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody listens for it"))
+    waiting.start()
+    try:
+        with pytest.raises(SystemExit) as left:
+            gpu.run_part(planted(child), 20)
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "what was there before is back"
+    finally:
+        waiting.join()
+        signal.signal(signal.SIGTERM, before)
+    assert left.value.code == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):  # it would have had the device for itself, without a limit
+        os.kill(int(told.read_text()), 0)
+
+
 def test_every_part_leaves_a_record_also_the_ones_that_do_not_come_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,3 +269,20 @@ def test_the_commit_may_be_told_where_there_is_no_repository(
     assert "TOKENJOULE_COMMIT" in found.reasons["dirty"]
     monkeypatch.delenv(stamp.COMMIT)
     assert stamp.stamp("bench.gpu", [], torch.device("cpu")).reasons["commit"] == "not a git checkout"
+
+
+def test_a_driver_that_tells_no_clock_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import stamp
+
+    nvml = FakeNvml()
+    nvml.clocks_mhz = None  # as on a slice of a GPU
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(stamp, "uuid_of_cuda_device", lambda index: UUID)
+    monkeypatch.setattr(stamp, "device_name", lambda device: "a GPU")
+    found = stamp.stamp("bench.gpu", [], torch.device("cuda", 0))
+    assert (found.clock_mhz, found.versions["driver"]) == (None, "999.99")
+    assert "clock_mhz" in found.reasons and "driver" not in found.reasons
+    nvml.clocks_mhz = {1: 1_500, 2: 2_600}
+    assert stamp.stamp("bench.gpu", [], torch.device("cuda", 0)).clock_mhz == (1500.0,)
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
+    assert stamp.stamp("bench.gpu", [], torch.device("cuda", 0)).versions["driver"] is None

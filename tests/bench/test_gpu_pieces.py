@@ -5,25 +5,31 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from bench import fidelity
 from bench.contender import fill
-from bench.cuda import overhead, sensor, smoke
+from bench.cuda import overhead, prefill, sensor, smoke
 from bench.cuda.cases import block_j, filled, run_case
 from bench.cuda.decode import ours
 from bench.cuda.device_source import DeviceSource
 from bench.cuda.device_time import graph_timed
 from bench.cuda.setting import TINY, Setting, near
+from bench.cuda.stage_peers import product_peers
 from bench.gpu_table import everything_gpu, holds
 from bench.peers.transformers_device import DeviceTransformers, Mode
 from bench.record import Case, Record, read
 from bench.stamp import stamp
 from bench.timing import Timed, WrongAnswer
+from engine.energy.meter import Reading, Sensor
+from engine.energy.poller import Poller
 from engine.energy.power_recording import PowerRecording, recording_of
+from engine.energy.sources import open_meter
 from engine.errors import MeterError
 from tests.energy.fake_nvml import UUID, FakeNvml
 
@@ -234,3 +240,96 @@ def test_near_counts_what_is_not_a_number_as_wrong() -> None:
     assert near(torch.full((3,), float("nan")), ones, 0.1)[0] == float("inf")
     with pytest.raises(ValueError, match="expected"):
         near(torch.ones(2), ones, 0.1)
+
+
+class Ticking:
+    """A meter that has to be polled, as NVML's counter has."""
+
+    name, measured, device, note = "ticking", False, "none", ""
+    sensor = Sensor(period_s=None)
+
+    def read(self) -> Reading:
+        now_s = time.monotonic()
+        return Reading(now_s, now_s, int(now_s * 100))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_the_arm_without_a_meter_runs_while_nobody_reads_the_other_arms_meter(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loaded:
+        """Of an engine what the part asks for."""
+
+        origin = SimpleNamespace(card=SimpleNamespace(id="m"))
+
+        def __init__(self, meter: Any) -> None:
+            self.poller = Poller(meter)
+
+        def __enter__(self) -> "Loaded":
+            self.poller.start()
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.poller.stop()
+
+    bare, metered = Loaded(overhead.NoMeter()), Loaded(Ticking())
+    load = {True: bare, False: metered}
+    monkeypatch.setattr(overhead, "Engine", SimpleNamespace(load=lambda model, **how: load["meter" in how]))
+    reads: dict[bool, list[int]] = {True: [], False: []}
+
+    def step_s(engine: Any, tokens: int, **_: object) -> float:
+        before = metered.poller.reads
+        time.sleep(0.05)
+        reads[engine is bare].append(metered.poller.reads - before)
+        return 0.02
+
+    monkeypatch.setattr(overhead, "step_s", step_s)
+    overhead.run(replace(setting, part="overhead"))
+    assert len(reads[True]) == 3 and not any(reads[True]), "the baseline paid for the other arm's meter"
+    assert len(reads[False]) == 6 and all(reads[False]), "read again as soon as its own arm runs"
+
+
+def test_a_compiled_peer_is_compiled_for_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    counter, real = CompileCounter(), torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda work, *, mode, dynamic: real(work, backend=counter, dynamic=dynamic)
+    )
+    for columns in range(16, 27):  # more cases than Dynamo keeps compilations of one function
+        work: Any = SimpleNamespace(vectors=torch.ones(1, columns), matrices=[torch.ones(8, columns)] * 2)
+        *_, compiled = product_peers(work, compiles=True)
+        assert torch.equal(compiled.call(0), compiled.expected()) and compiled.name.startswith("Inductor")
+        compiled.call(1)
+    assert counter.frame_count == 11, "a case beyond the eighth was timed in eager under the compiler's name"
+
+
+def test_an_arm_of_prefill_that_fails_leaves_the_others(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Any:
+        raise torch.OutOfMemoryError("no room for these logits")
+
+    monkeypatch.setattr(DeviceTransformers, "prefill", fails)
+    prefill.run(replace(setting, part="prefill"))
+    found = {r.arm.name: r.metrics["step_s"] for r in records(setting)}
+    assert found["torch none"].samples
+    assert found["transformers eager"].reason == "OutOfMemoryError: no room for these logits"
+
+
+def test_engines_of_fidelity_are_given_a_meter_that_their_device_has(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def load(directory: Path, *, device: str | int, energy_source: str, **_: object) -> None:
+        meter = open_meter(energy_source, cuda_device=device if isinstance(device, int) else None)
+        opened.append(meter.name)
+        meter.close()
+
+    monkeypatch.setattr(fidelity, "Engine", SimpleNamespace(load=load))
+    fidelity._load(Path("x"), fidelity.REFERENCE, CPU)
+    fidelity._load(Path("x"), fidelity.REFERENCE, torch.device("cuda", 0))
+    assert opened == ["estimate", "nvml"]
