@@ -15,6 +15,7 @@ from bench import tables
 from bench.fidelity_table import fidelity_table
 from bench.gpu_table import everything_gpu, gpu_section
 from bench.record import Record, read
+from bench.truth_records import recorded_table
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
 
@@ -73,7 +74,7 @@ def everything(records: Sequence[Record]) -> str:
     if any(record.benchmark == "decode" for record in records):
         parts += [tables.decode_tables(records), tables.target_table(records), tables.alone_table(records)]
     parts += [tables.stage_table(records), fidelity_table(records), tables.bandwidth_table(records)]
-    parts.append(everything_gpu(records))
+    parts += [everything_gpu(records), recorded_table(records)]
     stamps = {record.stamp.run: record.stamp for record in records}
     random = {record.stamp.run for record in records if record.case.shape_only}
     origins = [tables.origin(stamp, run in random) for run, stamp in stamps.items()]
