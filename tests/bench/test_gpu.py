@@ -73,7 +73,7 @@ def test_single_requests_are_compared_with_their_repeats(tmp_path: Path) -> None
     command = ("--command", "python -m bench.gpu --only x")
     records = run("energy_truth", tmp_path / "truth.jsonl", *command, source=f"simulated:{profile}")
     assert {r.benchmark for r in records} == {"gpu/energy_truth"} and {r.stamp.run for r in records} == {"r1"}
-    compared = [r for r in records if r.case.phase.startswith("comparison")]
+    compared = [r for r in records if r.case.phase.startswith("comparison: ")]
     assert len(compared) == 8 and all(r.derived["truth"].value for r in compared)
     assert {r.case.phase for r in records if "error" in r.metrics} >= {"comparison", "sham", "differencing"}
     assert all(r.derived["truth"].measured is False for r in compared)
