@@ -38,8 +38,9 @@ def draw_attribution(records: Sequence[Record], path: Path) -> None:
     _draw_coverage(axes[1][1], corners, names, "Misspecified; × refused, red: flagged")
     axes[0][0].set_ylabel("median absolute error, %")
     axes[1][0].set_ylabel("covered, %")
-    axes[0][0].legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
-    axes[1][0].legend(fontsize=8, frameon=False, ncols=3, loc="lower left")
+    drawn = [axis.get_legend_handles_labels() for axis in (axes[0][0], axes[1][0])]
+    handles, labels = ([item for found in part for item in found] for part in zip(*drawn, strict=True))
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     for axis in axes.ravel():
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=7.5)

@@ -29,7 +29,7 @@ from engine.cli import Parser, guarded, leave
 from engine.errors import UsageError
 
 QUICK = 24
-_CORNER_PART = 16  # a corner gets one scenario for so many well-specified ones, three at least
+_CORNER_PART = 32  # a corner gets one scenario for so many well-specified ones, three at least
 
 
 @dataclass(frozen=True, slots=True)

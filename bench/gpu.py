@@ -74,9 +74,10 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if not 0 <= options.device < torch.cuda.device_count():
         raise UsageError(f"there is no CUDA device {options.device}; {torch.cuda.device_count()} were found")
     where = stamp("bench.gpu", arguments, torch.device("cuda", options.device))
-    common = ["--run", where.run, "--command", shlex.join(where.command), "--out", str(options.out)]
+    out = options.out.absolute()  # parts run in the repository's folder
+    common = ["--run", where.run, "--command", shlex.join(where.command), "--out", str(out)]
     common += ["--device", f"cuda:{options.device}"]
-    return run(parts, where, options.out, common, None if options.minutes is None else options.minutes * 60)
+    return run(parts, where, out, common, None if options.minutes is None else options.minutes * 60)
 
 
 def listing(parts: Sequence[Part]) -> str:

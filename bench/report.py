@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import tables
+from bench.attribution_table import attribution_tables
 from bench.fidelity_table import fidelity_table
 from bench.gpu_table import everything_gpu, gpu_section
 from bench.record import Record, read
@@ -74,7 +75,7 @@ def everything(records: Sequence[Record]) -> str:
     if any(record.benchmark == "decode" for record in records):
         parts += [tables.decode_tables(records), tables.target_table(records), tables.alone_table(records)]
     parts += [tables.stage_table(records), fidelity_table(records), tables.bandwidth_table(records)]
-    parts += [everything_gpu(records), recorded_table(records)]
+    parts += [everything_gpu(records), attribution_tables(records), recorded_table(records)]
     stamps = {record.stamp.run: record.stamp for record in records}
     random = {record.stamp.run for record in records if record.case.shape_only}
     origins = [tables.origin(stamp, run in random) for run, stamp in stamps.items()]
@@ -112,6 +113,7 @@ SECTIONS = {
     "decode": summary,
     "fidelity": fidelity,
     "gpu": gpu_section,
+    "attribution": lambda records: attribution_tables(records) or "Not measured.\n",
     "kernels": lambda records: tables.stage_table(records) or "Not measured.\n",
 }
 

@@ -4,7 +4,7 @@ Nothing is split: each figure is a window of at least a second, and of twenty ti
 over and over, divided by its calls. So the sum of the stages need not be the step; what is left is shown.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,21 +21,22 @@ SECONDS = 1.0
 IDLE_SECONDS = 2.0
 QUEUE_S = 0.05  # of work that a device may be given before it is waited for
 LAYER_STAGES = ("attention_input", "attention", "attention_output", "mlp")
-HEAD = "head_logits"
+LAYERS, HEAD = "layers", "head_logits"
+BY_CONTEXT = ("attention", LAYERS)  # whose cost depends on the cached positions
 
 
 @dataclass
 class StageMeter:
     """A meter that is running, what the idle device draws, and every stage's joules so far.
 
-    `calls`: gross J and J less idle of one call, by (arm, stage, rows, context); the context that a stage
-    does not depend on is 0.
+    `calls`: gross J of one call, by (arm, stage, rows, context); a context that a stage does not depend on
+    is 0.
     """
 
     poller: Poller
     device: torch.device
     baseline: Repeated
-    calls: dict[tuple[str, str, int, int], tuple[float | None, float | None]] = field(default_factory=dict)
+    calls: dict[tuple[str, str, int, int], float | None] = field(default_factory=dict)
 
     @property
     def meter(self) -> Meter:
@@ -44,8 +45,7 @@ class StageMeter:
     def stage(self, made: Bench, arm: str, stage: str, rows: int, context: int) -> dict[str, Value]:
         """The joules of one call of a stage, ready to run."""
         found = self.repeat(made.timed.run, made.timed.repeats)
-        key = (arm, stage, rows, context if stage == "attention" else 0)
-        self.calls[key] = (found.call_j, found.call_less_idle_j(self.baseline.power_w))
+        self.calls[_key(arm, stage, rows, context)] = found.call_j
         return self.values(found)
 
     def repeat(self, run: Callable[[], object], calls: int = 1) -> Repeated:
@@ -89,24 +89,27 @@ class StageMeter:
         low, high = (None, None) if half is None else (joules - half, joules + half)
         return Value("J", joules, low, high, source, self.meter.measured)
 
-    def sum_of_stages(self, arm: str, layers: int, rows: int, context: int) -> tuple[float, float] | None:
-        """J (gross, less idle) of all layers and the head; None where a stage has none."""
-        gross = less = 0.0
-        for stage in (*LAYER_STAGES, HEAD):
-            key = (arm, stage, rows, context if stage == "attention" else 0)
-            own = self.calls.get(key, (None, None))
-            if own[0] is None or own[1] is None:
+    def sum_of(self, stages: Sequence[str], arm: str, layers: int, rows: int, context: int) -> float | None:
+        """Gross J of these stages in all layers, and of the head; None where one of them has none."""
+        total = 0.0
+        for stage in (*stages, HEAD):
+            own_j = self.calls.get(_key(arm, stage, rows, context))
+            if own_j is None:
                 return None
-            times = 1 if stage == HEAD else layers
-            gross, less = gross + times * own[0], less + times * own[1]
-        return gross, less
+            total += own_j * (1 if stage == HEAD else layers)
+        return total
 
     def reconciled(
         self, step: Repeated, arm: str, layers: int, rows: int, context: int
     ) -> Mapping[str, Value]:
-        """The step's own joules, the sum of its stages, and what is left: in J, and of the step."""
+        """The step's own joules, the sum of its stages, and what is left: in J, and of the step.
+
+        `layers_energy`: of layers that ran in one call, as in the step, and the head.
+        """
         found = self.values(step)
-        summed, own_j = self.sum_of_stages(arm, layers, rows, context), step.call_j
+        at = (arm, layers, rows, context)
+        summed, whole, own_j = self.sum_of(LAYER_STAGES, *at), self.sum_of((LAYERS,), *at), step.call_j
+        found["layers_energy"] = self._value(whole, None, "the layers in one call or the head have no joules")
         if summed is None or own_j is None:
             reason = "a stage or the step has no joules"
             return found | {
@@ -114,14 +117,18 @@ class StageMeter:
                 for name, unit in (("stages_energy", "J"), ("remainder", "J"), ("remainder_share", "1"))
             }
         return found | {
-            "stages_energy": self._value(summed[0], None, None),
-            "remainder": self._value(own_j - summed[0], None, None),
-            "remainder_share": Value("1", 1 - summed[0] / own_j, source="of the step's own joules"),
+            "stages_energy": self._value(summed, None, None),
+            "remainder": self._value(own_j - summed, None, None),
+            "remainder_share": Value("1", 1 - summed / own_j, source="of the step's own joules"),
         }
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _key(arm: str, stage: str, rows: int, context: int) -> tuple[str, str, int, int]:
+    return arm, stage, rows, context if stage in BY_CONTEXT else 0
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def metric(found: Metric, form: Callable[[float], str]) -> str:
 
 
 def joules(value: Value | None) -> str:
-    """Joules with the half-width of their interval, and their source where they were not measured."""
+    """With its interval, and its source where it was not measured."""
     if value is None or value.value is None:
         return shown(value, str)
     spread = "" if value.high is None else f" ± {value.high - value.value:.2g}"
@@ -203,11 +203,20 @@ def step_table(records: Sequence[Record]) -> str:
             _millijoules(r.derived.get("stages_energy")),
             _millijoules(r.derived.get("remainder")),
             shown(r.derived.get("remainder_share"), lambda v: f"{v:.1%}"),
+            _millijoules(r.derived.get("layers_energy")),
         ]
         for r in records
         if r.benchmark == "kernels" and r.case.phase == "step"
     ]
-    return markdown(("Whole decode step", "mJ", "sum of stages", "left", "of the step"), rows) if rows else ""
+    header = (
+        "Whole decode step",
+        "mJ",
+        "sum of stages",
+        "left",
+        "of the step",
+        "layers in one call, and head",
+    )
+    return markdown(header, rows) if rows else ""
 
 
 def _millijoules(value: Value | None) -> str:

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.ahead import Ahead, DeviceLoop
 from engine.cache import KVCache
+from engine.device_errors import failure_line
 from engine.energy.attribution import Share
 from engine.energy.ledger import Ledger
 from engine.errors import TokenjouleError, UsageError
@@ -99,7 +98,8 @@ class Decoder:
     def steps(self) -> Iterator[Step]:
         """Every new token of every row, in the order of time. Ends when all rows have ended.
 
-        An exception of a policy or hook ends all rows with reason `error`; `error` then says what happened.
+        An exception of a policy or hook, or a device that fails, ends all rows with reason `error`, and the
+        text that they have; `error` then says what happened.
         """
         try:
             self._prefill()
@@ -113,11 +113,13 @@ class Decoder:
                 yield from self._run_probes()
         except TokenjouleError as error:
             self._fail(str(error))
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            self._fail(f"out of memory: {error}")
-        except torch.AcceleratorError as error:
-            self._fail(f"the device failed: {str(error).splitlines()[0]}")
-            self._ahead = None  # nothing more will come from it
+        except Exception as error:
+            line = failure_line(error)
+            if line is None:
+                raise
+            self._fail(line)
+            if not line.startswith("out of memory"):
+                self._ahead = None  # nothing more will come from a device that failed
         finally:
             self._settle()
 
@@ -126,8 +128,11 @@ class Decoder:
         try:
             if self._ahead is not None:
                 self._ahead.drain()
-        except torch.AcceleratorError as error:
-            self._fail(f"the device failed: {str(error).splitlines()[0]}")
+        except Exception as error:
+            line = failure_line(error)
+            if line is None:
+                raise
+            self._fail(line)
 
     def cancel(self) -> None:
         """End what is still running with reason `cancelled`."""
@@ -297,7 +302,7 @@ class Decoder:
             _call(policy.reset, context)
 
     def _fail(self, message: str) -> None:
-        self.error = message
+        self.error = self.error or message  # the first is the cause of those that follow
         for row in self.active:
             row.end(StopReason.ERROR)
 
@@ -316,7 +321,10 @@ def _new_cache(model: Model, positions: int, *, rows: int) -> KVCache:
     try:
         return model.request_cache(positions, rows=rows)
     except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises the latter
-        raise TokenjouleError(f"no memory for a key/value cache of {positions} positions") from error
+        line = failure_line(error)
+        if line is None:
+            raise
+        raise TokenjouleError(f"{line} (in a key/value cache of {positions} positions)") from error
 
 
 def _call(method: Callable[..., Any], *arguments: object) -> Any:

@@ -14,6 +14,7 @@ from types import TracebackType
 from engine.chat import ChatTemplate
 from engine.config import ModelConfig
 from engine.decode import Decoder
+from engine.device_errors import device_failures
 from engine.energy.curve import CurveKey, OperatingCurve
 from engine.energy.curve_predict import CurvePredictor
 from engine.energy.curve_store import find_curve, fingerprint
@@ -75,6 +76,7 @@ class Engine:
         self._running = Lock()
 
     @classmethod
+    @device_failures("while loading")
     def load(
         cls,
         model: str | Path | None = None,
@@ -215,6 +217,7 @@ class Engine:
             pass
         return session.results()
 
+    @device_failures("before the request began")
     def start(
         self,
         prompts: Sequence[Prompt],

@@ -1,11 +1,13 @@
 """Where a model runs and in what: device, backend, dtype, and whether its weights fit."""
 
 import platform
+import warnings
 from pathlib import Path
 
 import torch
 
 from engine.config import ModelConfig
+from engine.device_errors import why_no_cuda
 from engine.errors import TokenjouleError, UsageError
 from engine.memory import available_bytes
 from engine.schemes import Scheme
@@ -16,17 +18,36 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(device: str | int | None) -> torch.device:
-    """A CUDA index, "cpu", or None for the first CUDA device if there is one. Raises `UsageError`."""
-    if device == "cpu" or (device is None and not torch.cuda.is_available()):
+    """A CUDA index, "cpu", or None for the first CUDA device if there is one.
+
+    Warns where None becomes the CPU because CUDA does not start. Raises `UsageError` for what is no device,
+    `TokenjouleError` where there is none at all.
+    """
+    if device == "cpu":
+        return torch.device("cpu")
+    count, complains = _cuda_devices()
+    if device is None and count == 0:
+        if complains:
+            warnings.warn(f"running on the CPU: {why_no_cuda()}", stacklevel=2)
         return torch.device("cpu")
     index = 0 if device is None else device
     if isinstance(index, str):
         if not (index.isascii() and index.isdigit()):
             raise UsageError(f"device must be a CUDA index or cpu, not {index!r}")
         index = int(index)
-    if index >= torch.cuda.device_count():
-        raise UsageError(f"there is no CUDA device {index}; {torch.cuda.device_count()} were found")
+    if count == 0:
+        raise TokenjouleError(f"there is no CUDA device: {why_no_cuda()}")
+    if not 0 <= index < count:
+        raise UsageError(f"there is no CUDA device {index}; there are {count}, counted from 0")
     return torch.device("cuda", index)
+
+
+def _cuda_devices() -> tuple[int, bool]:
+    """(how many there are, whether torch complains of the driver: in two lines, better said in one)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return count, bool(caught)
 
 
 def choose_backend(name: str, device: torch.device, dtype: torch.dtype) -> api.Backend:
@@ -45,7 +66,9 @@ def choose_backend(name: str, device: torch.device, dtype: torch.dtype) -> api.B
     try:
         return api.load(name, device)
     except api.BackendUnavailable as error:
-        raise TokenjouleError(str(error)) from error
+        # Nobody asked for a CPU: it was what choose_device was left with.
+        why = f"; {why_no_cuda()}" if (name, device.type) == ("gpu", "cpu") and not _cuda_devices()[0] else ""
+        raise TokenjouleError(f"{error}{why}") from error
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -81,7 +81,8 @@ class Generation:
     """One row's outcome. With several rows in a request each has its own, and they share `energy`.
 
     `per_token_j` has one entry per new token: the row's joules of the forward that chose it, None for the
-    first (prefill chose it) and for injected ones (no forward chose them).
+    first (prefill chose it) and for injected ones (no forward chose them). `per_token_model_j`: the same by
+    the power model, without the noise of the ticks; None where no model attributed.
     """
 
     row: int
@@ -101,6 +102,7 @@ class Generation:
     timing: Timing
     error: str | None = None
     profile: tuple[StageTime, ...] | None = None
+    per_token_model_j: tuple[float | None, ...] | None = None
 
     @property
     def joules_per_token(self) -> float | None:
@@ -166,6 +168,7 @@ class Generation:
                 **self.energy.to_json(),
                 "per_token_j": list(self.per_token_j),
                 "per_token_sd_j": list(self.per_token_sd_j),
+                "per_token_model_j": None if self.per_token_model_j is None else list(self.per_token_model_j),
                 "joules_per_token": self.joules_per_token,
                 "joules_per_new_token": self.joules_per_new_token,
             },

@@ -122,6 +122,11 @@ class Session:
             else energy.by_forward.get(forward, (None, None))
             for forward in row.from_forward
         ]
+        modelled = None if energy is None else energy.model_by_forward
+        by_model = [
+            None if forward is None or modelled is None else modelled.get(forward, (None,))[0]
+            for forward in row.from_forward
+        ]
         return Generation(
             row=row.number,
             model=self._origin.card,
@@ -140,6 +145,7 @@ class Session:
             energy=report,
             per_token_j=tuple(joules for joules, _ in per_token),
             per_token_sd_j=tuple(sd for _, sd in per_token),
+            per_token_model_j=None if modelled is None else tuple(by_model),
             phases_by_token=tuple(str(phase) for phase in row.phases),
             budget=self._budget(row, report),
             timing=timing,

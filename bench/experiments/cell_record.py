@@ -18,6 +18,7 @@ from bench.repeated import Repeated
 from engine.energy.meter import Meter
 
 Key = tuple[object, ...]
+ABOVE = "above the limit of"
 NO_GPU = "the run used no GPU, or NVML does not tell"
 
 
@@ -79,13 +80,18 @@ def make_record(
         "energy_per_token": _value(per_token, meter),
         "idle_before": _idle(measured.idle_before, meter),
         "idle_after": _idle(measured.idle_after, meter),
-        "spread": Value("1", found, source=f"of {len(samples)} windows, standard deviation over mean")
-        if found is not None
-        else Value("1", None, reason="fewer than two windows with joules"),
+        "spread": _spread(found, len(samples), measured.spread_limit),
         "other_processes": Value("1", float(len(others)), source="; ".join(others)),
     }
     group = f"{where.run}/{subject.id} {subject.backend} {subject.quantization}"
     return Record(benchmark, where, arm_of(subject, note), case, group, metrics, derived)
+
+
+def _spread(found: float | None, windows: int, limit: float) -> Value:
+    if found is None:
+        return Value("1", None, reason="fewer than two windows with joules")
+    where = "within the limit of" if found <= limit else ABOVE
+    return Value("1", found, source=f"{windows} windows, standard deviation over mean, {where} {limit:g}")
 
 
 def _metric(unit: str, values: Sequence[float | None], samples: Sequence[Sample]) -> Metric:

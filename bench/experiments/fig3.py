@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.arguments import counts
 from bench.experiments import experiment, fig3_picture
-from bench.experiments.cell_record import by_model, joules, joules_per_token, label
+from bench.experiments.cell_record import ABOVE, by_model, joules, joules_per_token, label
 from bench.experiments.curve_table import HEADER, curve, fit_json, shown
 from bench.experiments.experiment import Experiment
 from bench.experiments.fits import CommonShape, amortised, common_shape, polynomial, wilkins
@@ -92,13 +92,14 @@ POINTS = ("", "prompt", "new", "J", "less idle", "J/token", "windows", "spread")
 def _point(record: Record) -> list[str]:
     derived, case = record.derived, record.case
     found = derived["spread"].value
+    wild = " above the limit" if ABOVE in derived["spread"].source else ""
     return [
         label(record),
         str(case.context),
         str(case.new_tokens),
         *(joules_shown(derived[name]) for name in ("energy", "energy_less_idle", "energy_per_token")),
         str(len(record.metrics["request_s"].samples)),
-        "" if found is None else f"{found:.1%}",
+        "" if found is None else f"{found:.1%}{wild}",
     ]
 
 

@@ -118,7 +118,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
                 value = mean(record.metrics[share].samples) if record.metrics[share].samples else 0.0
                 at = place + (index - (len(shares) - 1) / 2) * width
                 bars.bar(at, value, width, color=style[name]["color"], alpha=1 - 0.3 * index, ec="white")
-        _ticks(bars, list(models), f"share of time: {', '.join(SHARES[s] for s in shares)}")
+        _ticks(bars, list(models), "share of time, dark to light: " + ", ".join(SHARES[s] for s in shares))
         bars.set_ylim(0, 1.02)
         if any(r.metrics["sm_clock"].samples for r in models.values()):
             for place, (name, record) in enumerate(models.items()):

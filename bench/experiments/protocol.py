@@ -86,12 +86,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All windows of one model's cells; the idle device before the first and behind the last."""
+    """All windows of one model's cells; the idle device before the first and behind the last.
+
+    `spread_limit`: above it a cell was measured again, as often as allowed.
+    """
 
     cells: tuple[Cell, ...]
     samples: tuple[tuple[Sample, ...], ...]
     idle_before: Repeated
     idle_after: Repeated
+    spread_limit: float
 
     @property
     def idle_w(self) -> float | None:
@@ -138,7 +142,10 @@ class Runner:
                 break
         self.sleep(settings.cool_down_s)
         after = idle(self.engine.poller, settings.idle_s, sleep=self.sleep)
-        return Measured(tuple(cells), tuple(map(tuple, samples)), before, after)
+        wild = sum((spread(found) or 0.0) > settings.spread for found in samples)
+        if wild:
+            self.say(f"{wild} of {len(cells)} cells still spread by more than {settings.spread:g}")
+        return Measured(tuple(cells), tuple(map(tuple, samples)), before, after, settings.spread)
 
     def _due(self, number: int, samples: Sequence[Sample]) -> bool:
         if number <= self.settings.least_rounds:

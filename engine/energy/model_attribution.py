@@ -21,6 +21,7 @@ from engine.energy.row_parts import row_parts
 from engine.energy.sensor_response import Block, blocks
 from kernels.cost import Dims
 
+MARK_SD_S = 5e-7  # of a step's marked start and end: the resolution of a CUDA event
 _BEHIND = 0.1  # share of a tick's energy from which on it counts as one behind a phase
 
 
@@ -29,6 +30,7 @@ def attribute_by_model(
 ) -> Attribution:
     """The conserved account and the model's figures, each with deviations, in µJ.
 
+    Deviations hold the coefficients' and that of the marked times (`MARK_SD_S`), not the sensor's gain.
     Without `power` the request is fitted alone. `dims`: of the model that ran, for a step's rows.
     The deviation of an account's step is that of the model and the distance between the two, added in
     squares: the model says what the truth may be, and the account is off from it by so much.
@@ -43,7 +45,8 @@ def attribute_by_model(
     rows = design.features * spans_s[:, None]  # (m, p): a step's energy is its row times theta
     spread = np.asarray(np.linalg.cholesky(found.covariance + 1e-18 * np.eye(len(found.theta))), np.float64)
     model_uj = rows @ found.theta * MICROJOULES_PER_JOULE
-    model_sd_uj = np.linalg.norm(rows @ spread, axis=1) * MICROJOULES_PER_JOULE
+    edge_j = math.sqrt(2) * MARK_SD_S * (design.features @ found.theta)  # of a step's two ends
+    model_sd_uj = np.hypot(np.linalg.norm(rows @ spread, axis=1), edge_j) * MICROJOULES_PER_JOULE
 
     gaps = _gaps(run)
     steps_uj, gaps_uj = _account(design, run, gaps, sensor, found.theta)
@@ -126,12 +129,13 @@ def _phases(
         seen_j[block.ticks] += (block.seconds * power_w[block.steps]) @ weights[block.steps]
     whole_j = design.seconds @ theta
     behind = (seen_j >= _BEHIND * whole_j[:, None]) & (seen_j > 0)
+    ends_j = math.sqrt(2) * MARK_SD_S * np.linalg.norm(weights * power_w[:, None], axis=0)
     found = {}
     for column, name in enumerate(names):
         of_phase = weights[:, column] @ rows
         found[name] = ModelPhase(
             float(of_phase @ theta) * MICROJOULES_PER_JOULE,
-            float(np.linalg.norm(of_phase @ spread)) * MICROJOULES_PER_JOULE,
+            float(np.hypot(np.linalg.norm(of_phase @ spread), ends_j[column])) * MICROJOULES_PER_JOULE,
             int(behind[:, column].sum()),
         )
     return found

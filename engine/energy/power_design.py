@@ -84,8 +84,12 @@ class Design:
     def jitter(self, theta: Array, rows: slice) -> Band:
         """(n, n) W²: covariance of the ticks' joules for times that scatter with unit variance."""
         if self.owners is not None:
-            squares = np.bincount(self.owners, (self.edges @ theta) ** 2, len(self.energy_j))
-            return Band.diagonal(np.asarray(squares[rows], np.float64))
+            # A tick stands for the time since the last one: a time read too late adds energy to it, moves
+            # its window, and takes energy from the next.
+            stood_w = (self.seconds[rows] @ theta) / self.ticks.lengths_s[rows]
+            moved = np.bincount(self.owners, self.edges @ theta, len(self.energy_j))[rows]
+            own_w = stood_w + moved
+            return Band(own_w**2 + stood_w**2, -own_w[:-1] * stood_w[1:])
         power_w = self.edges[rows.start : rows.stop + 1] @ theta
         return _neighbours(power_w**2)
 

@@ -19,6 +19,7 @@ from engine.energy.power_trace import Array
 
 _SURE = 4.0  # standard deviations
 _STEP_S = 0.001  # by which the sensor's times are changed
+_MATTERS = 0.05  # of the period, and _STEP_S at least: a sensor's times that are off by less do no harm
 
 
 def doubts(
@@ -43,7 +44,8 @@ def doubts(
     scores = {name: _score(found, _moved(runs, designs, found, features, to)) for name, to in times.items()}
     name, (score, steps) = max(scores.items(), key=lambda item: abs(item[1][0]))
     lines = []
-    if abs(score) > _SURE:
+    matters_s = max(_STEP_S, _MATTERS * (sensor.period_s or 0.0))
+    if abs(score) > _SURE and abs(steps) * _STEP_S > matters_s:
         lines.append(
             "the readings do not fit the sensor's times: "
             f"as if its {name} were {steps * _STEP_S * 1e3:+.1f} ms off"

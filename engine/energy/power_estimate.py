@@ -212,32 +212,33 @@ class _Step:
 
     def variances(self, floor: float) -> Array:
         """The variances that the residuals' squares lead one to expect."""
-        kinds = len(self.variances_now)
-        expected, found, known = np.zeros((kinds, kinds)), np.zeros(kinds), np.zeros(kinds)
-        width = len(self.solution)
-        crossed = np.zeros((kinds + 1, kinds + 1, width, width))
+        kinds, width = len(self.variances_now), len(self.solution)
+        found = np.zeros(kinds)
+        traces = np.zeros((kinds + 1, kinds + 1))  # of P K P K', the rounding's shape last
+        crossed = np.zeros((kinds + 1, width, kinds + 1, width))
         single = np.zeros((kinds + 1, width, width))
         for segment, wide, inverse, shapes in zip(
             self.segments, self.wides, self.inverses, self.shapes, strict=True
         ):
             pull = inverse @ (segment.energy_j - wide @ self.solution)
             all_shapes = [*shapes, segment.rounding]
-            products = [shape.times(inverse) for shape in all_shapes]  # symmetric both: transposes of V⁻¹K
+            found += [pull @ shape.times(pull) for shape in shapes]
+            products = np.stack([shape.times(inverse) for shape in all_shapes])  # (kinds + 1, n, n) K V⁻¹
+            turned = products.transpose(0, 2, 1).reshape(kinds + 1, -1)
+            traces += products.reshape(kinds + 1, -1) @ turned.T
             weighted = inverse @ wide
-            carried = [shape.times(weighted) for shape in all_shapes]
-            for i in range(kinds):
-                found[i] += pull @ shapes[i].times(pull)
-                for j in range(kinds):
-                    expected[i, j] += np.sum(products[i] * products[j].T)
-                known[i] += np.sum(products[i] * products[kinds].T)
-            for i in range(kinds + 1):
-                single[i] += weighted.T @ carried[i]
-                for j in range(kinds + 1):
-                    crossed[i, j] += carried[i].T @ inverse @ carried[j]
-        for i in range(kinds):
-            for j in range(kinds):
-                expected[i, j] += self._fixed(crossed[i, j], single[i], single[j])
-            known[i] += self._fixed(crossed[i, kinds], single[i], single[kinds])
+            carried = np.stack(
+                [shape.times(weighted) for shape in all_shapes], axis=1
+            )  # (n, kinds + 1, width)
+            single += np.tensordot(carried, weighted, (0, 0))
+            flat = carried.reshape(len(wide), -1)
+            crossed += (flat.T @ inverse @ flat).reshape(crossed.shape)
+        # What the coefficients take out: tr(P K P K') has -2 tr(C X'..X) + tr(C S C S') besides.
+        taken = self.covariance @ single
+        traces += np.einsum("ipq,jqp->ij", taken, taken) - 2 * np.einsum(
+            "pq,iqjp->ij", self.covariance, crossed
+        )
+        expected, known = traces[:kinds, :kinds], traces[:kinds, kinds]
         size = np.sqrt(np.maximum(np.diag(expected), 0.0))  # a part that no tick tells rounds to below 0
         size[size == 0] = 1.0
         answer = nonnegative(
@@ -245,14 +246,9 @@ class _Step:
         )
         variances = answer / size
         self.expected = expected
-        self.moves = np.stack([self.covariance @ single[i] @ self.covariance for i in range(kinds)])
+        self.moves = taken[:kinds] @ self.covariance
         variances[1] = max(variances[1], floor)
         return variances
-
-    def _fixed(self, crossed: Array, first: Array, second: Array) -> float:
-        """What the coefficients take out of tr(P K P K'): -2 tr(C X'..X) + tr(C S C S')."""
-        c = self.covariance
-        return float(-2 * np.sum(c * crossed.T) + np.trace(c @ first @ c @ second))
 
 
 def nonnegative(normal: Array, right: Array, count: int) -> Array:

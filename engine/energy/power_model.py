@@ -1,4 +1,4 @@
-"""The power of each kind of work as a few coefficients with a covariance, and the file that keeps them.
+"""The power of each kind of work as a few coefficients with a covariance; an operating curve keeps them.
 
     P(t) = idle · 1[idle] + Σ over kinds (const + slope · x) · 1[a step of that kind runs]
 
@@ -8,14 +8,12 @@ included. Fitting is `power_fit`'s, using is `model_attribution`'s.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import dataclass, field
 
 from engine.energy.attribution import StepMark
 from engine.energy.meter import Reading
 from engine.errors import TokenjouleError
 
-SCHEMA = "tokenjoule.power/1"
 IDLE = "idle"
 
 
@@ -83,34 +81,3 @@ class PowerModel:
             )
         if any(not value >= 0 for value in self.theta):
             raise ValueError("a coefficient must not be negative")
-
-    def to_json(self) -> dict[str, Any]:
-        """One plain object."""
-        return {"schema": SCHEMA, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, content: object) -> Self:
-        """The model that `to_json` made. Raises `ValueError` for what is missing, unknown or bad."""
-        if not isinstance(content, Mapping):
-            raise ValueError(f"expected one JSON object, got {type(content).__name__}")
-        given = dict(content)
-        if given.pop("schema", None) != SCHEMA:
-            raise ValueError(f"its schema is not {SCHEMA}")
-        known = {f.name for f in fields(cls)}
-        if set(given) != known:
-            raise ValueError(f"its fields must be {', '.join(sorted(known))}, not {', '.join(sorted(given))}")
-        try:
-            return cls(
-                features=tuple(str(name) for name in given["features"]),
-                theta=tuple(float(value) for value in given["theta"]),
-                covariance=tuple(tuple(float(value) for value in row) for row in given["covariance"]),
-                seen={str(name): (float(low), float(high)) for name, (low, high) in given["seen"].items()},
-                noise=Noise(**{name: float(value) for name, value in given["noise"].items()}),
-                residual_scale=float(given["residual_scale"]),
-                ticks=int(given["ticks"]),
-                runs=int(given["runs"]),
-                doubts=tuple(str(doubt) for doubt in given["doubts"]),
-                provenance={str(key): str(value) for key, value in given["provenance"].items()},
-            )
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"a field is not what it should be: {error}") from error

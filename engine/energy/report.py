@@ -33,10 +33,14 @@ class PhaseEnergy:
 
 @dataclass(frozen=True, slots=True)
 class RowEnergy:
-    """One row's joules, and (joules, standard deviation) of its part in each forward, by number."""
+    """One row's joules, and (joules, standard deviation) of its part in each forward, by number.
+
+    `model_by_forward`: the same by the power model, where one attributed.
+    """
 
     total_j: float
     by_forward: Mapping[int, tuple[float, float | None]]
+    model_by_forward: Mapping[int, tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +172,7 @@ def by_row(
     """Each row's joules: its part of every step it was in (`row_parts`)."""
     total: dict[int, int] = {}
     by_forward: dict[int, dict[int, tuple[float, float | None]]] = {}
+    by_model: dict[int, dict[int, tuple[float, float]]] = {}
     for number, (mark, step_uj, sd_uj) in enumerate(
         zip(marks, found.steps_uj, found.step_sd_uj, strict=True)
     ):
@@ -176,4 +181,7 @@ def by_row(
             total[share.row] = total.get(share.row, 0) + part_uj
             sd_j = joules(sd_uj * part) if with_sd else None
             by_forward.setdefault(share.row, {})[number] = (joules(part_uj), sd_j)
-    return {row: RowEnergy(joules(total[row]), by_forward[row]) for row in sorted(total)}
+            if found.model_uj is not None and found.model_sd_uj is not None:
+                model = (joules(found.model_uj[number] * part), joules(found.model_sd_uj[number] * part))
+                by_model.setdefault(share.row, {})[number] = model
+    return {row: RowEnergy(joules(total[row]), by_forward[row], by_model.get(row)) for row in sorted(total)}

@@ -32,25 +32,29 @@ class Ceiling:
 _TWO = "two programs of 8 warps on an SM: the next kernel's first tile is on its way beside this one's last"
 _PLAIN_ON_8 = "150 to 164 where several vectors meet bf16, spilt at 128; more shows that more is held"
 _SIXTEEN = "sums of 16 vectors: one program on an SM; 15 below the 255 there are, where the compiler spills"
+_NORMS = "it also norms whole heads of several rows: one program on an SM; 180 with the 8 rows of a Qwen3-8B"
 _BY_SHARED = "shared memory, not registers, is to decide how many programs an SM of capability 9 holds"
 _TALL = "one program of 8 warps on an SM, with 128 queries or those of all rows; an eighth below 255"
 _FEW = "programs of one short wave, or two: what counts is that the next kernel's first ones fit beside them"
 _SHORT = "it waits for a token, then for its row: 32 warps on an SM, whatever else is there"
 
 
-def _streams(kernel: str) -> tuple[Ceiling, ...]:
+def _streams(kernel: str, where: Mapping[str, object] | None = None) -> tuple[Ceiling, ...]:
     """Of a kernel that streams a matrix past vectors, `kernels.gpu.gemv`."""
+    also = where or {}
     return (
-        Ceiling(kernel, 240, _SIXTEEN, {"BATCH": 16}),
-        Ceiling(kernel, 168, _PLAIN_ON_8, {"BATCH": 8, "FORM": "bf16"}, 8),
-        Ceiling(kernel, 168, _PLAIN_ON_8, {"BATCH": 4, "FORM": "bf16"}, 8),
-        Ceiling(kernel, 128, _TWO),
+        Ceiling(kernel, 240, _SIXTEEN, {"BATCH": 16, **also}),
+        Ceiling(kernel, 168, _PLAIN_ON_8, {"BATCH": 8, "FORM": "bf16", **also}, 8),
+        Ceiling(kernel, 168, _PLAIN_ON_8, {"BATCH": 4, "FORM": "bf16", **also}, 8),
+        Ceiling(kernel, 128, _TWO, also),
     )
 
 
 # The first that covers a variant counts.
 CEILINGS: tuple[Ceiling, ...] = (
-    *_streams("attention_input_kernel"),
+    *_streams("attention_input_kernel", {"q_norm": None}),
+    Ceiling("attention_input_kernel", 128, _TWO, {"BATCH": 1}),
+    Ceiling("attention_input_kernel", 192, _NORMS),
     *_streams("add_kernel"),
     *_streams("gate_up_kernel"),
     *_streams("head_kernel"),

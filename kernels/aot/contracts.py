@@ -55,6 +55,18 @@ def contract_of(variant: Variant) -> Contract:
     return CONTRACTS.get(variant.kernel, Contract())
 
 
+def straight_to_registers(code: Code) -> list[str]:
+    """No weight of `kernels.gpu.gemv` passes through shared memory, which holds vectors and sums alone."""
+    given = code.variant.named_constants
+    if "FORM" not in given:
+        return []
+    columns, element = 32 * given["K"] * given["WARPS"], 4 if given["FORM"] in ("fp16", "fp32") else 2
+    vectors = given["BATCH"] * columns * element
+    sums = given["WARPS"] * given["ROWS"] * max(given["BATCH"], 8) * 4
+    most = max(vectors, sums)
+    return [f"{code.shared} bytes of shared memory, {most} without weights"] if code.shared > most else []
+
+
 def judged(code: Code) -> dict[str, list[str]]:
     """What each gate finds, by its name: nothing but empty lists where the kernel holds to its contract."""
     contract, ceiling = contract_of(code.variant), ceiling_of(code.variant)
@@ -63,6 +75,7 @@ def judged(code: Code) -> dict[str, list[str]]:
         "contract": ["nothing is said of what it streams"] if unknown else [],
         "stack": gates.no_stack(code),
         "fits": gates.fits(code),
+        "shared": straight_to_registers(code),
         "loads": gates.wide_loads(code, contract.streams),
         "wait": gates.dependent(code, contract.frozen, contract.streams),
         "registers": ["no ceiling is set for its registers"]

@@ -12,9 +12,8 @@ needs no multiplication of its own. What a thread holds of such a product's oper
 128-bit load gives it, by dealing rows to lanes and by renaming columns, for W and x alike: no weight passes
 through shared memory. A warp's load is 8 rows by 64 bytes; of packed words 2 panels by 256 bytes. The
 order that moves nothing follows from how many columns Triton gives a thread at once ("kWidth",
-AccelerateMatmul.cpp: four
-where an
-operand comes of a `join`); another one would be as right, and slower.
+AccelerateMatmul.cpp: four where an operand
+comes of a `join`); another one would be as right, and slower.
 
 Shapes: G groups of rows, K chunks of 32 columns that a warp has in one step, 4 lanes of columns, 8 of rows,
 N = 8 or 16 places for vectors. A step is 32·K·WARPS columns. FORM: bf16, fp16, fp32, int8 or int4.
@@ -23,6 +22,8 @@ N = 8 or 16 places for vectors. A step is 32·K·WARPS columns. FORM: bf16, fp16
 import triton
 import triton.language as tl
 from triton import knobs
+
+from kernels.gpu.dealing import FIRST_OF_EQUALS
 
 # The interpreter multiplies bf16 numbers as the integers of their bits; there operands are fp32.
 _INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
@@ -33,8 +34,7 @@ _MAGIC = tl.constexpr(0x43004300)
 
 @triton.jit
 def low_rows(first, pairs, HALF: tl.constexpr, ROWS: tl.constexpr):
-    """(rows, whether they are) of the tile that begins with pair `first`; `pairs`: a tensor of 0 … ROWS/2
-    - 1.
+    """(rows, whether they are) of the tile that begins with pair `first`; `pairs`: 0 … ROWS/2 - 1.
 
     The other rows of the pairs are HALF further.
     """
@@ -61,8 +61,7 @@ def load_tile(
     K: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """(weights, scales) of the pairs from `first` on, in the columns of `step`; scales 0 where there are
-    none.
+    """(weights, scales) of the pairs from `first` on, in the columns of `step`; scales 0 where none are.
 
     Nothing is read but weights: it may stand before `wait_for_previous`.
     """
@@ -162,6 +161,7 @@ def _load_plain(
     places = words + row.to(tl.int64)[:, :, None, None, :, None] * (C // WIDTH)
     places = places + (warp * (K * CHUNK) + element)
     places = places + (half[:, :, None, None, :, None] * (HALF * (C // WIDTH)) + k * CHUNK)
+    places = tl.max_contiguous(places, [1, 1, 1, 2, 4, CHUNK]) if FIRST_OF_EQUALS else places
     if M % ROWS == 0 and HALF % (ROWS // 2) == 0 and C % (32 * K * WARPS) == 0:
         return tl.load(places, eviction_policy="evict_first")
     else:
@@ -187,8 +187,7 @@ def _load_packed(
     K: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """Words (G, K, E, WARPS, 2, 4, 4, 4) int32: E words of 8 columns, halves, quads of rows, lanes, a
-    quad's rows.
+    """Words (G, K, E, WARPS, 2, 4, 4, 4) int32: E words of 8 columns, halves, quads, lanes, a quad's rows.
 
     Scales (G, S, WARPS, 2, 4, 4, 4) bf16 of the S groups that K chunks touch, alike for all lanes of columns.
     """
@@ -215,8 +214,13 @@ def _load_packed(
     begin = (warp * (32 * K) // GROUP)[None, None, :, None, None, None, None]
     scale_places = scales + at[:, None, None, :, :, None, :] + tl.zeros((1, 1, 1, 1, 1, 4, 1), tl.int32)
     scale_places = scale_places + begin * 16
+    if FIRST_OF_EQUALS:
+        scale_places = tl.max_contiguous(scale_places, [1, 1, 2, 4, 8, 16, 32])
     scale_places = scale_places + s * 16
 
+    places = tl.max_contiguous(places, [1, 1, 1, 2, 4, 8, 16, 32]) if FIRST_OF_EQUALS else places
+    if FIRST_OF_EQUALS:
+        scale_places = tl.max_contiguous(scale_places, [1, 1, 2, 4, 8, 16, 32])
     if M % ROWS == 0 and HALF % (ROWS // 2) == 0 and PADDED % (32 * K * WARPS) == 0:
         tile = tl.load(places, eviction_policy="evict_first")
         scale = tl.load(scale_places, eviction_policy="evict_first")

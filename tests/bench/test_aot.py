@@ -1,5 +1,6 @@
 """Every kernel that a model launches, compiled without a GPU; and that a kernel which fails is named."""
 
+import dataclasses
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +15,9 @@ from bench.record import read
 from engine.config import parse_config
 from engine.presets import PRESETS
 from kernels.aot import ceilings
-from kernels.aot.ceilings import Ceiling
+from kernels.aot.ceilings import Ceiling, ceiling_of
 from kernels.aot.compile import Code, Refusal, compile_all
-from kernels.aot.contracts import CONTRACTS
+from kernels.aot.contracts import CONTRACTS, judged, straight_to_registers
 from kernels.aot.record import Variant, recording
 from tests.kernels.aot import toys
 
@@ -88,6 +89,14 @@ def test_a_kernel_over_its_ceiling_fails_by_name(run, monkeypatch):
     assert json.loads(lines[-1])["failed"] == 1 and not json.loads(lines[-1])["holds"]
 
 
+def test_weights_that_pass_through_shared_memory_are_found(compiled):
+    [code] = [code for variant, code in compiled.items() if variant.name == "gate_up_kernel"]
+    assert straight_to_registers(code) == []
+    moved = dataclasses.replace(code, shared=64 << 10)  # as Triton 3.6 did: a tile of 16 rows of 2048
+    assert straight_to_registers(moved) == ["65536 bytes of shared memory, 4096 without weights"]
+    assert "shared" in {gate for gate, lines in judged(moved).items() if lines}
+
+
 def test_a_kernel_that_does_not_compile_fails_by_name(run, tmp_path: Path):
     status, lines, _ = run("--out", str(tmp_path / "records.jsonl"), kernels=("redefined",))
     assert status == 1 and lines[1].startswith("redefined")
@@ -136,6 +145,13 @@ def test_what_a_model_does_not_share_with_another_is_compiled_anew():
     assert kinds == ["*bf16"]
     normed = launched("qwen3-8b")
     assert [dict(v.signature)["q_norm"] for v in normed if v.name == "attention_input_kernel"] == ["*bf16"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_launches_of_every_preset_can_be_recorded(name):
+    found = launched(name, rows=[1, 2])
+    assert all(ceiling_of(variant) is not None for variant in found)
+    assert {variant.kernel for variant in found} <= set(CONTRACTS)
 
 
 def test_a_step_is_five_launches_a_layer_and_attention_is_cut_by_length():

@@ -13,6 +13,7 @@ from bench.attribution_score import ALONE, ARMS, CONSERVED, INTERPOLATED, MODEL,
 from bench.attribution_study import Task, tasks
 from bench.attribution_table import attribution_tables, bounds
 from bench.record import parse
+from bench.report import everything
 from bench.scenarios import CELLS, draw_device, well_specified
 from tests.bench.records import STAMP
 
@@ -87,6 +88,7 @@ def test_records_are_of_the_one_schema_and_the_tables_read_nothing_else(well, co
     for words in ("Model, well-specified", "Model, misspecified", "Must hold", MODEL, ALONE, CONSERVED):
         assert words in text
     assert attribution_tables([]) == ""
+    assert text in everything(again)
 
 
 def test_the_picture_is_drawn(well, corners, tmp_path):
@@ -113,7 +115,7 @@ def test_scenarios_are_reproducible_and_every_cell_has_its_turn():
 
 
 def test_a_truth_that_is_off_is_seen_as_an_error_and_outside_of_every_interval():
-    """The readings kept, the counter said to show 9 % less of the truth: errors grow by it, no interval holds."""
+    """The readings kept, the counter said to show 9 % less: errors grow by that, and no interval holds."""
     scenario = well_specified(0, 10, singles=2)
     louder = replace(scenario, counter=replace(scenario.counter, gain=scenario.counter.gain * 0.91))
     right, wrong = score(scenario).single[MODEL], score(louder).single[MODEL]

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,7 +135,7 @@ def test_a_broken_device_takes_its_process_and_the_other_groups_get_a_new_one(
         assert command[:3] == [sys.executable, "-m", "bench.cuda.run_part"] and timeout > 1
         assert run_part.main(command[3:]) == 0
 
-    monkeypatch.setattr(smoke.subprocess, "run", started)
+    monkeypatch.setattr(smoke, "subprocess", SimpleNamespace(run=started))
     monkeypatch.setattr(checks, "is_broken", lambda setting: True)
     monkeypatch.setattr(smoke, "_generate", lambda *_: (_ for _ in ()).throw(RuntimeError("illegal address")))
     records = run("smoke", tmp_path / "records.jsonl", "--groups", "tokens,device")
@@ -185,6 +186,26 @@ def test_parts_come_in_the_order_asked_for() -> None:
     assert chosen(()) == PARTS
     with pytest.raises(UsageError, match="unknown part"):
         chosen(("smoke", "warp"))
+
+
+def test_parts_write_where_the_caller_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(gpu, "stamp", lambda *_: STAMP)
+    commands: list[list[str]] = []
+
+    def ended(command: list[str], limit_s: float) -> Ended:
+        commands.append(command)
+        return Ended(1.0, None)
+
+    monkeypatch.setattr(gpu, "run_part", ended)
+    assert main(["--only", "rows", "--out", "r.jsonl", "--minutes", "2"]) == 0
+    options = run_part.parser().parse_args(commands[0][3:])
+    assert options.out == tmp_path / "r.jsonl" and options.out.exists()
+    assert (options.part, options.device, options.run) == ("rows", "cuda:0", STAMP.run)
+    assert 100 < options.seconds <= 120 and options.scale == "full" and options.backend == "gpu"
+    assert main(["--device", "1"]) == 2
 
 
 def planted(text: str) -> list[str]:

@@ -14,11 +14,12 @@ from tests.simulation import Device
 @pytest.mark.parametrize("period_s", [0.01, 0.1])
 def test_a_calls_joules_are_its_powers_and_the_interval_holds_them(call_s: float, period_s: float) -> None:
     device = Device(SimulatedProfile(period_s=period_s, lag_s=0.013, window_s=0.7 * period_s))
+    device.sleep(0.4 * period_s)  # the window begins inside a tick, of which a part is not its own
     found = repeat(device.poller, lambda: device.spend(350.0, call_s), seconds=1.0)
     assert found.elapsed_s >= max(1.0, LEAST_TICKS * period_s) - 1e-9
     assert found.calls == pytest.approx(found.elapsed_s / call_s, abs=1e-6)
     assert found.call_j is not None and found.uncertainty_j is not None
-    assert found.call_j == pytest.approx(350.0 * call_s, rel=0.03)
+    assert found.call_j == pytest.approx(350.0 * call_s, rel=0.015)
     assert abs(found.call_j - 350.0 * call_s) <= found.uncertainty_j / found.calls
     assert found.ticks >= LEAST_TICKS - 1
 

@@ -78,6 +78,7 @@ def test_a_stage_that_was_not_measured_leaves_the_sum_open() -> None:
     meter.stage(stage_of(device, 350.0, 0.001), "cpu none", "mlp", 1, 64)
     found = meter.reconciled(meter.repeat(lambda: device.spend(350.0, 0.02)), "cpu none", LAYERS, 1, 64)
     assert found["energy"].value == pytest.approx(7.0, rel=0.01)
+    assert found["layers_energy"].value is None
     assert found["remainder"].value is None and "no joules" in (found["remainder"].reason or "")
 
 
@@ -160,8 +161,13 @@ def test_kernels_prints_joules_of_every_stage_and_reconciles_the_step(
         own = {r.case.phase: _joules(r) for r in records if _belongs(r, context)}
         summed = config.n_layers * sum(own[stage] for stage in LAYER_STAGES) + own[HEAD]
         assert step.derived["stages_energy"].value == pytest.approx(summed)
+        whole = config.n_layers * own["layers"] + own[HEAD]
+        assert step.derived["layers_energy"].value == pytest.approx(whole)
         assert step.derived["remainder"].value == pytest.approx(_joules(step) - summed)
-    assert "| Whole decode step | mJ | sum of stages | left | of the step |" in printed
+    assert (
+        "| Whole decode step | mJ | sum of stages | left | of the step | layers in one call, and head |"
+        in printed
+    )
     assert "| of roofline | mJ | less idle |" in printed and "(estimate)" in printed
     assert json.loads(printed.splitlines()[-1])["skipped"] == {}
 
@@ -173,7 +179,7 @@ def _joules(record: Record) -> float:
 
 
 def _belongs(record: Record, context: int) -> bool:
-    return record.case.context == (context if record.case.phase == "attention" else 8)
+    return record.case.context == (context if record.case.phase in ("attention", "layers") else 8)
 
 
 def test_without_energy_its_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

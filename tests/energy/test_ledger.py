@@ -153,6 +153,9 @@ def test_a_whole_request_on_a_slow_sensor_adds_up_in_its_json() -> None:
     assert found["answer"] == "aaa"
     tokens = sum(found["energy"]["phases"][name]["tokens"] for name in ("think", "answer"))
     assert tokens == found["new_tokens"]
+    modelled = [j for j in energy["per_token_model_j"] if j is not None]
+    assert len(modelled) == len(known)
+    assert modelled == pytest.approx([6.0] * len(modelled), rel=0.02)
     # 300 W for 20 ms each: 6 J a token, whatever the ticks made of it.
     inner = known[10:50]
     assert sum(inner) / len(inner) == pytest.approx(6.0, rel=0.02)

@@ -167,3 +167,13 @@ def test_a_reading_logged_twice_changes_nothing_that_adds_up():
         again = Reading(original.before_s + 0.001, original.after_s + 0.001, original.energy_uj)
         twice = (*run.readings[: at + 1], again, *run.readings[at + 1 :])
         check(Run(twice, run.marks, run.start_s, run.end_s), sensor)
+
+
+def test_a_step_s_deviation_is_never_below_that_of_its_marked_ends():
+    rng = np.random.default_rng(5)
+    for _ in range(10):
+        run, sensor = trace(rng), sensor_of(rng)
+        found = attribute_by_model(run, sensor, POWER)
+        for mark, energy_uj, sd_uj in zip(run.marks, found.model_uj, found.model_sd_uj, strict=True):
+            power_w = energy_uj * 1e-6 / (mark.end_s - mark.start_s)
+            assert sd_uj >= 0.999 * np.sqrt(2) * 0.5e-6 * power_w * 1e6

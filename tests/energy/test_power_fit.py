@@ -1,6 +1,5 @@
 """Powers found again from pooled requests, merged where nothing tells them apart, refused by name."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -38,30 +37,13 @@ def test_powers_are_found_again(pooled):
     assert power.doubts == ()
 
 
-def test_a_file_gives_back_the_model(pooled):
-    _, power = pooled
-    assert PowerModel.from_json(json.loads(json.dumps(power.to_json()))) == power
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
-    [
-        ({"schema": "other"}, "schema"),
-        ({"theta": [1.0]}, "5 features"),
-        ({"theta": [-1.0, 1, 1, 1, 1]}, "negative"),
-        ({"noise": {"jitter_s": 0.1, "hum": 1.0}}, "hum"),
-        ({"seen": {"prefill.tokens": 3}}, "a field"),
-        ({"more": 1}, "its fields must be"),
-    ],
+    [({"theta": (1.0,)}, "5 features"), ({"theta": (-1.0, 1.0, 1.0, 1.0, 1.0)}, "negative")],
 )
-def test_a_damaged_file_is_refused(pooled, change, message):
+def test_a_model_that_makes_no_sense_is_refused(pooled, change, message):
     with pytest.raises(ValueError, match=message):
-        PowerModel.from_json(pooled[1].to_json() | change)
-
-
-def test_what_is_no_object_is_no_model():
-    with pytest.raises(ValueError, match="one JSON object"):
-        PowerModel.from_json([])
+        replace(pooled[1], **change)
 
 
 def test_one_prompt_length_merges_the_slope_into_the_constant():

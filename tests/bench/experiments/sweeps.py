@@ -43,7 +43,7 @@ def window(joules: float | None, seconds: float = 0.5, **occupancy: float | None
 def measured(cells: Sequence[Cell], windows: Sequence[Sequence[Sample]]) -> Measured:
     """With a device that draws 100 W when idle."""
     idle = Repeated(1, 3.0, 300.0, 3.0, 30, None)
-    return Measured(tuple(cells), tuple(map(tuple, windows)), idle, idle)
+    return Measured(tuple(cells), tuple(map(tuple, windows)), idle, idle, 0.05)
 
 
 def record(

@@ -26,6 +26,9 @@ def test_joules_are_of_a_request_and_per_token_over_prompt_and_new_tokens() -> N
     idle = record.derived["idle_before"]
     assert (idle.value, idle.low, idle.high) == (100.0, 99.0, 101.0)
     assert record.derived["spread"].value == pytest.approx(1 / 11)
+    assert record.derived["spread"].source.endswith("above the limit of 0.05")
+    calm = sweeps.record("fig3", "preset:a", 64, 16, [10.0, 10.1, 10.2])
+    assert calm.derived["spread"].source.endswith("within the limit of 0.05")
     others = record.derived["other_processes"]
     assert (others.value, others.source) == (1.0, "train (30% of a core)")
 

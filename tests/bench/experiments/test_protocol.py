@@ -107,8 +107,9 @@ def test_every_round_has_an_order_of_its_own_and_a_seed_repeats_it() -> None:
 def test_only_what_scatters_is_measured_again_and_never_more_than_allowed() -> None:
     rng = random.Random(0)
     wild = FakeEngine(Device(PROFILE), lambda new: rng.choice((0.3, 3.0)) if new == 2 else 1.0)
-    found, _ = run(wild, [cell(1, 2), cell(1, 9)], window_s=0.0, spread=0.05, most_rounds=7)
+    found, said = run(wild, [cell(1, 2), cell(1, 9)], window_s=0.0, spread=0.05, most_rounds=7)
     assert [len(samples) for samples in found.samples] == [7, 3]
+    assert said[-1] == "1 of 2 cells still spread by more than 0.05"
     assert (spread(found.samples[0]) or 0) > 0.05 > (spread(found.samples[1]) or 1)
 
 

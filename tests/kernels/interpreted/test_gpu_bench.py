@@ -15,8 +15,9 @@ from bench.cuda.device_source import DeviceSource
 from bench.cuda.loop_contender import ROOM, GpuContender
 from bench.cuda.readers import Cut, read
 from bench.cuda.readers import __name__ as readers_module
-from bench.cuda.setting import TINY, Setting
-from bench.cuda.stage_work import STAGES
+from bench.cuda.setting import TINY, Setting, near
+from bench.cuda.stage_peers import attention_peers
+from bench.cuda.stage_work import STAGES, stage_work
 from bench.engine_contender import EngineContender
 from bench.forced import captured_decode
 from bench.forced import decode as forced_decode
@@ -24,8 +25,10 @@ from bench.gpu_table import holds
 from bench.passages import Passage
 from bench.record import Record
 from bench.record import read as read_records
+from bench.stages import subject
 from bench.stamp import stamp
 from engine.engine import Engine
+from kernels.api import load as load_backend
 from tests import letters
 
 CPU = torch.device("cpu")
@@ -123,6 +126,21 @@ def test_forced_text_goes_through_captured_steps(path: Path) -> None:
         captured, plain = captured_decode(engine.model, passage), forced_decode(engine.model, passage)
     assert captured.shape == (3, 97)
     assert torch.allclose(captured, plain, atol=1e-4)
+
+
+def test_peers_of_attention_are_given_what_our_kernel_is_given(path: Path) -> None:
+    source = DeviceSource.open(str(path), CPU, torch.bfloat16)
+    given = subject(source.config, torch.bfloat16, "none")
+    backend = load_backend("gpu", CPU)
+    work = stage_work(backend, given, "attention", 3, 21, cache_bytes=1000)  # type: ignore[arg-type]
+    work.call(0)
+    answers = {}
+    for peer in attention_peers(work, source.config.attention_shape(0), compiles=False):
+        if peer.name in ("SDPA", "SDPA math"):  # the others are of CUDA devices
+            answers[peer.name] = peer.call(0)
+            error, allowed = near(answers[peer.name], peer.expected(), work.share)
+            assert error <= allowed
+    assert len(answers) == 2 and near(work.answer(), answers["SDPA"], work.share)[0] < 0.1
 
 
 @pytest.mark.slow
