@@ -37,18 +37,18 @@ PROMPTS, NEW_TOKENS = (64, 181, 512, 1448, 4096), (16, 64, 128, 256)
 
 
 def fitted_to(plan: Plan, context: int) -> Plan:
-    """The same with prompts, evenly in their logarithm, that leave room for the new tokens in the context.
+    """The same, new tokens halved until they fill half of the context at most, prompts within the rest.
 
-    Raises `UsageError` where no prompts fit that differ.
+    Prompts then lie evenly in their logarithm. Raises `UsageError` where no sizes fit that differ.
     """
-    longest = context - max(plan.new_tokens)
+    new_tokens = plan.new_tokens
+    while max(new_tokens) > context / 2:
+        new_tokens = tuple(new // 2 for new in new_tokens)
+    longest = context - max(new_tokens)
+    if min(new_tokens) < 2 or len(set(new_tokens)) < len(plan.new_tokens) or longest < 8:
+        raise UsageError(f"a context of {context} tokens has no room for requests of different sizes")
     if longest >= max(plan.prompts):
-        return plan
-    least = min(min(plan.prompts), max(longest, 1) // 4)
-    if longest < 8 or least < 2:
-        raise UsageError(
-            f"a context of {context} tokens has no room for {max(plan.new_tokens)} new ones behind a prompt"
-        )
-    return replace(
-        plan, prompts=tuple(round(float(p)) for p in np.geomspace(least, longest, len(plan.prompts)))
-    )
+        return replace(plan, new_tokens=new_tokens)
+    least = min(min(plan.prompts), longest // 4)
+    prompts = tuple(round(float(p)) for p in np.geomspace(least, longest, len(plan.prompts)))
+    return replace(plan, prompts=prompts, new_tokens=new_tokens)

@@ -206,8 +206,10 @@ def test_prompts_keep_to_the_context_or_the_reason_is_said() -> None:
     assert fitted_to(PLAN, 8192) == PLAN
     small = fitted_to(PLAN, 256)
     assert max(small.prompts) == 224 and min(small.prompts) == 56 and len(set(small.prompts)) == 5
-    with pytest.raises(UsageError, match="a context of 36 tokens has no room"):
-        fitted_to(PLAN, 36)
+    half = fitted_to(replace(PLAN, new_tokens=(16, 64, 128, 256)), 256)
+    assert half.new_tokens == (8, 32, 64, 128) and max(half.prompts) == 128
+    with pytest.raises(UsageError, match="a context of 9 tokens has no room"):
+        fitted_to(PLAN, 9)
 
 
 @pytest.mark.parametrize(
