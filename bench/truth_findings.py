@@ -44,6 +44,15 @@ class Comparison:
         return self.single.energy_j / expected_j - 1 if self.single.energy_j is not None else None
 
     @property
+    def power_outside(self) -> bool | None:
+        """Whether the power alone is off: at the single request's own seconds, which the clock measured."""
+        if self.single.energy_j is None:
+            return None
+        expected_j = self.truth.power.watts * self.single.seconds
+        half_j = np.hypot(_SURE * self.single.sd_j, self.truth.power.half_w * self.single.seconds)
+        return bool(abs(self.single.energy_j - expected_j) > half_j)
+
+    @property
     def half_j(self) -> float:
         """Of the 95 % interval of the difference."""
         return float(np.hypot(_SURE * self.single.sd_j, self.truth.half_j))

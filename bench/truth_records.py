@@ -76,6 +76,9 @@ def summary(study: Study) -> list[str]:
             f"{check}: {outside} of {len(told)} outside their 95 % interval, "
             f"{allowed(len(told))} may be{refused}"
         )
+        if check == "comparison":
+            alone = sum(bool(c.power_outside) for c in told)
+            lines.append(f"  at their own seconds, that is by power alone: {alone} of {len(told)}")
     shuffle = study.shuffle
     if shuffle is not None:
         wrong = f"refused ({shuffle.reason})" if shuffle.shuffled is None else f"{shuffle.shuffled:.1%} off"

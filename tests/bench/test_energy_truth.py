@@ -107,7 +107,10 @@ def test_five_outside_a_missing_figure_and_labels_that_do_not_matter_are_against
     told = study.of("comparison")
     c = next(c for c in told if not c.outside)
     wrong = replace(c, single=replace(c.single, energy_j=2 * c.truth.energy_j))
-    assert wrong.outside
+    assert wrong.outside and wrong.power_outside
+    seconds = 1.3 * c.single.seconds  # a request that took longer than the repeated ones, at the same power
+    slow = replace(c, single=replace(c.single, energy_j=c.truth.power.watts * seconds, seconds=seconds))
+    assert slow.outside and not slow.power_outside
     inside = [c] * 36
     assert problems(replace(study, comparisons=[*inside, *[wrong] * 4, *_others(study)])) == []
     five = replace(study, comparisons=[*inside[:-1], *[wrong] * 5, *_others(study)])
