@@ -12,17 +12,22 @@ def power_of(runs: Sequence[Run], sensor: Sensor, *, fresh: bool) -> tuple[Power
     """(the powers; or None, and in one line why). `fresh`: every read of the meter tells of now."""
     from engine.energy.power_fit import fit_power
 
-    if fresh:
-        return None, "no power model: this source tells of every step by itself"
-    if sensor.lag_s is None or sensor.window_s is None:
-        return (
-            None,
-            "no power model: lag and window of the sensor are unknown; python -m bench.sensor finds them",
-        )
+    reason = why_none(sensor, fresh=fresh)
+    if reason:
+        return None, f"no power model: {reason}"
     try:
         return fit_power(runs, sensor), ""
     except NotIdentifiable as reason:
         return None, f"no power model: {reason}"
+
+
+def why_none(sensor: Sensor, *, fresh: bool) -> str:
+    """What keeps a power model from being fitted to this sensor's readings; "" where nothing does."""
+    if fresh:
+        return "this source tells of every step by itself"
+    if sensor.lag_s is None or sensor.window_s is None:
+        return "lag and window of the sensor are unknown; python -m bench.sensor finds them"
+    return ""
 
 
 def power_table(power: PowerModel) -> str:

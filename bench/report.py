@@ -17,6 +17,7 @@ from bench.attribution_table import attribution_tables
 from bench.fidelity_table import fidelity_table
 from bench.gpu_table import everything_gpu, gpu_section
 from bench.record import Record, read
+from bench.truth_records import recorded_table
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
 
@@ -84,7 +85,7 @@ def everything(records: Sequence[Record]) -> str:
         parts += [tables.decode_tables(records), tables.target_table(records), tables.alone_table(records)]
     parts += [_kernels(records), fidelity_table(records), tables.bandwidth_table(records)]
     parts.append(everything_gpu(records))
-    parts.append(attribution_tables(records))
+    parts += [attribution_tables(records), recorded_table(records)]
     parts += elsewhere(records)
     stamps = {record.stamp.run: record.stamp for record in records}
     random = {record.stamp.run for record in records if record.case.shape_only}

@@ -34,9 +34,11 @@ PARTS = (
     Part("quantized", 75, "int8 and int4 decode beside our own bf16"),
     Part("rows", 90, "samples of a shared prompt in one batch, and whether rows change each other"),
     Part("overhead", 60, "what hooks and the meter cost, in time and in joules"),
-    Part("sensor", 70, "period, window and lag of the power sensor, idle power; keeps its recording"),
+    Part("sensor", 70, "period, window and lag of the power sensor, idle power; keeps recording, profiles"),
+    Part("energy_truth", 260, "joules of single requests beside the same work repeated for seconds"),
     Part("fidelity", 60, "KL and NLL against fp32 beside transformers' bf16"),
     Part("prefill", 45, "512 and 4096 tokens at once beside transformers"),
+    Part("figures", 300, "the paper's figures 1 to 4 on five architectures, random weights: shape only"),
 )
 
 

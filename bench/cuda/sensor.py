@@ -1,6 +1,7 @@
 """The power sensor in its shortest useful form: period, window, lag; counter against power; idle power.
 
-The recording is kept beside the records (`sensor.npz`), so that everything can be worked out anew later.
+The recording is kept beside the records (`sensor.npz`), so that everything can be worked out anew later; the
+profiles where meters find them, which the parts after this one start from.
 """
 
 import numpy as np
@@ -8,9 +9,10 @@ import numpy as np
 from bench.characterise import Characterisation, characterise
 from bench.cuda.setting import Setting, arm_of
 from bench.record import Case, Metric, Record, Value
-from bench.sensor import report
+from bench.sensor import keep_profiles, report
 from bench.sensor_live import IDLE_S, record_gpu
 from engine.energy.power_recording import PowerRecording
+from engine.errors import TokenjouleError
 
 # Of a characterisation's figures: name there, unit here, factor.
 FIGURES = {
@@ -43,6 +45,10 @@ def run(setting: Setting) -> None:
             continue
         setting.say("\n" + report(found))
         _emit(setting, found)
+        try:
+            keep_profiles([found])
+        except (TokenjouleError, ValueError) as error:  # the other channel is still worth knowing
+            setting.say(f"channel {channel}: no profile was kept: {error}")
 
 
 def _emit(setting: Setting, found: Characterisation) -> None:

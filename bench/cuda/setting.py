@@ -12,6 +12,8 @@ import torch
 
 from bench.record import Arm, Case, Metric, Record, Stamp, Value, append
 from bench.timing import nothing
+from bench.truth_plan import NEW_TOKENS, PROMPTS, Plan
+from engine.locate import BUNDLED
 
 # Arms that what must hold is about, in `bench.gpu_targets` too.
 NO_DEPENDENT = "gpu none, no dependent launch"
@@ -26,7 +28,8 @@ class Scale:
     none. `rows` share a prompt of `prompt` tokens. `prefill`: lengths. `new_tokens`: of a generation.
     `reader_bytes`: of the buffer that shows the bandwidth. `cache_bytes`: what copies have to exceed three
     times over, None for the device's own. `compiles`: whether peers that compile take part.
-    `waves_s`: how long each square wave of the sensor's recording takes.
+    `waves_s`: how long each square wave of the sensor's recording takes. `truth`: of single-shot joules.
+    `architectures`: of the paper's figures, with windows of `window_s` and so many `questions`.
     """
 
     models: tuple[str | None, ...]
@@ -43,6 +46,10 @@ class Scale:
     cache_bytes: int | None
     compiles: bool
     waves_s: float
+    truth: Plan
+    architectures: tuple[str, ...]
+    window_s: float
+    questions: int
 
 
 FULL = Scale(
@@ -60,6 +67,14 @@ FULL = Scale(
     cache_bytes=None,
     compiles=True,
     waves_s=9.0,
+    truth=Plan(PROMPTS, NEW_TOKENS, total_s=300.0),
+    # The five smallest presets, smallest first.
+    architectures=(
+        *("preset:qwen2.5-0.5b", "preset:qwen3-0.6b", "preset:llama-3.2-1b"),
+        *("preset:qwen2.5-1.5b", "preset:qwen3-1.7b"),
+    ),
+    window_s=1.0,
+    questions=80,
 )
 TINY = Scale(
     models=(None,),
@@ -76,6 +91,10 @@ TINY = Scale(
     cache_bytes=1000,
     compiles=False,
     waves_s=0.2,
+    truth=Plan((8, 16), (2, 4), truth_s=0.06, truth_ticks=14, pool=8, idle_s=0.02, shams=1, total_s=20.0),
+    architectures=(str(BUNDLED),),
+    window_s=0.05,
+    questions=2,
 )
 
 

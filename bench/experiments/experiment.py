@@ -16,13 +16,14 @@ from bench.arguments import names
 from bench.experiments.cell_record import Key, arm_of, case_of, key_of, make_record, newest, record_key
 from bench.experiments.occupancy import Observer
 from bench.experiments.picture import worth
-from bench.experiments.protocol import Cell, Runner, Settings
+from bench.experiments.protocol import Cell, Measured, Runner, Settings
 from bench.experiments.questions import Questions, read_questions
 from bench.experiments.subject import PRESETS, Subject, describe, load
 from bench.record import Record, Stamp, append, read
 from bench.stamp import stamp
 from bench.tables import origin
 from engine.cli import Parser, guarded
+from engine.energy.meter import Meter
 from engine.energy.nvml import NvmlReadings, uuid_of_cuda_device
 from engine.energy.sources import open_meter, require_measured
 from engine.errors import MeterError, TokenjouleError, UsageError
@@ -146,7 +147,13 @@ def _earlier(experiment: Experiment, out: Path | None) -> list[Record]:
     return [record for record in read([out]) if record.benchmark == experiment.name]
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def note_of(source: str, cell: Cell, settings: Settings) -> str:
+    """How a cell is measured, for its record: `source` as `check_meter` tells it."""
+    return f"{source}; {cell.requests}; {settings}"
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Raises `UsageError` for what makes no sense."""
     least = options.rounds
     if least < 2 or options.most_rounds < least:
         raise UsageError(f"at least 2 rounds, and no fewer at most: {least} and {options.most_rounds}")
@@ -181,16 +188,16 @@ def _measure(
     if not options.model:
         raise UsageError("name the models with --model, or files with --from")
     models = [name for given in options.model for name in (PRESETS if given == ALL else (given,))]
-    settings, questions = _settings(options), read_questions(options.questions, options.turn)
+    settings, questions = settings_of(options), read_questions(options.questions, options.turn)
     subjects = [describe(name, options) for name in dict.fromkeys(models)]
     where = stamp(f"bench.experiments.{experiment.name}", arguments, subjects[0].device)
-    source = _check_meter(options, subjects[0])
+    source = check_meter(options, subjects[0])
     ran = False
     for place, subject in enumerate(subjects, 1):
-        cells = _fitting(experiment.cells(options, subject, questions), subject)
+        cells = fitting(experiment.cells(options, subject, questions), subject)
         due = []
         for cell in cells:
-            note = f"{source}; {cell.requests}; {settings}"
+            note = note_of(source, cell, settings)
             key = key_of(experiment.name, where.device, arm_of(subject, note), case_of(subject, cell))
             wanted.add(key)
             if key in done:
@@ -225,27 +232,32 @@ def _run(
     due: Sequence[tuple[Cell, str]],
     where: Stamp,
 ) -> list[Record]:
-    """Load a model, measure its cells, let go of it. Raises `MeterError` where a required meter failed."""
-    gpu = NvmlReadings(uuid_of_cuda_device(subject.device.index)) if subject.device.type == "cuda" else None
-    try:
-        with load(subject, options) as engine:
-            say = lambda line: _say(f"{subject.id}: {line}")  # noqa: E731
-            measured = Runner(engine, settings, Observer(gpu), say).run([cell for cell, _ in due])
-            meter = engine.poller.meter
-            records = [
-                make_record(name, where, subject, note, measured, index, meter)
-                for index, (_, note) in enumerate(due)
-            ]
-    finally:
-        if gpu is not None:
-            gpu.close()
+    """Records of cells with their notes. Raises `MeterError` where a required meter failed."""
+    measured, meter = measure(options, subject, settings, [cell for cell, _ in due])
+    records = [
+        make_record(name, where, subject, note, measured, index, meter) for index, (_, note) in enumerate(due)
+    ]
     failed = next((r.metrics["energy"].reason for r in records if r.metrics["energy"].reason), None)
     if failed and options.require_measured:
         raise MeterError(f"the energy was not measured completely: {failed}")
     return records
 
 
-def _check_meter(options: argparse.Namespace, subject: Subject) -> str:
+def measure(
+    options: argparse.Namespace, subject: Subject, settings: Settings, cells: Sequence[Cell]
+) -> tuple[Measured, Meter]:
+    """Load a model, measure its cells, let go of it; the meter is closed then, what it is stays known."""
+    gpu = NvmlReadings(uuid_of_cuda_device(subject.device.index)) if subject.device.type == "cuda" else None
+    try:
+        with load(subject, options) as engine:
+            say = lambda line: _say(f"{subject.id}: {line}")  # noqa: E731
+            return Runner(engine, settings, Observer(gpu), say).run(cells), engine.poller.meter
+    finally:
+        if gpu is not None:
+            gpu.close()
+
+
+def check_meter(options: argparse.Namespace, subject: Subject) -> str:
     """Open the source once before anything is loaded; its name and what it is worth. Raises as it does."""
     meter = open_meter(
         options.energy_source, cuda_device=subject.device.index if subject.device.type == "cuda" else None
@@ -260,7 +272,7 @@ def _check_meter(options: argparse.Namespace, subject: Subject) -> str:
         meter.close()
 
 
-def _fitting(cells: Sequence[Cell], subject: Subject) -> list[Cell]:
+def fitting(cells: Sequence[Cell], subject: Subject) -> list[Cell]:
     """Cells whose requests fit into the model's context; the others are named."""
     found = []
     for cell in cells:

@@ -1,6 +1,7 @@
 """`bench.gpu`: its parts on a CPU at the smallest sizes, and what becomes of a part that fails or hangs."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -15,26 +16,28 @@ import torch
 from bench import gpu, timing
 from bench.cuda import run_part
 from bench.cuda.parts import LIMIT_S, PARTS, Part, chosen
+from bench.experiments.questions import Questions
 from bench.gpu import Ended, main
 from bench.record import Record, read
-from engine.errors import UsageError
+from engine.errors import TokenjouleError, UsageError
 from tests.bench.records import STAMP
 from tests.energy.fake_nvml import UUID, FakeNvml
 
 NAMES = [part.name for part in PARTS]
 # `kernels` is of Triton alone: it runs in the interpreter, in `tests/kernels/interpreted/test_gpu_bench.py`.
 # `sensor` records for some seconds at the least: its pieces are tested below.
-# `fidelity` reads 1400 tokens one by one.
-SLOW = ("ablations", "quantized", "prefill", "fidelity")
+# `energy_truth` needs a source that ticks: it has a test of its own below.
+# `fidelity` reads 1400 tokens one by one; `figures` runs every cell of four figures twice.
+SLOW = ("ablations", "quantized", "prefill", "fidelity", "figures")
 ON_A_CPU = [
     pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
     for name in NAMES
-    if name not in ("kernels", "sensor", "decode")
+    if name not in ("kernels", "sensor", "decode", "energy_truth")
 ]
 
 
-def run(name: str, out: Path, *more: str) -> list[Record]:
-    small = ["--device", "cpu", "--backend", "torch", "--scale", "tiny", "--energy-source", "estimate"]
+def run(name: str, out: Path, *more: str, source: str = "estimate") -> list[Record]:
+    small = ["--device", "cpu", "--backend", "torch", "--scale", "tiny", "--energy-source", source]
     assert run_part.main([name, *small, "--out", str(out), "--run", "r1", *more]) == 0
     return list(read([out]))
 
@@ -67,6 +70,46 @@ def test_a_step_beside_transformers_is_in_one_group_with_the_readers(tmp_path: P
     arms = {r.arm.name for r in beside if r.group == beside[0].group}
     assert {"torch none", "transformers eager"} < arms and any(name.startswith("read: ") for name in arms)
     assert all(r.benchmark in ("gpu/decode", "gpu/bandwidth") for r in records)
+
+
+def test_single_requests_are_compared_with_their_repeats(tmp_path: Path) -> None:
+    """Whether they agree is not judged here: on a busy machine one request may take twice another's time."""
+    profile = tmp_path / "fast.json"
+    profile.write_text('{"period_s": 0.004, "lag_s": 0.001, "window_s": 0.001}')
+    command = ("--command", "python -m bench.gpu --only x")
+    records = run("energy_truth", tmp_path / "truth.jsonl", *command, source=f"simulated:{profile}")
+    assert {r.benchmark for r in records} == {"gpu/energy_truth"} and {r.stamp.run for r in records} == {"r1"}
+    compared = [r for r in records if r.case.phase.startswith("comparison: ")]
+    assert len(compared) == 8 and all(r.derived["truth"].value for r in compared)
+    assert {r.case.phase for r in records if "error" in r.metrics} >= {"comparison", "sham", "differencing"}
+    assert all(r.derived["truth"].measured is False for r in compared)
+
+
+def test_the_figures_are_of_the_five_smallest_presets_and_kept_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.cuda import figures
+    from bench.cuda.setting import FULL
+    from engine.config import parse_config
+    from engine.presets import PRESETS
+    from engine.tensors import expected_shapes
+
+    def numbers(name: str) -> int:
+        shapes = expected_shapes(parse_config(PRESETS[name], {}, name))
+        return sum(math.prod(shape) for shape in shapes.values())
+
+    smallest = sorted(PRESETS, key=numbers)[:5]
+    assert list(FULL.architectures) == [f"preset:{name}" for name in smallest]
+    monkeypatch.setattr(figures, "read_questions", lambda path, turn: Questions(("one", "two"), 1, "two"))
+
+    def failing(*_: object) -> None:
+        raise TokenjouleError("no memory left")
+
+    monkeypatch.setattr(figures, "measure", failing)
+    out = tmp_path / "records.jsonl"
+    with pytest.raises(AssertionError):
+        run("figures", out)
+    assert [r.metrics["run_s"].reason for r in read([out])] == ["TokenjouleError: no memory left"]
 
 
 def test_groups_of_a_part_may_be_named(tmp_path: Path) -> None:

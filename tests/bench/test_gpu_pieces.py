@@ -30,7 +30,7 @@ from engine.energy.meter import Reading, Sensor
 from engine.energy.poller import Poller
 from engine.energy.power_recording import PowerRecording, recording_of
 from engine.energy.sources import open_meter
-from engine.errors import MeterError
+from engine.errors import MeterError, TokenjouleError
 from tests.energy.fake_nvml import UUID, FakeNvml
 
 CPU = torch.device("cpu")
@@ -127,6 +127,13 @@ def test_the_sensor_part_tells_idle_power_and_compares_counter_and_power(
         return recorded(counter)
 
     monkeypatch.setattr(sensor, "record_gpu", record_gpu)
+    profiled: list[str] = []
+
+    def keep_profiles(characterised: Any) -> None:
+        profiled.extend(one.channel for one in characterised)
+        raise TokenjouleError("no room")  # a profile that cannot be kept costs the records nothing
+
+    monkeypatch.setattr(sensor, "keep_profiles", keep_profiles)
     sensor.run(replace(setting, part="sensor"))
     assert setting.out is not None and kept == [setting.out.with_name("sensor.npz")]
     found = {r.case.phase: r for r in records(setting)}
@@ -139,6 +146,7 @@ def test_the_sensor_part_tells_idle_power_and_compares_counter_and_power(
         assert compared["counter_over_power"].value is None
     period = found["instant"].derived["period"].value
     assert period == pytest.approx(0.1, abs=0.01)
+    assert set(profiled) == set(found) - {"compare"}, "what later parts start from"
     assert "sensor: sensor compare" in everything_gpu(records(setting))
 
 
