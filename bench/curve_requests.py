@@ -81,6 +81,9 @@ def _log_uniform(rng: np.random.Generator, low: int, high: int) -> int:
     return min(int(math.exp(rng.uniform(math.log(low), math.log(high + 1)))), high)
 
 
+# How a sampler's ledger books what it runs: as rows of their own, so that no request counts as idle.
+_SAMPLE, _FILL = Share(0, "request", 1), Share(1, "fill", 1)
+
 Prepare = Callable[[Size], Callable[[], Sequence[StepMark]]]
 
 
@@ -110,21 +113,25 @@ class Sampler:
         self._prepare(size)  # what a device compiles and captures for this size would idle in the account
         ledger = Ledger(self._poller)
         ledger.start()
-        marks = self._fill()
+        marks = self._fill(ledger)
         elapsed_s: list[float] = []
         while sum(elapsed_s) < self.least_s and len(elapsed_s) < _MOST_REPEATS:
-            request = self._prepare(size)
-            ledger.begin("idle")
-            marks += request()
-            elapsed_s.append(ledger.end([Share(0, "request", 1)], kind="decode"))
-        marks += self._fill()
+            elapsed_s.append(self._book(ledger, size, _SAMPLE, marks))
+        marks += self._fill(ledger)
         report = ledger.finish()
         if not report.complete:
             raise MeterError(f"the joules of a request are not known: {report.problem}")
-        energies_j = tuple(joules for joules, _ in report.rows[0].by_forward.values())
+        energies_j = tuple(joules for joules, _ in report.rows[_SAMPLE.row].by_forward.values())
         return Taken(size, energies_j, tuple(elapsed_s), report, ledger.run(marks))
 
-    def _fill(self) -> list[StepMark]:
+    def _book(self, ledger: Ledger, size: Size, share: Share, marks: list[StepMark]) -> float:
+        """Run one request as one step of the ledger, add its own steps to `marks`; its seconds."""
+        request = self._prepare(size)
+        ledger.begin("idle")
+        marks += request()
+        return ledger.end([share], kind="decode")
+
+    def _fill(self, ledger: Ledger) -> list[StepMark]:
         """Keep the device busy until the ticks around the sample hold nothing of its rest; the steps."""
         marks: list[StepMark] = []
         if self._poller.fresh:
@@ -132,7 +139,7 @@ class Sampler:
         clock = self._poller.clock
         until_s = clock() + self.tick_s + self._poller.meter.sensor.tail_s
         while clock() < until_s:
-            marks += self._prepare(self._filler)()
+            self._book(ledger, self._filler, _FILL, marks)
         return marks
 
 

@@ -43,7 +43,12 @@ def attribute_by_model(
     _, found = fitted([run], [design], features, sensor, power)
     spans_s = np.array([mark.end_s - mark.start_s for mark in run.marks])
     rows = design.features * spans_s[:, None]  # (m, p): a step's energy is its row times theta
-    spread = np.asarray(np.linalg.cholesky(found.covariance + 1e-18 * np.eye(len(found.theta))), np.float64)
+    try:
+        spread = np.asarray(
+            np.linalg.cholesky(found.covariance + 1e-18 * np.eye(len(found.theta))), np.float64
+        )
+    except np.linalg.LinAlgError:
+        raise NotIdentifiable("the ticks leave some combination of the powers untold") from None
     model_uj = rows @ found.theta * MICROJOULES_PER_JOULE
     edge_j = math.sqrt(2) * MARK_SD_S * (design.features @ found.theta)  # of a step's two ends
     model_sd_uj = np.hypot(np.linalg.norm(rows @ spread, axis=1), edge_j) * MICROJOULES_PER_JOULE

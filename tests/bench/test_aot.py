@@ -206,13 +206,13 @@ def holds(capsys, *arguments: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_every_variant_of_the_1b_and_the_8b_holds_on_sm_90(capsys):
     holds(capsys, "--arch", "90")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("rows", "schemes"), [("8", "none,int8"), ("1", "int4")])
 def test_a_sample_holds_on_older_cards(capsys, rows, schemes):
     sample = ("--model", "preset:llama-3.2-1b", "--arch", "80,89", "--select", "greedy")

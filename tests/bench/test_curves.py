@@ -245,7 +245,7 @@ def test_on_a_meter_that_ticks_the_device_is_busy_around_a_sample() -> None:
         errors.append(taken.sample.energy_j / planted_j - 1)
         device.spend(curves.IDLE_W, 0.5 + float(pause_s))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sampler, "_fill", lambda: [])
+            patch.setattr(sampler, "_fill", lambda ledger: [])
             bare.append(sampler.take(size).sample.energy_j / planted_j - 1)
     assert abs(np.mean(errors)) < 0.01
     assert np.mean(bare) < np.mean(errors) - 0.005

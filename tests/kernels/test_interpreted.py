@@ -60,7 +60,7 @@ def test_module_in_the_interpreter(module: Path, quick_runs: Runs) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
 def test_the_rest_in_the_interpreter(module: Path, slow_runs: Runs) -> None:
     done = slow_runs[module].result()
