@@ -15,7 +15,7 @@ from engine.energy.meter import MICROJOULES_PER_JOULE, Sensor
 from engine.energy.power_design import Design
 from engine.energy.power_features import Features
 from engine.energy.power_fit import fitted
-from engine.energy.power_model import PowerModel, Run
+from engine.energy.power_model import NotIdentifiable, PowerModel, Run
 from engine.energy.power_trace import Array
 from engine.energy.row_parts import row_parts
 from engine.energy.sensor_response import Block, blocks
