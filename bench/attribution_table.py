@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from bench.attribution_record import BENCHMARK, CORNER, JUDGED, WELL
 from bench.attribution_score import ARMS, MODEL
 from bench.record import Record
-from bench.tables import markdown
+from bench.tables import markdown, origin
 
 LONG_S = 0.06  # a prefill that one request is to tell
 COVERAGE = (0.92, 0.98)
@@ -89,6 +89,15 @@ def attribution_tables(records: Sequence[Record]) -> str:
         return ""
     parts = [_cell_table(found), _arm_table(found), _corner_table(found), _bound_table(found)]
     return "\n\n".join(part for part in parts if part)
+
+
+def attribution_section(records: Sequence[Record]) -> str:
+    """The README's part: ways of attributing, corners, what must hold, and where it is from."""
+    found = [record for record in records if record.benchmark == BENCHMARK]
+    if not found:
+        return "Not measured.\n"
+    tables = (_arm_table(found), _corner_table(found), _bound_table(found), origin(found[0].stamp, False))
+    return "\n\n".join(tables) + "\n"
 
 
 def _cell_table(records: Sequence[Record]) -> str:
@@ -202,7 +211,7 @@ def long_prefills(record: Record) -> list[float]:
 
 
 def _mean_percent(errors: Sequence[float]) -> str:
-    return f"{fmean(map(abs, errors)):.1%}" if errors else ""
+    return f"{fmean(map(abs, errors)):.2%}" if errors else ""
 
 
 def _share(covered: Sequence[float]) -> str:

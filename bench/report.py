@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import tables
-from bench.attribution_table import attribution_tables
+from bench.attribution_table import attribution_section, attribution_tables
 from bench.fidelity_table import fidelity_table
 from bench.gpu_table import everything_gpu, gpu_section
 from bench.record import Record, read
@@ -135,7 +135,7 @@ SECTIONS = {
     "decode": summary,
     "fidelity": fidelity,
     "gpu": gpu_section,
-    "attribution": lambda records: attribution_tables(records) or "Not measured.\n",
+    "attribution": attribution_section,
     "kernels": lambda records: _kernels(records) or "Not measured.\n",
 }
 
