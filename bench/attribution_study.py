@@ -28,7 +28,7 @@ from bench.stamp import stamp
 from engine.cli import Parser, guarded, leave
 from engine.errors import UsageError
 
-QUICK = 24
+SCENARIOS, QUICK = 1000, 24
 _CORNER_PART = 32  # a corner gets one scenario for so many well-specified ones, three at least
 
 
@@ -62,14 +62,18 @@ def outcomes(planned: Sequence[Task], jobs: int) -> Iterator[tuple[str | None, O
         yield from map(run, planned)
         return
     with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(run, planned, chunksize=4)
+        try:
+            yield from pool.map(run, planned, chunksize=4)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for what is queued
+            raise
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="bench.attribution_study", description=__doc__.split("\n\n")[0])
     size = cli.add_mutually_exclusive_group()
-    size.add_argument("--scenarios", type=int, default=1000, metavar="N", help="well-specified ones")
+    size.add_argument("--scenarios", type=int, metavar="N", help=f"well-specified ones (default {SCENARIOS})")
     cli.add_argument("--seed", type=int, default=0, metavar="N")
     cli.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     size.add_argument("--quick", action="store_true", help=f"{QUICK} scenarios")
@@ -85,13 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str], options: argparse.Namespace) -> int:
-    if options.scenarios < 1 or options.jobs < 1 or options.seed < 0:
+    wanted = QUICK if options.quick else SCENARIOS if options.scenarios is None else options.scenarios
+    if wanted < 1 or options.jobs < 1 or options.seed < 0:
         raise UsageError("--scenarios and --jobs are at least 1, --seed at least 0")
     if options.plot:
         from engine.plot import check_plot
 
         check_plot(str(options.plot))
-    planned = tasks(QUICK if options.quick else options.scenarios, options.seed)
+    planned = tasks(wanted, options.seed)
     found = []
     for done, outcome in enumerate(outcomes(planned, options.jobs), 1):
         found.append(outcome)

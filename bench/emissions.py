@@ -70,6 +70,9 @@ def _main(options: argparse.Namespace) -> int:
         raise TokenjouleError(
             f"{options.results}: the joules of {estimates} of {len(results)} are not measured"
         )
+    partial = sum(not result["energy"].get("complete", True) for result in results)
+    if partial:
+        print(f"INCOMPLETE: the meter failed in {partial} of {len(results)} results", file=sys.stderr)
     found = grid(options.country)
     rows = [row(result, found) for result in results]
     write(rows, options.out)
@@ -81,6 +84,7 @@ def _main(options: argparse.Namespace) -> int:
         "schema": "tokenjoule.bench.emissions/1",
         "results": len(results),
         "not_measured": estimates,
+        "incomplete": partial,
         "energy_kwh": total_kwh,
         "emissions_kg": sum(each["emissions"] for each in rows),
         "grid_g_per_kwh": found.g_per_kwh,

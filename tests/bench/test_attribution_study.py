@@ -1,6 +1,7 @@
 """The attribution study: a few scenarios meet the bounds, and what is planted wrong is caught by them."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -137,6 +138,21 @@ def test_a_truth_that_is_off_is_seen_as_an_error_and_outside_of_every_interval()
 def test_bad_usage_is_one_line_and_exit_status_2(bad, capsys):
     assert study.main(bad) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_an_interrupt_does_not_wait_for_the_queue(monkeypatch):
+    """Every task sleeps; with the queue waited for, forty of them would take 10 s."""
+    monkeypatch.setattr(study, "run", _sleep)
+    found = study.outcomes([Task(0, index) for index in range(40)], jobs=1 + 1)
+    next(found)
+    begun_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        found.throw(KeyboardInterrupt())
+    assert time.monotonic() - begun_s < 5
+
+
+def _sleep(task):
+    time.sleep(0.5)
 
 
 def test_the_command_prints_tables_and_writes_records(monkeypatch, tmp_path, capsys):

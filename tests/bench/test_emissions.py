@@ -75,6 +75,20 @@ def test_estimates_are_refused_where_measurements_are_required(
     assert "1 of 1 are not measured" in capsys.readouterr().err
 
 
+def test_results_that_a_meter_told_only_in_part_are_counted(
+    tmp_path: Path,
+    result: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "codecarbon.core.emissions", None)
+    path = tmp_path / "results.jsonl"
+    broken = {**result, "energy": {**result["energy"], "complete": False}}
+    path.write_text(json.dumps(result) + "\n" + json.dumps(broken))
+    assert main([str(path), "--country", "FRA"]) == 1
+    assert "INCOMPLETE: the meter failed in 1 of 2 results" in capsys.readouterr().err
+
+
 def test_without_the_library_the_extra_is_named(
     tmp_path: Path,
     result: dict[str, Any],
