@@ -1,7 +1,8 @@
 """Every kernel launch that a model makes, recorded without a GPU: what `bench.aot` compiles.
 
-A decode step of every number of rows, length and kind of selection; attention of a prefill, of a few injected
-tokens, and of rows that share a prefix. Layers of one kind launch the same kernels: one of each is recorded.
+A decode step of every number of rows, length and kind of selection, and of rows that share a prefix where
+that pays; attention of a prefill, and of a few injected tokens. Layers of one kind launch the same kernels:
+one of each is recorded.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,9 +18,8 @@ from engine.schemes import SCHEMES
 from kernels.aot.record import Launch, Variant, recording
 from kernels.api import Layout, RowSpan
 from kernels.gpu.decode_step import DecodeStep, Parts, StepShape
-from kernels.gpu.rows import Rows
 from kernels.gpu.selection import Kind
-from kernels.gpu.shared_prefix import SharedPrefixScratch, most_shared_queries, shared_prefix_attention
+from kernels.gpu.shared_prefix import pays
 from kernels.gpu.tiles import Chip
 
 # By compute capability the multiprocessors of a card that has it: A100, L40S, H200. Programs of a launch, and
@@ -33,7 +33,6 @@ SELECTIONS: Mapping[str, tuple[Kind, bool]] = {
     "penalised": (Kind.FILTERED, True),
 }
 PREFILLS = (1, 512)  # new tokens: the small tile of queries, and the large one
-PREFIX, OWN = 4096, 1024  # positions of a shared prompt, and of each row behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +83,14 @@ def _launches(
         for index, name in enumerate(selections):
             # How long a row may get changes attention alone, which does not know of selections.
             for pages in _lengths(longest) if index == 0 else (FEWEST_PAGES,):
-                with recording(capability) as launches:
-                    DecodeStep(parts, StepShape(count, pages, *SELECTIONS[name])).run()
-                yield f"decode {name}", count, pages * PAGE_SIZE, 1, launches
-        group = parts.layers[0].shape.n_heads // parts.layers[0].shape.n_kv_heads
-        if count > 1 and count * group <= most_shared_queries(parts.caches[0].keys.dtype):
-            with recording(capability) as launches:
-                _share_prefix(parts, count)
-            yield "shared prefix", count, PREFIX + OWN, 1, launches
+                positions = pages * PAGE_SIZE
+                cases = {f"decode {name}": StepShape(count, pages, *SELECTIONS[name])}
+                if index == 0 and pays(count, positions, parts.layers[0].shape, parts.caches[0].keys.dtype):
+                    cases["shared prefix"] = replace(cases[f"decode {name}"], shared=True)
+                for what, shape in cases.items():
+                    with recording(capability) as launches:
+                        DecodeStep(parts, shape).run()
+                    yield what, count, positions, 1, launches
     for new in PREFILLS:
         with recording(capability) as launches:
             _prefill(parts, new)
@@ -107,19 +106,6 @@ def _lengths(longest: int) -> Iterable[int]:
     yield pages
 
 
-def _share_prefix(parts: Parts, count: int) -> None:
-    pages = (PREFIX + OWN) // PAGE_SIZE
-    rows = Rows(_int32(count), _int32(count, pages), parts.cos, parts.sin, PAGE_SIZE)
-    for layer, cache in zip(parts.layers, parts.caches, strict=True):
-        shape = layer.shape
-        heads = torch.empty(count, shape.n_heads, shape.head_dim, dtype=cache.keys.dtype, device=META)
-        scratch = SharedPrefixScratch.make(count, shape, PREFIX, OWN, META)
-        dependent = parts.backend.dependent
-        shared_prefix_attention(
-            heads, cache.keys, cache.values, rows, _int32(1), shape, scratch, heads, dependent=dependent
-        )
-
-
 def _prefill(parts: Parts, new: int) -> None:
     pages = torch.empty(-(-new // PAGE_SIZE), dtype=torch.int64, device=META)
     places = torch.empty(new, dtype=torch.int64, device=META)
@@ -129,7 +115,3 @@ def _prefill(parts: Parts, new: int) -> None:
         shape = layer.shape
         q = torch.empty(new, shape.n_heads, shape.head_dim, dtype=cache.keys.dtype, device=META)
         parts.backend.attention(q, layer, cache, layout)
-
-
-def _int32(*shape: int) -> torch.Tensor:
-    return torch.empty(shape, dtype=torch.int32, device=META)

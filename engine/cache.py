@@ -7,6 +7,7 @@ have come then. Slots past a row's length hold stale numbers that no one reads.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 
@@ -118,6 +119,12 @@ class KVCache:
     def pages(self, row: int) -> Sequence[int]:
         """The row's pages in order, those in reserve included."""
         return tuple(self._rows[row].pages)
+
+    def shared(self, rows: Sequence[int]) -> int:
+        """How many first positions all of `rows` hold in the same pages: those of forks."""
+        held = [self._rows[row] for row in rows]
+        same = takewhile(lambda pages: len(set(pages)) == 1, zip(*(row.pages for row in held), strict=False))
+        return min(sum(1 for _ in same) * self.page_size, *(row.length for row in held))
 
     def extend(self, new: Mapping[int, int]) -> Layout:
         """Room for `new[row]` >= 1 more tokens in each row, in that order, as the layout of one forward.

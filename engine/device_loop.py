@@ -5,6 +5,7 @@ begins and kept for later ones, over a pool of pages that outlives requests: cap
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -16,6 +17,7 @@ from kernels.gpu.captured import Captured, DeviceClock
 from kernels.gpu.decode_step import DecodeStep, Parts, StepShape
 from kernels.gpu.host_ring import HostRing
 from kernels.gpu.selection import Kind, Selection
+from kernels.gpu.shared_prefix import pays
 
 MOST_ROWS = 16  # that the decode kernels take
 FEWEST_PAGES = 64  # of a row that a step is captured for
@@ -53,6 +55,8 @@ class GpuLoop:
     """See `engine.ahead.DeviceLoop`. `rows` are all that will ever be loaded: what they take is captured now.
 
     Rows that have ended rest in their places until half of the places do, and a smaller step takes over.
+    Rows that are forks of one when the loop is made read what they share once for all, in every size of step
+    where that pays. What a row computes then depends on the others in its last bits; elsewhere it does not.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class GpuLoop:
             kind=max(_kind(row.request.sampling) for row in rows),
             penalised=any(row.request.sampling.repetition_penalty != 1 for row in rows),
         )
+        self._prefix = cache.shared([row.cache_row for row in rows])
         for power in range(self._shape.rows.bit_length()):
             steps.of(self._sized(1 << power))
         self._clock = DeviceClock(steps.parts.backend.device, clock)
@@ -82,14 +87,22 @@ class GpuLoop:
         assert not self._flying, "rows are loaded while a step is under way"
         self._rows, self._launched = tuple(rows), 0
         self._cache.reserve({row.cache_row: row.limit - self._cache.length(row.cache_row) for row in rows})
-        self._captured = self._steps.of(self._sized(_power_of_two(len(rows))))
+        shape = self._sized(_power_of_two(len(rows)))
+        self._captured = self._steps.of(shape)
         self._captured.step.load(
             tokens=[row.tokens[-1] for row in rows],
             positions=[len(row.tokens) - 1 for row in rows],
             pages=[self._cache.pages(row.cache_row) for row in rows],
+            prefix=self._cache.shared([row.cache_row for row in rows]) if shape.shared else 0,
         )
         for place, row in enumerate(rows):
             _select_as(self._captured.step.selection, row, place)
+
+    @property
+    def read_once(self) -> int:
+        """How many first positions the loaded rows read once for all."""
+        prefix = self._captured.step.rows.prefix
+        return 0 if prefix is None else int(prefix)
 
     def launch(self) -> None:
         begun = None if self._flying else self._clock.mark()
@@ -110,7 +123,9 @@ class GpuLoop:
         return Chosen(tuple(tokens), begun_s, self._ended_s, logits)
 
     def _sized(self, rows: int) -> StepShape:
-        return StepShape(rows, self._shape.pages, self._shape.kind, self._shape.penalised)
+        parts = self._steps.parts
+        shared = pays(rows, self._prefix, parts.layers[0].shape, parts.caches[0].keys.dtype)
+        return replace(self._shape, rows=rows, shared=shared)
 
 
 def _select_as(selection: Selection, row: Row, place: int) -> None:

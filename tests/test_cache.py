@@ -143,6 +143,26 @@ def test_pages_are_shared_until_written_and_returned_when_freed() -> None:
     assert cache.free_pages == 8
 
 
+def test_rows_share_the_pages_that_forks_have_not_written_to() -> None:
+    cache = small_cache(pages=12, page_size=4)
+    one = cache.add_row()
+    cache.extend({one: 10})
+    two = cache.fork(one)
+    assert cache.shared([one, two]) == 10
+    cache.reserve({one: 3, two: 3})
+    assert cache.shared([one, two]) == 8, "the page begun is no longer one"
+    three = cache.fork(one)
+    assert cache.shared([one, three]) == 10
+    assert cache.shared([one, two, three]) == 8
+    cache.truncate(two, 3)
+    cache.extend({two: 2})
+    assert cache.shared([one, two, three]) == 0, "written to from the fourth position on"
+    other = cache.add_row()
+    cache.extend({other: 10})
+    assert cache.shared([one, other]) == 0, "the same content in other pages is not shared"
+    assert cache.shared([one]) == 10
+
+
 def test_a_forked_row_survives_its_source() -> None:
     cache = small_cache()
     one = cache.add_row()

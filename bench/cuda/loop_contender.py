@@ -73,12 +73,9 @@ class GpuContender(EngineContender):
 class LoopDecoding:
     """See `bench.contender.Decoding`. The host reads the tokens of a step when the next one is under way."""
 
-    note = ""
-
     def __init__(self, owner: GpuContender, filled: Filled, steps: int) -> None:
         self._filled, self._way = filled, owner.way
-        work = [RowWork(1, filled.start + 1 + steps)] * filled.rows
-        self.bytes = cost.forward(owner.model.dims(), work).bytes
+        self._dims, self._length = owner.model.dims(), filled.start + 1 + steps
         config = owner.model.config
         request = Request((1,) * (filled.start + 1), steps + ROOM)
         tokenizer = Tokenizer.bytes(max(config.vocab_size, 256))  # nothing is written with it
@@ -91,6 +88,17 @@ class LoopDecoding:
         self._loop = self._new_loop(keep_logits=False)
         self._flying = 0
         self.tokens: list[tuple[int, ...]] = []  # what the steps since the last rollback chose
+
+    @property
+    def note(self) -> str:
+        return f"{self._loop.read_once} shared positions read once" if self._loop.read_once else ""
+
+    @property
+    def bytes(self) -> float:
+        rows, dims, work = self._filled.rows, self._dims, RowWork(1, self._length)
+        behind = cost.attention(dims, [RowWork(1, self._length - self._loop.read_once)])
+        again_bytes = (cost.attention(dims, [work]).bytes - behind.bytes) * (rows - 1) * dims.n_layers
+        return cost.forward(dims, [work] * rows).bytes - again_bytes
 
     def ready(self) -> None:
         """Anew each time: other arms share the rows, and may have given back the pages held in reserve."""

@@ -28,6 +28,7 @@ from kernels.gpu.head_scratch import GpuHead
 from kernels.gpu.mlp import down, gate_up
 from kernels.gpu.prefill import PrefillTiles, prefill_attention
 from kernels.gpu.rows import Rows
+from kernels.gpu.shared_prefix import SharedPrefixScratch, shared_prefix_attention
 from kernels.gpu.stream import Stream
 from kernels.gpu.tiles import Chip
 from kernels.gpu.weights import GpuLayer
@@ -45,7 +46,7 @@ class Scratch:
     attended: Tensor
     hidden: Tensor
     norms: NormScratch
-    attention: AttentionScratch
+    attention: AttentionScratch | SharedPrefixScratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,13 @@ class GpuBackend:
     def head_logits(self, x: Tensor, head: PreparedHead) -> Tensor:
         return self._library.head_logits(x, head.library)
 
-    def scratch(self, rows: int, layers: Sequence[GpuLayer], cache: torch.dtype, positions: int) -> Scratch:
-        """For decode steps of `rows` rows of up to `positions` positions over caches of dtype `cache`."""
+    def scratch(
+        self, rows: int, layers: Sequence[GpuLayer], cache: torch.dtype, positions: int, *, shared: bool
+    ) -> Scratch:
+        """For decode steps of `rows` rows of up to `positions` positions over caches of dtype `cache`.
+
+        `shared`: they read a prefix of theirs, which may be all of them, once for all rows.
+        """
         first = layers[0]
         shape, operand = first.shape, first.gate_up.operand
         heads = (rows, shape.n_heads, shape.head_dim)
@@ -133,7 +139,9 @@ class GpuBackend:
             attended=torch.empty(heads, dtype=operand, device=self.device),
             hidden=torch.empty(rows, first.down.shape[1], dtype=operand, device=self.device),
             norms=NormScratch.make(rows, shape, self.device),
-            attention=AttentionScratch.make(rows, shape, positions, self.device),
+            attention=SharedPrefixScratch.make(rows, shape, positions, positions, self.device)
+            if shared
+            else AttentionScratch.make(rows, shape, positions, self.device),
         )
 
     def decode_layers(
@@ -146,22 +154,18 @@ class GpuBackend:
     ) -> None:
         """The stream through consecutive layers; it comes scaled for the first and leaves so for `next_gain`.
 
-        Five launches a layer. Mutates `scratch`, and `caches` at the rows' positions.
+        Five launches a layer, six where the rows read a prefix once for all. Mutates `scratch`, and `caches`
+        at the rows' positions.
         """
         stream, dependent = scratch.stream, self.dependent
         gains = [layer.library.weights.attention_norm for layer in layers[1:]] + [next_gain]
         for layer, cache, gain in zip(layers, caches, gains, strict=True):
             attention_input(stream, layer, cache, rows, scratch.q, scratch.norms, dependent=dependent)
-            decode_attention(
-                scratch.q,
-                cache.keys,
-                cache.values,
-                rows,
-                layer.shape,
-                scratch.attention,
-                scratch.attended,
-                dependent=dependent,
-            )
+            given = scratch.q, cache.keys, cache.values, rows, layer.shape
+            if isinstance(scratch.attention, SharedPrefixScratch):
+                shared_prefix_attention(*given, scratch.attention, scratch.attended, dependent=dependent)
+            else:
+                decode_attention(*given, scratch.attention, scratch.attended, dependent=dependent)
             attention_output(scratch.attended, layer, stream, dependent=dependent)
             gate_up(stream, layer, scratch.hidden, dependent=dependent)
             down(scratch.hidden, layer, stream, gain, dependent=dependent)

@@ -25,12 +25,17 @@ from kernels.quantize import Matrix
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
-    """What a captured step is fixed to: `rows`, `pages` of a row at most, the `kind` of choice, penalties."""
+    """What a captured step is fixed to: `rows`, `pages` of a row at most, the `kind` of choice, penalties.
+
+    `shared`: the rows' common prefix, however long, is read once for all; their last bits then depend on each
+    other (`kernels.gpu.shared_prefix`), which those of other steps do not.
+    """
 
     rows: int
     pages: int
     kind: Kind
     penalised: bool
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class DecodeStep:
             parts.cos,
             parts.sin,
             parts.page_size,
+            torch.zeros(1, dtype=torch.int32, device=device) if shape.shared else None,
         )
         vocabulary, columns = parts.head.decode.matrix.shape
         self.state = StepState.make(shape.rows, device)
@@ -67,7 +73,9 @@ class DecodeStep:
         )
         self._x = torch.zeros(shape.rows, columns, dtype=torch.float32, device=device)
         positions = shape.pages * parts.page_size
-        self._scratch = parts.backend.scratch(shape.rows, parts.layers, parts.caches[0].keys.dtype, positions)
+        self._scratch = parts.backend.scratch(
+            shape.rows, parts.layers, parts.caches[0].keys.dtype, positions, shared=shape.shared
+        )
         self._head_scratch = HeadScratch.make(parts.head.decode, self.selection)
 
     @property
@@ -94,8 +102,23 @@ class DecodeStep:
             dependent=dependent,
         )
 
-    def load(self, tokens: Sequence[int], positions: Sequence[int], pages: Sequence[Sequence[int]]) -> None:
-        """The next step feeds these tokens at these positions; rows beyond them rest. Counts steps from 0."""
+    def load(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        pages: Sequence[Sequence[int]],
+        *,
+        prefix: int = 0,
+    ) -> None:
+        """The next step feeds these tokens at these positions; rows beyond them rest. Counts steps from 0.
+
+        `prefix`: how many first positions these rows hold in the same pages, none of them to be written to.
+        Raises `ValueError` where there are any and the step is not of a `shared` shape.
+        """
+        if self.rows.prefix is not None:
+            self.rows.prefix.fill_(prefix)
+        elif prefix:
+            raise ValueError(f"{prefix} shared positions for a step whose rows read their own")
         resting = self.shape.rows - len(tokens)
         table = torch.zeros(self.shape.rows, self.shape.pages, dtype=torch.int32)
         for number, of_row in enumerate(pages):

@@ -14,6 +14,8 @@ class Rows:
     `pages` (B, P) int32: the row's pages of the pool in order, valid up to the one of its position.
     `cos`, `sin` (positions, D/2) fp32: the rotary angles of every position, attention factor included.
     `page_size`: slots of a page, a power of two.
+    `prefix` (1,) int32: how many first positions all rows that do not rest hold in the same pages, to be read
+    once for all; None where each row reads its own.
     """
 
     positions: Tensor
@@ -21,6 +23,7 @@ class Rows:
     cos: Tensor
     sin: Tensor
     page_size: int
+    prefix: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.positions)

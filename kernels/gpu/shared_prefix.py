@@ -4,7 +4,8 @@ The prefix's keys and values are read once for all rows: its programs take the q
 key/value head as one matrix. Other programs of the same launch take the rows' own positions, as in
 `attention`. A second launch puts each row's parts together by their log2 sums; the last program of the first
 could, but one multiprocessor reads the parts of 8 rows, 270 KB at D = 128, no faster than a launch takes. How
-a row is divided depends on its neighbours here, and so do the last bits of its result.
+a row is divided depends on its neighbours here, and so do the last bits of its result: between two choices
+as likely as each other, a row may choose otherwise than alone.
 """
 
 from dataclasses import dataclass
@@ -34,11 +35,26 @@ _PROGRAMS = (
     128  # for the prefix: one for each of an H200's 132 multiprocessors, as each makes a part of all rows
 )
 _MOST_SPLITS = 32
+# What an H200 reads in about 2 µs (4.8 TB/s by its data sheet), taken for what the second launch costs; not
+# measured. In bf16 8 rows of the 8B's shape save as much from 293 shared positions on, of the 1B's from 586.
+_LAUNCH_BYTES = 8 << 20
 
 
 def most_shared_queries(cache: torch.dtype) -> int:
     """Rows times query heads of one key/value head: the tallest matrix that registers hold."""
     return 32 if cache == torch.float32 else 128
+
+
+def pays(rows: int, prefix: int, shape: AttentionShape, cache: torch.dtype) -> bool:
+    """Whether `rows` rows can read the `prefix` positions that they share once for all, and had better do so.
+
+    What they would read again in a layer is set against the bytes that one launch more is worth.
+    """
+    if rows < 2 or rows * (shape.n_heads // shape.n_kv_heads) > most_shared_queries(cache):
+        return False
+    seen = prefix if shape.window is None else min(prefix, shape.window)
+    again = (rows - 1) * seen * 2 * shape.n_kv_heads * shape.head_dim * cache.itemsize
+    return again >= _LAUNCH_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,26 +273,27 @@ def shared_prefix_attention(
     keys: Tensor,
     values: Tensor,
     rows: Rows,
-    prefix: Tensor,
     shape: AttentionShape,
     scratch: SharedPrefixScratch,
     out: Tensor,
     *,
     dependent: bool,
 ) -> None:
-    """`attention.decode_attention` of rows whose first `prefix` positions hold the same keys and values.
+    """`attention.decode_attention` of rows whose first `rows.prefix` positions hold the same keys and values.
 
-    `prefix` (1,) int32, on the device. Not checked: the rows' pages must agree on the prefix, as those of
-    forks do; it is read through one row's. A row without a position of its own counts as one that rests.
-    Mutates `out`, except for rows that rest, and `scratch`. Raises `ValueError` for shapes that do not fit
-    together, and for more than `most_shared_queries`.
+    Not checked: the rows' pages must agree on the prefix, as those of forks do; it is read through one row's.
+    A row without a position of its own counts as one that rests. Mutates `out`, except for rows that rest,
+    and `scratch`. Raises `ValueError` for shapes that do not fit together, and for more than
+    `most_shared_queries`.
     """
     check_heads(q, keys, values, shape, out)
     batch, group = len(rows), shape.n_heads // shape.n_kv_heads
     if len(q) != batch or scratch.sums.shape[0] < batch:
         raise ValueError(f"{len(q)} queries and scratch for {scratch.sums.shape[0]} rows, but {batch} rows")
-    if prefix.dtype != torch.int32 or prefix.numel() != 1:
-        raise ValueError(f"the prefix is {list(prefix.shape)} {prefix.dtype}, not one int32")
+    prefix = rows.prefix
+    if prefix is None or prefix.dtype != torch.int32 or prefix.numel() != 1:
+        given = None if prefix is None else f"{list(prefix.shape)} {prefix.dtype}"
+        raise ValueError(f"the prefix is {given}, not one int32")
     most = most_shared_queries(keys.dtype)
     if batch * group > most:
         raise ValueError(f"{batch} rows are {batch * group} queries for a head; a shared prefix takes {most}")

@@ -12,11 +12,14 @@ from engine.steps import Step, Stop, StopReason
 from engine.stop import Policy
 from tests.kernels.interpreted.test_engine import (  # noqa: F401
     PROMPTS,
+    always_shared,
     engine,
     load,
     path,
     reference,
     test_a_row_that_ends_by_itself_costs_one_step_more,
+    test_forks_of_any_prompt_are_the_references,
+    test_forks_read_what_they_share_once_and_go_ways_of_their_own,
     test_greedy_tokens_are_the_references,
     test_hidden_states_come_from_single_forwards,
     test_policies_that_need_to_know_get_to_know,

@@ -29,6 +29,7 @@ from bench.stages import subject
 from bench.stamp import stamp
 from engine.engine import Engine
 from kernels.api import load as load_backend
+from kernels.gpu import shared_prefix
 from tests import letters
 
 CPU = torch.device("cpu")
@@ -117,6 +118,22 @@ def test_the_loop_chooses_the_tokens_of_the_reference_and_rolls_back(path: Path)
     assert found.drain() == wanted
     found.rollback()
     assert [held.cache.length(row) for row in held.ids] == [9, 9]
+
+
+def test_a_shared_prompt_is_read_and_counted_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_prefix, "_LAUNCH_BYTES", 1)
+    source = DeviceSource.open(str(path), CPU, torch.float32)
+    held = fill(source.config, source.dtype, 2, 41, room=1 + ROOM, shared=True)
+    reference = EngineContender(source, "torch", "none").start(held, 1)
+    first, every_row_bytes = reference.logits(), reference.bytes
+    reference.rollback()
+    found = GpuContender(source, "none").start(held, 1)
+    assert torch.allclose(found.logits(), first, atol=1e-4)
+    found.ready()
+    assert found.note == "32 shared positions read once"
+    config = source.config
+    again = 32 * 2 * config.n_kv_heads * config.head_dim * 4 * config.n_layers
+    assert found.bytes == every_row_bytes - again
 
 
 def test_forced_text_goes_through_captured_steps(path: Path) -> None:

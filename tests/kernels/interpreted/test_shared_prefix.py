@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels.api import AttentionShape
-from kernels.gpu.shared_prefix import SharedPrefixScratch, shared_prefix_attention
+from kernels.gpu.shared_prefix import SharedPrefixScratch, pays, shared_prefix_attention
 from tests.kernels.interpreted.paged import (
     BF16,
     FP32,
@@ -56,8 +56,8 @@ class Bench:
                 for pool in (self.cache.keys, self.cache.values) if begun else ():
                     ours, theirs = (int(table[r, whole]) * case.page for r in (row, first))
                     pool[ours : ours + begun] = pool[theirs : theirs + begun]
-        self.rows = rows_of(case.lengths, table, case.page)
         self.prefix = torch.tensor([case.prefix], dtype=torch.int32)
+        self.rows = dataclasses.replace(rows_of(case.lengths, table, case.page), prefix=self.prefix)
         self.q = rand(len(table), case.heads, case.dim, seed=3, dtype=case.dtype)
         self.scratch = SharedPrefixScratch.of_splits(
             len(table), case.shape, case.splits, case.own_splits, DEVICE
@@ -71,7 +71,6 @@ class Bench:
             cache.keys,
             cache.values,
             self.rows,
-            self.prefix,
             shape,
             self.scratch,
             out,
@@ -173,6 +172,17 @@ def test_scratch_has_as_many_parts_as_fill_the_device() -> None:
     assert splits(2, 8, 0, 4096) == (1, 16)
 
 
+def test_it_pays_from_as_many_bytes_on_as_a_launch_is_worth() -> None:
+    def fewest(rows: int, shape: AttentionShape, dtype: torch.dtype = BF16) -> int | None:
+        return next((n for n in range(5000) if pays(rows, n, shape, dtype)), None)
+
+    small, large = AttentionShape(32, 8, 64), AttentionShape(32, 8, 128)
+    assert [fewest(8, small), fewest(8, large), fewest(2, large)] == [586, 293, 2048]
+    assert fewest(8, small, FP32) == 293 and fewest(9, small, FP32) is None, "36 queries of 32"
+    assert fewest(1, large) is None
+    assert fewest(8, dataclasses.replace(large, window=292)) is None, "no more of it is seen"
+
+
 def test_what_does_not_fit_is_refused() -> None:
     bench = Bench(Case(70, (80,) * 16, heads=18, kv_heads=2))
     with pytest.raises(ValueError, match="16 rows are 144 queries for a head; a shared prefix takes 128"):
@@ -181,9 +191,10 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="9 rows are 36 queries for a head; a shared prefix takes 32"):
         bench.attend()
     bench = Bench(Case(70, (80,)))
-    bench.prefix = bench.prefix.long()
-    with pytest.raises(ValueError, match=r"the prefix is \[1\] torch.int64, not one int32"):
-        bench.attend()
+    for prefix, given in ((bench.prefix.long(), r"\[1\] torch.int64"), (None, "None")):
+        bench.rows = dataclasses.replace(bench.rows, prefix=prefix)
+        with pytest.raises(ValueError, match=f"the prefix is {given}, not one int32"):
+            bench.attend()
     bench = Bench(Case(70, (80, 90)))
     bench.scratch = SharedPrefixScratch.of_splits(1, bench.case.shape, 1, 1, DEVICE)
     with pytest.raises(ValueError, match="scratch for 1 rows, but 2 rows"):
