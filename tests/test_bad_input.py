@@ -137,8 +137,8 @@ def test_gpu_sources_need_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 1
     assert "nvml" in err
     status, _, err = run(capsys, PROMPT, "--device", "0", "--quiet")
-    assert status == 2
-    assert "no CUDA device 0" in err
+    assert status == 1
+    assert "there is no CUDA device" in err
 
 
 def test_a_prompt_file_must_be_utf8(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
