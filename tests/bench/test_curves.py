@@ -50,7 +50,7 @@ def records(number: int = 120, *, seed: int = 0, measured: bool = False) -> list
     ]
 
 
-@pytest.mark.parametrize("source", ["estimate", "simulated:fast.json"])
+@pytest.mark.parametrize("source", ["estimate", pytest.param("simulated:fast.json", marks=pytest.mark.slow)])
 def test_the_whole_command_in_seconds(
     source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
