@@ -7,6 +7,7 @@ does them, so that a checkpoint gives the same tokens here and there.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,7 +16,10 @@ from torch.nn import functional
 from kernels.api import AttentionShape, HeadWeights, LayerCache, LayerWeights, Layout, RowSpan, stage_by_stage
 from kernels.quantize import PANEL, Matrix, Quantized, dequantize
 
-_AT_ONCE = 1 << 24  # weights of a packed matrix widened at a time: 32 MB in bf16
+_UNPACKED_AT_ONCE = 1 << 24  # weights of a packed matrix at a time: 32 MB in bf16
+_WIDENED_AT_ONCE = (
+    1 << 19
+)  # weights of bf16 at a time: 2 MB in fp32 stay in the cache until they are multiplied
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +40,38 @@ class TorchHead:
 
 
 def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
-    """W·x + b; a packed matrix is widened to x's dtype in parts.
+    """W·x + b; a matrix that is packed, or that the CPU cannot multiply as it is, is widened in parts.
 
     x (N, C), weight (M, C), bias (M,) -> (N, M).
     """
-    if isinstance(weight, Tensor):
-        return functional.linear(x, weight, bias)
-    rows = max(_AT_ONCE // (weight.shape[1] * PANEL), 1) * PANEL
-    parts = []
+    kind = product_dtype(x)
+    if isinstance(weight, Tensor) and weight.dtype is kind:
+        return functional.linear(x.to(kind), weight, None if bias is None else bias.to(kind)).to(x.dtype)
+    at_once = _WIDENED_AT_ONCE if isinstance(weight, Tensor) else _UNPACKED_AT_ONCE
+    rows = max(at_once // (weight.shape[1] * PANEL), 1) * PANEL
+    wide_x, parts = x.to(kind), []
     for first in range(0, weight.shape[0], rows):
         some = slice(first, min(first + rows, weight.shape[0]))
-        wide = dequantize(_panels(weight, some), x.dtype)
-        parts.append(functional.linear(x, wide, None if bias is None else bias[some]))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        wide = (
+            weight[some].to(kind) if isinstance(weight, Tensor) else dequantize(_panels(weight, some), kind)
+        )
+        parts.append(functional.linear(wide_x, wide, None if bias is None else bias[some].to(kind)))
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)).to(x.dtype)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """In what x (N, C) is multiplied: its own dtype, or fp32 on a CPU that has no products of bf16.
+
+    torch multiplies bf16 one number at a time there: (512, 2048) by (8192, 2048) takes two cores of a Zen 2
+    1063 ms and 136 ms widened; from 4 tokens on that pays. Both sum in fp32 and round once.
+    """
+    slow = x.dtype is torch.bfloat16 and x.device.type == "cpu" and len(x) >= 4 and not _multiplies_bf16()
+    return torch.float32 if slow else x.dtype
+
+
+@cache
+def _multiplies_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _panels(packed: Quantized, rows: slice) -> Quantized:

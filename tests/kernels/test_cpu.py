@@ -91,7 +91,7 @@ CASES = {
     "first-token": Case(rows=((1, 1),)),
     "plain": Case(extras=False),
     "ragged": Case(rows=((9, 1), (3, 3), (17, 2), (140, 1))),
-    "most-tokens": Case(rows=((20, MANY_TOKENS),)),
+    "most-tokens": Case(rows=((MANY_TOKENS + 4, MANY_TOKENS),)),
     "no-groups": Case(heads=3, kv_heads=3, rows=((6, 5),)),
     "one-kv-head": Case(heads=9, kv_heads=1, rows=((7, 2), (5, 1))),
     "odd-hidden": Case(hidden=45, wide=71),
@@ -99,7 +99,7 @@ CASES = {
     "window": Case(window=7, rows=((9, 1), (3, 1), (150, 2), (30, 9))),
     "window-of-one": Case(window=1, rows=((9, 1), (5, 3))),
     "window-over-a-split": Case(window=140, rows=((300, 1),)),
-    "torch-takes-many": Case(rows=((40, MANY_TOKENS + 5),)),
+    "torch-takes-many": Case(rows=((MANY_TOKENS + 24, MANY_TOKENS + 5),)),
 }
 ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from kernels import api
+from kernels import api, reference
 from kernels.api import AttentionShape, HeadWeights, LayerCache, LayerWeights, Layout, RowSpan
-from kernels.reference import TorchBackend, rmsnorm, rotate
+from kernels.reference import TorchBackend, linear, product_dtype, rmsnorm, rotate
 
 CPU = torch.device("cpu")
 TOLERANCE = 2e-6  # fp32, sums of at most a hundred terms
@@ -121,6 +121,27 @@ def test_mlp_output_and_head_are_their_formulas() -> None:
     logits = backend.head_logits(x.bfloat16().float(), head)
     assert logits.shape == (3, 9)
     assert logits.dtype is torch.float32
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 4, 37])
+@pytest.mark.parametrize("at_once", [32 * 24, 1 << 19])
+def test_a_cpu_without_products_of_bf16_multiplies_wide_and_rounds_once(
+    tokens: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(reference, "_WIDENED_AT_ONCE", at_once)  # of 75 rows, in parts of 32 or at once
+    x, weight, bias = (
+        rand(*shape, seed=n).bfloat16() for n, shape in enumerate([(tokens, 24), (75, 24), (75,)])
+    )
+    exact = x.double() @ weight.double().T + bias.double()
+    found = linear(x, weight, bias)
+    assert found.dtype is torch.bfloat16 and found.shape == (tokens, 75)
+    # half a step of bf16 (8 bits), and what bf16 operands' own rounding before the bias adds for few tokens
+    assert torch.allclose(found.double(), exact, rtol=2**-8, atol=2**-7)
+    assert not torch.allclose(linear(x, weight.roll(1, 0), bias).double(), exact, rtol=2**-8, atol=2**-7)
+    wide = tokens >= 4
+    assert product_dtype(x) is (torch.float32 if wide else torch.bfloat16)
+    assert product_dtype(x.float()) is torch.float32 and product_dtype(x.half()) is torch.float16
 
 
 def test_strided_inputs_are_taken_as_they_are() -> None:
