@@ -222,6 +222,7 @@ def test_a_request_on_a_slow_sensor_is_attributed_by_a_model_of_its_own_ticks() 
     phases = sum(phase["energy_j"] for phase in found["phases"].values())
     assert phases + found["unattributed_j"] == pytest.approx(found["total_j"], abs=1e-6)
     assert set(found["phases"]["prefill"]) >= {"model_j", "model_sd_j", "ticks", "energy_j", "sd_j"}
+    assert found["doubts"] == []
 
 
 def test_a_request_too_short_for_a_model_is_interpolated_without_intervals_and_says_why() -> None:
