@@ -64,7 +64,7 @@ class Attribution:
 
     By a power model only, None otherwise: `model_uj` and `model_sd_uj` of each step, `phases` by name as in
     the marks' shares, `model_window_uj` with `model_window_sd_uj`, idle between the steps included;
-    `doubts` of the fit that told the powers, in words.
+    `doubts` of the pool that told the powers, one line each.
     `steps_uj` then are the meter's own µJ as the model distributes them inside each tick.
     """
 

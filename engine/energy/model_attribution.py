@@ -13,7 +13,6 @@ import numpy as np
 from engine.energy.attribution import Attribution, ModelPhase, StepMark, split
 from engine.energy.meter import MICROJOULES_PER_JOULE, Sensor
 from engine.energy.power_design import Design
-from engine.energy.power_doubts import doubts
 from engine.energy.power_features import Features
 from engine.energy.power_fit import fitted
 from engine.energy.power_model import NotIdentifiable, PowerModel, Run
@@ -74,7 +73,7 @@ def attribute_by_model(
         phases=_phases(run.marks, rows, spread, found.theta, design, dims),
         model_window_uj=float(window @ found.theta) * MICROJOULES_PER_JOULE,
         model_window_sd_uj=float(np.linalg.norm(window @ spread)) * MICROJOULES_PER_JOULE,
-        doubts=doubts([run], [design], found, features, sensor) if power is None else power.doubts,
+        doubts=power.doubts if power is not None else (),
     )
 
 

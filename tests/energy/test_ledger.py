@@ -233,7 +233,7 @@ def test_a_request_too_short_for_a_model_is_interpolated_without_intervals_and_s
     decode(ledger, device, steps=3, watts=300, seconds=0.012)
     report = ledger.finish()
     assert report.attribution == "interpolated"
-    assert report.not_identifiable is not None and "ticks are too few" in report.not_identifiable
+    assert report.not_identifiable is not None and "too few to tell" in report.not_identifiable
     assert report.phases["answer"].energy_j is not None
     assert report.phases["answer"].sd_j is None
     assert report.phases["answer"].model_j is None

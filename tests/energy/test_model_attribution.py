@@ -105,15 +105,6 @@ def test_the_doubts_of_the_powers_go_with_what_they_attribute(device):
     assert attribute_by_model(run, world.sensor, doubted).doubts == doubted.doubts
 
 
-def test_a_request_fitted_alone_brings_its_own_doubts(device):
-    world, _ = device
-    run, _ = world.run(prompt=512, tokens=300)
-    assert attribute_by_model(run, world.sensor, None).doubts == ()
-    late = replace(world.sensor, lag_s=world.sensor.lag_s + 0.03)
-    [doubt] = attribute_by_model(run, late, None).doubts
-    assert "the readings do not fit the sensor's times" in doubt
-
-
 def test_a_request_has_no_fewer_ticks_than_any_of_its_phases(device):
     """A request within one tick changes no reading while it runs, and yet rests on that tick."""
     world, power = device
