@@ -50,7 +50,7 @@ def test_a_refusal_is_said_with_its_reason() -> None:
     result = generated(2)
     lines = "\n".join(summary(result))
     assert "not identifiable: " in lines
-    assert "ticks are too few" in lines
+    assert "too few to tell" in lines
     assert "by the power model" not in lines
 
 

@@ -44,7 +44,7 @@ def begun(marked: Mapping[Path, str], *, workers: int) -> Iterator[dict[Path, Fu
     def run(module: Path, which: str) -> Done:
         options = ("-q", "-p", "no:cacheprovider", "-m", which, str(module))
         process = subprocess.Popen(
-            ["nice", sys.executable, "-m", "pytest", *options],
+            [sys.executable, "-m", "pytest", *options],
             env={**os.environ, "TRITON_INTERPRET": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
