@@ -2,7 +2,7 @@
 
     python -m bench.attribution_study [--scenarios 1000] [--seed 0] [--jobs N] [--out F.jsonl] [--plot F.png]
 
-Random devices, sensors and requests of known energy (bench/scenarios.py), which share no code with the fit.
+Random devices, sensors and requests of known energy (`attribution.scenarios`) share no code with the fit.
 Each scenario calibrates a power model, attributes single requests by it, and fits and attributes one request
 repeated at random offsets. Corners, where the sensor is not what the model is told, come after. `--quick`
 takes a few scenarios of each. Exit status 1 where a bound is missed. All joules are simulated, none measured.
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from bench.attribution_corners import CORNERS, corner_scenario
-from bench.attribution_record import records
-from bench.attribution_score import Outcome, score
-from bench.attribution_table import attribution_tables, bounds
+from bench.attribution.corners import CORNERS, corner_scenario
+from bench.attribution.record import records
+from bench.attribution.scenarios import well_specified
+from bench.attribution.score import Outcome, score
+from bench.attribution.table import attribution_tables, bounds
 from bench.record import append
-from bench.scenarios import well_specified
 from bench.stamp import stamp
 from engine.cli import Parser, guarded, leave
 from engine.errors import UsageError
@@ -107,7 +107,7 @@ def _main(argv: Sequence[str], options: argparse.Namespace) -> int:
     if options.out:
         append(options.out, made)
     if options.plot:
-        from bench.attribution_figure import draw_attribution
+        from bench.attribution.figure import draw_attribution
 
         draw_attribution(made, options.plot)
     print(attribution_tables(made), flush=True)

@@ -11,7 +11,7 @@ from bench.curve_power import power_table
 from bench.curve_requests import Taken
 from bench.record import Arm, Case, Metric, Record, Stamp, Value
 from bench.tables import markdown
-from engine.energy.curve import TERMS, CurveKey, OperatingCurve, Provenance
+from engine.energy.curve import MOST_OFF, TERMS, CurveKey, OperatingCurve, Provenance
 from engine.energy.curve_fit import Sample, fit_curves
 from engine.energy.power_model import PowerModel
 from engine.errors import TokenjouleError
@@ -135,5 +135,7 @@ def table(curve: OperatingCurve) -> str:
         f"held out: joules {tested.energy_mape:.2%} off on average, {tested.energy_coverage:.1%} inside the "
         f"95 % band; seconds {tested.seconds_mape:.2%} off, {tested.seconds_coverage:.1%} inside"
     )
+    if not curve.predicts:
+        unseen += f"\n\nREFUSED for budgets: more than {MOST_OFF:.0%} off"
     powers = [power_table(curve.power)] if curve.power else []
     return "\n\n".join([head, markdown(("term", "J", "s"), rows), ran, unseen, *powers])

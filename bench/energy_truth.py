@@ -23,10 +23,10 @@ from bench.curve_requests import EngineRequests
 from bench.record import Arm, Case, Record, Stamp, append
 from bench.stamp import stamp
 from bench.tables import origin
-from bench.truth_findings import Comparison, Study
-from bench.truth_plan import NEW_TOKENS, PROMPTS, Plan, fitted_to
-from bench.truth_records import BENCHMARK, Recorder, problems, table
-from bench.truth_study import Runner, Say
+from bench.truth.findings import Comparison, Study
+from bench.truth.plan import NEW_TOKENS, PROMPTS, Plan, fitted_to
+from bench.truth.records import BENCHMARK, Recorder, problems, table
+from bench.truth.study import Runner, Say
 from engine.cli import Parser, guarded, leave
 from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError

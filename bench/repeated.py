@@ -22,7 +22,7 @@ class Repeated:
     """`calls` took `elapsed_s` and `energy_j`, gross, in all; None where the meter failed: `problem`.
 
     `uncertainty_j`: half-width of the window's 95 % interval, gain error included; None where the source
-    allows none. `ticks`: changes of the reading inside the window, 0 where every read is fresh.
+    allows none. `ticks`: changes of the reading that cover the window, 0 where every read is fresh.
     """
 
     calls: int

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import tables
-from bench.attribution_table import attribution_section, attribution_tables
+from bench.attribution.table import attribution_section, attribution_tables
 from bench.fidelity_table import fidelity_table
 from bench.gpu_table import everything_gpu, gpu_section
 from bench.record import Record, read
-from bench.truth_records import recorded_table
+from bench.truth.records import recorded_table
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
 

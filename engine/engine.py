@@ -16,10 +16,10 @@ from engine.config import ModelConfig
 from engine.decode import Decoder
 from engine.device_errors import device_failures
 from engine.energy.curve import CurveKey, OperatingCurve
-from engine.energy.curve_predict import CurvePredictor
+from engine.energy.curve_predict import choose_predictor
 from engine.energy.curve_store import find_curve, fingerprint
 from engine.energy.ledger import Ledger
-from engine.energy.meter import Meter, Reading
+from engine.energy.meter import Meter, Reading, source_key
 from engine.energy.nvml import uuid_of_cuda_device
 from engine.energy.poller import Poller
 from engine.energy.predict import Predictor
@@ -52,7 +52,11 @@ Prompt = str | Sequence[int]
 
 
 class Engine:
-    """Make one with `Engine.load`. Close it, or use it in a `with`: it holds a meter and a polling thread."""
+    """Make one with `Engine.load`. Close it, or use it in a `with`: it holds a meter and a polling thread.
+
+    `curve`: what requests cost on this model and device; None where no curve of just these was fitted. One
+    that is too far off to predict by (`curve.predicts`) is here, and `predictor.curve` is None.
+    """
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Engine:
         directory: Path | None,
         thinking: ThinkingFormat | None,
         predictor: Predictor,
+        curve: OperatingCurve | None,
         curve_key: CurveKey,
         power_w: float | None,
         setup_j: float | None,
@@ -72,7 +77,7 @@ class Engine:
         self.model, self.tokenizer, self.poller, self.origin = model, tokenizer, poller, origin
         self.directory, self.thinking = directory, thinking
         self.predictor, self._power_w, self._setup_j, self._host = predictor, power_w, setup_j, host
-        self.curve_key = curve_key
+        self.curve, self.curve_key = curve, curve_key
         self._running = Lock()
 
     @classmethod
@@ -145,7 +150,7 @@ class Engine:
                 backend=chosen.name,
                 device=device_name(place),
                 device_uuid=uuid_of_cuda_device(place.index) if place.type == "cuda" else "",
-                source=meter.name,
+                source=source_key(meter),
                 peak_w=meter.sensor.peak_w,
             )
             # Stages that are waited for one by one cost more than those that the curve was fitted to.
@@ -170,17 +175,13 @@ class Engine:
             origin,
             directory=where.directory,
             thinking=ThinkingFormat.discover(where.directory, tokenizer) if where.directory else None,
-            predictor=CurvePredictor(curve) if curve else warmed,
+            predictor=choose_predictor(curve, warmed),
+            curve=curve,
             curve_key=curve_key,
             power_w=power_w or meter.sensor.peak_w or _mean_w(before, after),
             setup_j=joules(after.energy_uj - before.energy_uj),
             host=_host_meter(meter),
         )
-
-    @property
-    def curve(self) -> OperatingCurve | None:
-        """What requests cost on this model and device; None where no curve of just these was fitted."""
-        return self.predictor.curve
 
     def __enter__(self) -> "Engine":
         return self
@@ -309,8 +310,8 @@ class Engine:
 
         By the operating curve; without one, power and speed are what the warm-up saw, or the device's limit.
         """
-        if self.curve is not None:
-            return self.curve.minimum_j(prompts)
+        if self.predictor.curve is not None:
+            return self.predictor.curve.minimum_j(prompts)
         if self._power_w is None:
             name = self.poller.meter.name
             raise TokenjouleError(f"a joule budget needs the device's power, and {name} has told none so far")
@@ -318,9 +319,9 @@ class Engine:
 
     def _prior_w(self, requests: Sequence[Request]) -> float | None:
         """The power that a request is believed to draw until its first tick has come."""
-        if self.curve is None:
+        if self.predictor.curve is None:
             return self._power_w
-        return self.curve.power_w([len(request.prompt_ids) for request in requests])
+        return self.predictor.curve.power_w([len(request.prompt_ids) for request in requests])
 
     def _request(
         self,

@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from engine.energy.curve import MOST_OFF, OperatingCurve
 from engine.energy.report import EnergyReport
 from engine.engine import Engine
 from engine.profile import StageTime
@@ -36,13 +37,16 @@ def announce(engine: Engine) -> None:
     )
     worth = "MEASURED" if meter.measured else "NOT MEASURED"
     print(f"energy: {worth}, source {meter.name} on {meter.device}. {meter.note}".rstrip(), file=sys.stderr)
-    curve = engine.curve
-    if curve is not None:
-        print(
-            f"predictions: by the operating curve of {curve.provenance.date[:10]}, "
-            f"{curve.tested.energy_mape:.1%} off on requests it had not seen",
-            file=sys.stderr,
-        )
+    if engine.curve is not None:
+        print(f"predictions: {_predicted_by(engine.curve)}", file=sys.stderr)
+
+
+def _predicted_by(curve: OperatingCurve) -> str:
+    of = f"the operating curve of {curve.provenance.date[:10]}"
+    off = f"{curve.off:.1%} off on requests it had not seen"
+    if curve.predicts:
+        return f"by {of}, {off}"
+    return f"by the warm-up; {of} IS REFUSED, {off}, more than {MOST_OFF:.0%}: fit it anew with bench.curves"
 
 
 class Progress:
@@ -164,7 +168,8 @@ def _attribution_lines(energy: EnergyReport) -> list[str]:
     lines = []
     if energy.attribution == "model":
         parts = [
-            f"{name} {format_j(phase.model_j)} ± {_Z95 * phase.model_sd_j:.2g} J ({phase.ticks} ticks)"
+            f"{name} {format_j(phase.model_j)} ± {_Z95 * phase.model_sd_j:.2g} J "
+            f"({phase.ticks} tick{'' if phase.ticks == 1 else 's'})"
             for name, phase in energy.phases.items()
             if phase.model_sd_j is not None
         ]
@@ -172,6 +177,8 @@ def _attribution_lines(energy: EnergyReport) -> list[str]:
             f"by the power model, gain error not included: {', '.join(parts)}; "
             f"only ticks of {energy.tick_s * 1e3:.3g} ms are measured"
         )
+    if energy.doubts:
+        lines.append(f"IN DOUBT: {'; '.join(energy.doubts)}")
     if energy.not_identifiable is not None:
         lines.append(f"phases interpolated, without intervals: not identifiable: {energy.not_identifiable}")
     if energy.other_processes:

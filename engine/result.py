@@ -49,7 +49,8 @@ class Budget:
     `spent_j` is the request's own energy (the report's `window_j`) once the meter has settled, with the
     half-width of its 95 % interval where the source allows one; None where the meter told nothing.
     `reserve_j` was held back for the answer. `predictor`: what the joules to come were told by, "curve" (the
-    operating curve of this model on this device) or "warm-up" (the roofline, scaled by two warm-up forwards).
+    operating curve of this model on this device), "warm-up" (the roofline, scaled by two warm-up forwards) or
+    "warm-up (curve refused)", where the curve is too far off on requests it had not seen.
     """
 
     joules: float

@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.kernels.interpreter import CORES, QUICK, Done, begun, refusal
 
 torch.set_num_threads(1)  # the models of the tests are tiny: a second thread only waits
 
@@ -16,6 +19,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOKENJOULE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpreter_runs(request: pytest.FixtureRequest) -> Iterator[dict[Path, Future[Done]]]:
+    """Modules that Triton interprets, begun with the session: they take minutes, on a core of their own."""
+    chosen = {item.name for item in request.session.items}
+    wanted = [module for module in QUICK if f"test_module_in_the_interpreter[{module.stem}]" in chosen]
+    with begun(dict.fromkeys([] if refusal() else wanted, "not slow"), workers=max(CORES - 1, 1)) as runs:
+        yield runs
 
 
 @pytest.fixture(scope="session")

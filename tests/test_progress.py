@@ -30,11 +30,27 @@ def test_a_models_phases_have_their_intervals_and_ticks() -> None:
     assert line.endswith("only ticks of 100 ms are measured")
 
 
+def test_one_tick_is_not_called_ticks() -> None:
+    result = generated(150)
+    prefill = replace(result.energy.phases["prefill"], ticks=1)
+    energy = replace(result.energy, phases={**result.energy.phases, "prefill": prefill})
+    [line] = [line for line in summary(replace(result, energy=energy)) if line.startswith("by the power")]
+    assert "(1 tick)" in line and "1 ticks" not in line
+
+
+def test_doubts_of_the_powers_behind_a_model_are_said_in_one_line() -> None:
+    result = generated(150)
+    assert result.energy.doubts == () and not any("DOUBT" in line for line in summary(result))
+    said = ("the readings do not fit the sensor's times", "the power changes by +5.0%")
+    lines = summary(replace(result, energy=replace(result.energy, doubts=said)))
+    assert f"IN DOUBT: {said[0]}; {said[1]}" in lines
+
+
 def test_a_refusal_is_said_with_its_reason() -> None:
     result = generated(2)
     lines = "\n".join(summary(result))
     assert "not identifiable: " in lines
-    assert "ticks are too few" in lines
+    assert "too few to tell" in lines
     assert "by the power model" not in lines
 
 

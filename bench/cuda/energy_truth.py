@@ -6,7 +6,7 @@ Where the counter's lag could not be told, the power channel's readings are comp
 from bench.cuda.setting import Setting
 from bench.curve_power import why_none
 from bench.energy_truth import recorder_of, require_told, run_study
-from bench.truth_records import problems, table
+from bench.truth.records import problems, table
 from engine.energy.sources import open_meter
 from engine.engine import Engine
 from engine.errors import MeterError

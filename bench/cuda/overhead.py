@@ -8,38 +8,19 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from bench.cuda.setting import HOOKED, METER, OFF, Setting, arm_of, first_line, spread
 from bench.hook_overhead import Idle
+from bench.no_meter import NoMeter
 from bench.record import Case, Metric, Record, Value
 from bench.timing import ratio
-from engine.energy.meter import Reading, Sensor
 from engine.energy.poller import Poller
 from engine.engine import Engine
 from engine.errors import MeterError
 
 ROUNDS = 12
-
-
-@dataclass
-class NoMeter:
-    """Reads nothing: the baseline of an engine whose meter is off. Its joules are never shown."""
-
-    name: str = "off"
-    measured: bool = False
-    device: str = "none"
-    note: str = "the meter is off"
-    sensor: Sensor = field(default_factory=Sensor)
-
-    def read(self) -> Reading:
-        now_s = time.monotonic()
-        return Reading(now_s, now_s, int(now_s * 1e6))
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def run(setting: Setting) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from bench.record import Arm, Case, Metric, Record, Stamp, Value, append
 from bench.timing import nothing
-from bench.truth_plan import NEW_TOKENS, PROMPTS, Plan
+from bench.truth.plan import NEW_TOKENS, PROMPTS, Plan
 from engine.locate import BUNDLED
 
 # Arms that what must hold is about, in `bench.gpu_targets` too.

@@ -60,10 +60,11 @@ class Attribution:
     """Whole µJ. `total_uj` is the meter's own difference = sum(steps_uj) + unattributed_uj.
 
     `window_uj` is the part between the first step's start and the end of the request. `step_sd_uj` is the
-    interpolation's; the gain's error is not in it. `ticks`: changes of the reading inside the window.
+    interpolation's; the gain's error is not in it. `ticks`: changes of the reading inside `total_uj`.
 
     By a power model only, None otherwise: `model_uj` and `model_sd_uj` of each step, `phases` by name as in
-    the marks' shares, `model_window_uj` with `model_window_sd_uj`, idle between the steps included.
+    the marks' shares, `model_window_uj` with `model_window_sd_uj`, idle between the steps included;
+    `doubts` of the pool that told the powers, one line each.
     `steps_uj` then are the meter's own µJ as the model distributes them inside each tick.
     """
 
@@ -78,6 +79,7 @@ class Attribution:
     phases: Mapping[str, ModelPhase] | None = None
     model_window_uj: float | None = None
     model_window_sd_uj: float | None = None
+    doubts: tuple[str, ...] = ()
 
 
 class Cumulative:
@@ -138,7 +140,7 @@ def attribute(
         total_uj=total,
         unattributed_uj=total - sum(steps),
         window_uj=rise.at(end_s) - rise.at(start_s),
-        ticks=sum(start_s < time <= end_s for time in rise.times),
+        ticks=sum(b.energy_uj > a.energy_uj for a, b in pairwise(readings)),
     )
 
 

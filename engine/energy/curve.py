@@ -21,6 +21,7 @@ from engine.errors import UsageError
 TERMS = ("base", "prompt", "token", "square", "step", "row_step", "position")
 CONFIDENCE = 0.95
 _Z95 = 1.96
+MOST_OFF = 0.25  # mean error on requests held out, relative, beyond which no budget is kept by a curve
 _LEAST = 1e-12  # J or s of a decode step: below, a run that corrects the curve divides by next to nothing
 
 Features = tuple[float, ...]  # (7,), in the order of TERMS
@@ -108,9 +109,9 @@ class CostCurve:
 class CurveKey:
     """What a curve is a curve of; another value of any of these is another curve.
 
-    `fingerprint`: of the model's config. `device_uuid`: "" for a CPU. `source`: the energy source.
-    `peak_w`: the most its device can draw, which moves with a GPU's power limit and the estimate's watts per
-    core; None where the source tells none.
+    `fingerprint`: of the model's config. `device_uuid`: "" for a CPU. `source`: the energy source and which
+    simulation of it (`meter.source_key`). `peak_w`: the most its device can draw, which moves with a GPU's
+    power limit and the estimate's watts per core; None where the source tells none.
     """
 
     model: str
@@ -176,6 +177,16 @@ class OperatingCurve:
     accuracy: Mapping[str, Any] | None = None
     power: PowerModel | None = None
 
+    @property
+    def off(self) -> float:
+        """Mean relative error on requests held out: of joules or of seconds, whichever is worse."""
+        return max(self.tested.energy_mape, self.tested.seconds_mape)
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it is near enough to the truth for budgets."""
+        return self.off <= MOST_OFF
+
     def predict(self, prompt_tokens: int, new_tokens: int, rows: int = 1, *, prompts: int = 0) -> Predicted:
         """(expected, low, high) J of a request. `prompts`: how many are prefilled, 0 for one of each row."""
         features = request_features([prompt_tokens] * (prompts or rows), new_tokens, rows)
@@ -194,8 +205,12 @@ class OperatingCurve:
         return self.energy.step(rows, rows * length)
 
     def minimum_j(self, prompts: Sequence[int], answer_tokens: int = 1) -> float:
-        """The least J of prompts of so many tokens and an answer to each: the low end of the band."""
-        return self.energy.request(request_features(prompts, answer_tokens, len(prompts)))[1]
+        """The least J of prompts of so many tokens and an answer to each: the low end of the band.
+
+        Where a band reaches down to nothing, which no prompt costs, it is what is expected.
+        """
+        expected, low, _ = self.energy.request(request_features(prompts, answer_tokens, len(prompts)))
+        return low if low > 0 else expected
 
     def power_w(self, prompts: Sequence[int]) -> float:
         """Mean power of prefilling these prompts or of decoding behind them, whichever draws more."""

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 from engine.energy.curve import OperatingCurve, request_features, step_features
-from engine.energy.predict import Predictor
+from engine.energy.predict import Predictor, StepPredictor
 from kernels.cost import RowWork
+
+CURVE_REFUSED = "warm-up (curve refused)"
 
 
 class CurvePredictor(Predictor):
@@ -25,3 +27,13 @@ class CurvePredictor(Predictor):
 
     def prefill_seconds(self, tokens: int) -> float:
         return self.curve.seconds.expected(request_features([tokens], 1, 1))
+
+
+def choose_predictor(curve: OperatingCurve | None, warmed: StepPredictor) -> Predictor:
+    """By the curve where there is one that `predicts`, else by the warm-up, named so if one does not."""
+    if curve is None:
+        return warmed
+    if curve.predicts:
+        return CurvePredictor(curve)
+    warmed.name = CURVE_REFUSED
+    return warmed

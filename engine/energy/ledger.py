@@ -210,6 +210,7 @@ class Ledger:
             problem=problem,
             not_identifiable=account.refusal,
             other_processes=tuple(sorted(self._shared)),
+            doubts=found.doubts if found else (),
         )
 
     def run(self, marks: Sequence[StepMark]) -> Run:

@@ -132,6 +132,19 @@ class SharedDevice(Protocol):
         """Numbers of the processes that have work there now, this one left out. Raises `MeterError`."""
 
 
+@runtime_checkable
+class Variants(Protocol):
+    """A meter that one name does not tell from others: `variant` does, "" for the usual one."""
+
+    variant: str
+
+
+def source_key(meter: Meter) -> str:
+    """Equal where joules are of one kind: the meter's name, and which of its variants it is."""
+    variant = meter.variant if isinstance(meter, Variants) else ""
+    return f"{meter.name}:{variant}" if variant else meter.name
+
+
 def play(meter: Meter) -> None:
     """Let a recording run; nothing for every other meter."""
     if isinstance(meter, Recording):

@@ -40,7 +40,7 @@ def attribute_by_model(
     """
     features = Features.of(run.marks) if power is None else Features.of_model(power).with_new_kinds(run.marks)
     design = Design.of(run, features, sensor)
-    _, found = fitted([run], [design], features, sensor, power)
+    found = fitted([run], [design], features, sensor, power)
     spans_s = np.array([mark.end_s - mark.start_s for mark in run.marks])
     rows = design.features * spans_s[:, None]  # (m, p): a step's energy is its row times theta
     try:
@@ -58,7 +58,6 @@ def attribute_by_model(
     total_uj = sum(design.ticks.energy_uj)
     window = rows.sum(axis=0)
     window[0] += sum(stop - start for start, stop in gaps)
-    times_s = [reading.time_s - sensor.delay_s for reading in run.readings]
     return Attribution(
         steps_uj=steps_uj,
         step_sd_uj=tuple(
@@ -68,12 +67,13 @@ def attribute_by_model(
         total_uj=total_uj,
         unattributed_uj=total_uj - sum(steps_uj),
         window_uj=sum(steps_uj) + sum(gaps_uj),
-        ticks=sum(run.start_s < time_s <= run.end_s for time_s in times_s),
+        ticks=len(design.energy_j),
         model_uj=tuple(model_uj.tolist()),
         model_sd_uj=tuple(model_sd_uj.tolist()),
         phases=_phases(run.marks, rows, spread, found.theta, design, dims),
         model_window_uj=float(window @ found.theta) * MICROJOULES_PER_JOULE,
         model_window_sd_uj=float(np.linalg.norm(window @ spread)) * MICROJOULES_PER_JOULE,
+        doubts=power.doubts if power is not None else (),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.energy.nnls import nnls
 from engine.energy.power_trace import Array, PowerTrace
 from engine.energy.sensor_model import SensorModel
 from engine.energy.sensor_updates import Updates
@@ -62,18 +63,7 @@ def by_model(model: SensorModel, updates: Updates, marks_s: Array) -> PhaseEnerg
     share = model.averaged(load, inside.times_s)
     if len(share) < 2 or share.std() < _SEPARATED:
         raise ValueError("every reading averages over the same share of load: load and idle cannot be told")
-    power_w = _weights(np.stack([share, 1 - share], axis=1), model.true_w(inside.readings))
+    power_w = nnls(np.stack([share, 1 - share], axis=1), model.true_w(inside.readings))
     lengths_s = np.diff(marks_s)
     load_s, idle_s = float(lengths_s[::2].sum()), float(lengths_s[1::2].sum())
     return PhaseEnergy(float(power_w[0]) * load_s, float(power_w[1]) * idle_s if idle_s else None)
-
-
-def _weights(design: Array, values: Array) -> Array:
-    """Least squares with two weights that may not be negative."""
-    weights = np.linalg.lstsq(design, values, rcond=None)[0]
-    if (weights >= 0).all():
-        return np.asarray(weights)
-    alone = np.maximum(design.T @ values, 0.0) / (design * design).sum(axis=0)
-    candidates = np.diag(alone)
-    left = [np.sum((design @ candidate - values) ** 2) for candidate in candidates]
-    return np.asarray(candidates[int(np.argmin(left))])

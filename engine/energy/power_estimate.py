@@ -252,7 +252,10 @@ class _Step:
 
 
 def nonnegative(normal: Array, right: Array, count: int) -> Array:
-    """x that minimises x'·normal·x / 2 - right'·x with the first `count` of x not negative."""
+    """x that minimises x'·normal·x / 2 - right'·x with the first `count` of x not negative.
+
+    For normal equations that are all there is; from a design, `nnls` loses only half as many digits.
+    """
     width = len(right)
     free = np.ones(width, dtype=bool)
     for _ in range(4 * width):

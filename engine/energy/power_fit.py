@@ -32,29 +32,22 @@ def fit_power(
     runs: Sequence[Run],
     sensor: Sensor,
     *,
-    prior: PowerModel | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> PowerModel:
     """The powers that the readings of all `runs` agree on best, with their covariance.
 
-    `prior`: what is known from before, widened by its own drift; the runs must not be among those it was
-    fitted to. `provenance` goes into the model as it is. Raises `NotIdentifiable` for a design that cannot
-    tell the powers apart, `ValueError` for readings that fall, steps that overlap, or no steps at all.
+    `provenance` goes into the model as it is. Raises `NotIdentifiable` for a design that cannot tell the
+    powers apart, `ValueError` for readings that fall, steps that overlap, or no steps at all.
     """
     marks = [mark for run in runs for mark in run.marks]
     if not marks:
         raise ValueError("there is no step to fit a power to")
-    if prior is None:
-        features = Features.of(marks)
-    else:
-        features = Features.of_model(prior).with_new_kinds(marks)
+    features = Features.of(marks)
     designs = [Design.of(run, features, sensor) for run in runs]
-    _, found = fitted(runs, designs, features, sensor, prior)
+    found = fitted(runs, designs, features, sensor, None)
     covariance, wider = _bootstrapped(found)
-    pooled = len(runs) >= _DRIFT_RUNS and prior is None
     noise = found.noise
-    drift = noise.drift if pooled else prior.noise.drift if prior is not None else DRIFT
-    ticks = sum(len(part) for part in found.left)
+    drift = noise.drift if len(runs) >= _DRIFT_RUNS else DRIFT
     return PowerModel(
         features=features.names,
         theta=tuple(float(value) for value in found.theta),
@@ -62,8 +55,8 @@ def fit_power(
         seen=features.seen,
         noise=Noise(float(noise.jitter_s), float(noise.white_w), float(noise.ratio), float(drift)),
         residual_scale=found.scale,
-        ticks=ticks + (prior.ticks if prior is not None else 0),
-        runs=len(runs) + (prior.runs if prior is not None else 0),
+        ticks=sum(len(part) for part in found.left),
+        runs=len(runs),
         doubts=(*doubts(runs, designs, found, features, sensor), *wider),
         provenance=dict(provenance or {}),
     )
@@ -75,8 +68,12 @@ def fitted(
     features: Features,
     sensor: Sensor,
     power: PowerModel | None,
-) -> tuple[Prior | None, Estimate]:
-    """The estimate behind `fit_power`, and the prior it was made with. Raises as that does."""
+) -> Estimate:
+    """The estimate behind `fit_power`; with `power`, that of new requests beside what is known from before.
+
+    `power` is widened by its own drift; the runs must not be among those it was fitted to. Raises as
+    `fit_power` does.
+    """
     if sensor.lag_s is None or sensor.window_s is None:
         raise NotIdentifiable("the sensor's lag and window are not known")
     firsts = [0 if run.first_is_change else 1 for run in runs]
@@ -84,7 +81,8 @@ def fitted(
     count = len(features.names)
     prior = None if power is None else _prior(power, features)
     if prior is None and ticks < count + _SPARE_TICKS:
-        raise NotIdentifiable(f"{ticks} ticks are too few to tell {count} powers from each other")
+        have = "1 tick is" if ticks == 1 else f"{ticks} ticks are"
+        raise NotIdentifiable(f"{have} too few to tell {count} powers from each other")
     if ticks < 1:
         raise NotIdentifiable("no whole tick of the sensor lies in the request")
     seconds = np.concatenate([d.seconds[first:] for d, first in zip(designs, firsts, strict=True)])
@@ -106,7 +104,7 @@ def fitted(
     wider = _student(found, designs, features) * _misfit(found, ticks)
     found = replace(found, covariance=found.covariance * np.outer(wider, wider))
     _require_told(found, designs, features, seconds)
-    return prior, found
+    return found
 
 
 def _prior(power: PowerModel, features: Features) -> Prior:

@@ -33,7 +33,7 @@ class WarmUp:
 class Predictor(ABC):
     """Seconds of a forward on this model and device. Learns from `observe`.
 
-    `name`: warm-up or curve, as results name it. `curve`: the operating curve behind it, None without one.
+    `name`: as results name it, see `Budget.predictor`. `curve`: the operating curve behind it, None without.
     """
 
     name: str

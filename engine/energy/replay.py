@@ -1,7 +1,8 @@
 """Plays a recorded log back as if it were a live counter; the recording's joules, not this run's.
 
 Two formats: JSONL as `--trace` writes it (lines with `"event": "reading"`, `time_s`, `energy_uj`; other
-events are passed over) and .npz with `time_s` and either `energy_j` or `power_w`.
+events are passed over) and .npz with `time_s` and either `energy_j` or `power_w`, or with no more than a
+sensor's log of power in the arrays of `power_recording`. Power is integrated.
 """
 
 import json
@@ -15,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from engine.energy.meter import MICROJOULES_PER_JOULE, Clock, Reading, Sensor
-from engine.errors import MeterError
+from engine.errors import MeterError, TokenjouleError, UsageError
 
 
 class ReplayMeter:
@@ -23,7 +24,8 @@ class ReplayMeter:
 
     The value holds between two entries of the log. The sensor's period is the median time between two
     changes of the recorded value; nothing else is known of it. `duration_s` is the recording's length.
-    Raises `MeterError` for a file that cannot be read, with the line (or row) at fault.
+    Raises `UsageError` for a file that cannot be read, `MeterError` for one that is no recording, with the
+    line (or row) at fault.
     """
 
     name = "replay"
@@ -34,7 +36,7 @@ class ReplayMeter:
         try:
             times_s, energies_uj = _from_npz(path) if path.suffix == ".npz" else _from_jsonl(path)
         except OSError as error:
-            raise MeterError(f"cannot read the recording {path}: {error.strerror or error}") from error
+            raise UsageError(f"cannot read the recording {path}: {error.strerror or error}") from error
         if len(times_s) < 2:
             raise MeterError(f"{path}: a recording needs two readings or more, this one has {len(times_s)}")
         self._times_s = [time_s - times_s[0] for time_s in times_s]
@@ -98,16 +100,19 @@ def _from_jsonl(path: Path) -> tuple[list[float], list[int]]:
 
 
 def _from_npz(path: Path) -> tuple[list[float], list[int]]:
-    """Energy in µJ from `energy_j` if there is one, otherwise from `power_w` by the trapezoid rule."""
+    """Energy in µJ from `energy_j` if there is one, otherwise from power."""
     import numpy as np
 
     try:
         with np.load(path, allow_pickle=False) as archive:
+            log_only = "time_s" not in archive and "sensor_t_ms" in archive
             arrays = {name: archive[name] for name in ("time_s", "energy_j", "power_w") if name in archive}
     except OSError:
         raise
     except Exception as error:  # numpy and zipfile have a dozen exceptions for a damaged archive
         raise MeterError(f"{path}: not a readable .npz archive: {error}") from error
+    if log_only:
+        return _integrated(path, *_sensor_log(path))
     if "time_s" not in arrays or len(arrays) < 2:
         raise MeterError(f"{path}: needs time_s and energy_j or power_w, has {', '.join(arrays) or 'none'}")
     values_name = "energy_j" if "energy_j" in arrays else "power_w"
@@ -120,13 +125,33 @@ def _from_npz(path: Path) -> tuple[list[float], list[int]]:
     times_s, values = arrays["time_s"], arrays[values_name]
     _refuse_rows(path, "time_s goes back", np.diff(times_s, prepend=times_s[:1]) < 0)
     if values_name == "power_w":
-        _refuse_rows(path, "power_w is negative", values < 0)
-        steps_j = np.diff(times_s) * (values[1:] + values[:-1]) / 2
-        energies_j = np.concatenate([[0.0], np.cumsum(steps_j)])[: len(times_s)]
-    else:
-        _refuse_rows(path, "energy_j goes back", np.diff(values, prepend=values[:1]) < 0)
-        energies_j = values
-    return times_s.tolist(), [round(energy_j * MICROJOULES_PER_JOULE) for energy_j in energies_j.tolist()]
+        return _integrated(path, times_s, values)
+    _refuse_rows(path, "energy_j goes back", np.diff(values, prepend=values[:1]) < 0)
+    return times_s.tolist(), _microjoules(values)
+
+
+def _sensor_log(path: Path) -> tuple[Any, Any]:
+    """Times in s and W of a recording that holds no counter: the instant power where there is one."""
+    from engine.energy.power_recording import read_recording
+
+    try:
+        recording = read_recording(path)
+    except TokenjouleError as error:
+        raise MeterError(str(error)) from error
+    return recording.channels[recording.channel(None)]
+
+
+def _integrated(path: Path, times_s: Any, power_w: Any) -> tuple[list[float], list[int]]:
+    """By the trapezoid rule."""
+    import numpy as np
+
+    _refuse_rows(path, "power_w is negative", power_w < 0)
+    steps_j = np.diff(times_s) * (power_w[1:] + power_w[:-1]) / 2
+    return times_s.tolist(), _microjoules(np.concatenate([[0.0], np.cumsum(steps_j)])[: len(times_s)])
+
+
+def _microjoules(energies_j: Any) -> list[int]:
+    return [round(energy_j * MICROJOULES_PER_JOULE) for energy_j in energies_j.tolist()]
 
 
 def _refuse_rows(path: Path, complaint: str, bad: Any) -> None:

@@ -54,8 +54,9 @@ class EnergyReport:
     never settled: what it did tell is here (None: nothing), and `problem` says what happened.
 
     `attribution` is "model" or "interpolated"; where a model was wanted and refused, `not_identifiable` says
-    why, and the phases have no intervals. `other_processes` were computing on the device, too, so that
-    their joules are in every figure.
+    why, and the phases have no intervals. `ticks`: changes of the reading inside `total_j`. `doubts`: what
+    speaks against the sensor's figures or the powers behind the model, one line each. `other_processes` were
+    computing on the device, too, so that their joules are in every figure.
     """
 
     source: str
@@ -79,6 +80,7 @@ class EnergyReport:
     problem: str | None
     not_identifiable: str | None = None
     other_processes: tuple[int, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The part of the CLI's `energy` object that does not depend on a row's tokens."""
@@ -87,6 +89,7 @@ class EnergyReport:
             "measured": self.measured,
             "attribution": self.attribution,
             "not_identifiable": self.not_identifiable,
+            "doubts": list(self.doubts),
             "tick_ms": self.tick_s * 1e3,
             "ticks": self.ticks,
             "note": self.note,

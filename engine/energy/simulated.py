@@ -141,7 +141,8 @@ class SimulatedMeter:
         self.profile = profile
         self.device = "simulated device"
         # The profile is part of it: by the note, records of one simulation are told from those of another.
-        shape = "" if profile == BUILTIN_PROFILES["default"] else f" by profile {_digest(profile)}"
+        self.variant = "" if profile == BUILTIN_PROFILES["default"] else _digest(profile)
+        shape = f" by profile {self.variant}" if self.variant else ""
         self.note = f"simulation{shape}: the joules are invented, no device was measured"
         self.sensor = Sensor(
             period_s=profile.period_s,

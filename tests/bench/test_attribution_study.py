@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from bench import attribution_study as study
-from bench.attribution_corners import CORNERS
-from bench.attribution_record import BENCHMARK, WELL, records
-from bench.attribution_score import ALONE, ARMS, CONSERVED, INTERPOLATED, MODEL, WINDOWS, score
+from bench.attribution.corners import CORNERS
+from bench.attribution.record import BENCHMARK, WELL, records
+from bench.attribution.scenarios import CELLS, draw_device, well_specified
+from bench.attribution.score import ALONE, ARMS, CONSERVED, INTERPOLATED, MODEL, WINDOWS, score
+from bench.attribution.table import attribution_tables, bounds
 from bench.attribution_study import Task, tasks
-from bench.attribution_table import attribution_tables, bounds
 from bench.record import parse
 from bench.report import everything
-from bench.scenarios import CELLS, draw_device, well_specified
 from tests.bench.records import STAMP
 
 CHEAP = (10, 11, 22, 23)  # slow tokens, few ticks, both duties
@@ -94,7 +94,7 @@ def test_records_are_of_the_one_schema_and_the_tables_read_nothing_else(well, co
 
 def test_the_picture_is_drawn(well, corners, tmp_path):
     pytest.importorskip("matplotlib")
-    from bench.attribution_figure import draw_attribution
+    from bench.attribution.figure import draw_attribution
 
     draw_attribution(records([*well, *corners["lag told"]], STAMP), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 20_000

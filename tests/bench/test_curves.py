@@ -31,6 +31,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENJOULE_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def short_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of what a run takes: the requests' joules are not judged here."""
+    monkeypatch.setattr("bench.curves._LONGEST_SHARE", 1 / 600)
+    monkeypatch.setattr("bench.curve_requests.LEAST_S", 0.01)
+
+
 def records(number: int = 120, *, seed: int = 0, measured: bool = False) -> list[Record]:
     """As a run leaves them: of planted joules, by the simulated sensor of `tests.curves`."""
     device = simulated_device(period_s=0.02)
@@ -56,15 +63,16 @@ def test_the_whole_command_in_seconds(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("fast.json").write_text('{"period_s": 0.002, "lag_s": 0.001, "window_s": 0.001}')
-    monkeypatch.setattr("bench.curve_requests.LEAST_S", 0.01)  # a tenth: what it finds is not judged here
-    monkeypatch.setattr("bench.curves.monotonic", count(step=0.4).__next__)  # as many on a busy machine
+    monkeypatch.setattr("bench.curves.monotonic", count(step=0.4).__next__)  # as many on a busy machine,
+    few = lambda self, longest_s: lambda size: size.rows * size.length <= 160  # noqa: E731  # and as long
+    monkeypatch.setattr(EngineRequests, "fits", few)
     out = tmp_path / "curves.jsonl"
     options = ["--energy-source", source, "--minutes", "0.6", "--out", str(out), "--rows", "1,2"]
     options += ["--backend", "torch"]  # on one thread: two wait for each other on a busy machine
     assert main([*options, "--json"]) == 0
     printed, said = capsys.readouterr()
     curve = from_json(json.loads(printed))
-    assert not curve.measured and curve.fits.source == source.partition(":")[0]
+    assert not curve.measured and curve.fits.source.partition(":")[0] == source.partition(":")[0]
     assert curve.provenance.note.startswith(("estimate: busy CPU time", "simulation"))
     assert curve.fits.model == "chain" and curve.tested.rows == (1, 2)
     assert "kept in" in said
@@ -100,7 +108,8 @@ def test_an_interrupt_keeps_what_was_run(
 
     monkeypatch.setattr(Sampler, "take", twice)
     out = tmp_path / "curves.jsonl"
-    assert main(["--energy-source", "estimate", "--backend", "torch", "--out", str(out)]) == 130
+    options = ["--energy-source", "estimate", "--backend", "torch", "--minutes", "1", "--out", str(out)]
+    assert main(options) == 130
     assert len(list(read([out]))) == 2
     assert f"2 requests are in {out}; --from fits them" in capsys.readouterr().err
 
@@ -158,6 +167,8 @@ def test_records_give_the_planted_curve_and_say_whether_it_was_measured(
     assert found.predict(300, 50, 2)[0] == pytest.approx(curves.curve().predict(300, 50, 2)[0], rel=0.02)
     assert found.provenance.commit == STAMP.commit and found.provenance.date == STAMP.utc
     assert "60 requests fitted, 30 for the bands, 30 held out" in table(found)
+    assert "REFUSED" not in table(found)
+    assert "REFUSED for budgets" in table(replace(found, tested=replace(found.tested, seconds_mape=0.3)))
 
 
 def test_the_newest_run_of_a_file_counts_and_mixed_ones_are_refused(tmp_path: Path) -> None:

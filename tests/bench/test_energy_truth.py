@@ -9,12 +9,12 @@ import pytest
 
 from bench.energy_truth import main
 from bench.record import Arm, Case, append, read
-from bench.repeat_truth import GAP, Power, Stretch, gap_power
 from bench.report import everything
-from bench.truth_findings import Comparison, Figure, Shuffle, Study
-from bench.truth_plan import Plan, fitted_to
-from bench.truth_records import Recorder, allowed, problems, table
-from bench.truth_study import Runner
+from bench.truth.findings import Comparison, Figure, Shuffle, Study
+from bench.truth.plan import Plan, fitted_to
+from bench.truth.records import Recorder, allowed, problems, table
+from bench.truth.repeats import GAP, Power, Stretch, gap_power
+from bench.truth.study import Runner
 from engine.energy.attribution import StepMark
 from engine.energy.meter import Reading, Sensor
 from engine.energy.power_model import PowerModel

@@ -22,6 +22,7 @@ from bench.cuda.device_time import graph_timed
 from bench.cuda.setting import TINY, Setting, near
 from bench.cuda.stage_peers import product_peers
 from bench.gpu_table import everything_gpu, holds
+from bench.no_meter import NoMeter
 from bench.peers.transformers_device import DeviceTransformers, Mode
 from bench.record import Case, Record, read
 from bench.stamp import stamp
@@ -282,7 +283,7 @@ def test_the_arm_without_a_meter_runs_while_nobody_reads_the_other_arms_meter(
         def __exit__(self, *_: object) -> None:
             self.poller.stop()
 
-    bare, metered = Loaded(overhead.NoMeter()), Loaded(Ticking())
+    bare, metered = Loaded(NoMeter()), Loaded(Ticking())
     load = {True: bare, False: metered}
     monkeypatch.setattr(overhead, "Engine", SimpleNamespace(load=lambda model, **how: load["meter" in how]))
     reads: dict[bool, list[int]] = {True: [], False: []}

@@ -64,6 +64,22 @@ def test_the_least_that_prompts_take_is_below_what_is_expected() -> None:
     assert made.minimum_j([100], answer_tokens=9) == pytest.approx(0.96 * total_j([100], 9, 1))
 
 
+def test_a_band_that_reaches_nothing_leaves_the_expected_as_the_least() -> None:
+    base = curves.curve()
+    wide = replace(base, energy=replace(base.energy, factor=100.0))
+    assert wide.predict(100, 1)[1] == 0.0
+    assert wide.minimum_j([100]) == pytest.approx(total_j([100], 1, 1))
+
+
+@pytest.mark.parametrize("quantity", ["energy_mape", "seconds_mape"])
+def test_a_curve_a_quarter_off_on_what_it_had_not_seen_is_not_predicted_by(quantity: str) -> None:
+    made = curves.curve()
+    for off, good in ((0.25, True), (0.2501, False)):
+        tested = replace(made.tested, **{quantity: off})
+        assert replace(made, tested=tested).predicts is good
+        assert replace(made, tested=tested).off == off
+
+
 def test_the_power_is_that_of_whichever_work_draws_more() -> None:
     base = curves.curve()
     hot = replace(

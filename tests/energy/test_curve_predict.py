@@ -86,6 +86,20 @@ def test_every_part_of_the_key_decides(letters_directory: Path) -> None:
         assert engine.curve is None, "stages that are waited for cost more than the curve says"
 
 
+def test_a_curve_of_one_simulated_profile_is_not_taken_for_another(
+    letters_directory: Path, tmp_path: Path
+) -> None:
+    slow, fast = tmp_path / "slow.json", tmp_path / "fast.json"
+    slow.write_text('{"period_s": 0.05}')  # the same most power: the profile alone tells them apart
+    fast.write_text('{"period_s": 0.02}')
+    with Engine.load(letters_directory, energy_source=f"simulated:{slow}") as engine:
+        keep(engine.curve_key)
+    for source, found in ((f"simulated:{slow}", True), (f"simulated:{fast}", False), ("simulated", False)):
+        with Engine.load(letters_directory, energy_source=source) as engine:
+            assert (engine.curve is not None) == found
+    assert engine.curve_key.source == "simulated"
+
+
 def test_the_least_budget_is_the_curves(letters_directory: Path) -> None:
     with load(letters_directory) as engine:
         made = keep(engine.curve_key)
@@ -95,6 +109,19 @@ def test_the_least_budget_is_the_curves(letters_directory: Path) -> None:
         with pytest.raises(TokenjouleError, match=f"predicted minimum of {minimum_j:.3g} J"):
             engine.generate([1] * 200, budget_joules=minimum_j * 0.99)
         assert engine.generate([1] * 200, max_new_tokens=2, budget_joules=minimum_j * 1.01).error is None
+
+
+def test_a_curve_far_off_keeps_no_budget_and_the_result_says_so(letters_directory: Path) -> None:
+    with load(letters_directory) as engine:
+        made = keep(engine.curve_key)
+    save_curve(replace(made, tested=replace(made.tested, energy_mape=0.4)))
+    Watching.seen.clear()
+    with load(letters_directory) as engine:
+        assert engine.curve is not None and engine.predictor.curve is None
+        assert engine._minimum_j([200]) != pytest.approx(made.minimum_j([200]), rel=1e-6)
+        told = engine.generate(IDS, max_new_tokens=9, budget_joules=100, policies=[Watching()])
+    assert told.budget.predictor == "warm-up (curve refused)"
+    assert Watching.seen[0] is None, "a policy is not to predict by it, either"
 
 
 def test_a_damaged_curve_stops_the_engine_in_one_line(
@@ -115,6 +142,17 @@ def test_the_command_line_says_what_it_predicts_by(capsys: pytest.CaptureFixture
     assert status == 0
     assert json.loads(out)["budget"]["predictor"] == "curve"
     assert "predictions: by the operating curve of 2026-01-02, 1.0% off on requests it had not seen" in err
+
+
+def test_the_command_line_says_that_a_curve_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with Engine.load() as engine:
+        made = keep(engine.curve_key)
+    save_curve(replace(made, tested=replace(made.tested, seconds_mape=0.311)))
+    status, out, err = cli.run(capsys, PROMPT, "--json", "--budget-joules", "400")
+    assert status == 0
+    assert json.loads(out)["budget"]["predictor"] == "warm-up (curve refused)"
+    [line] = [line for line in err.splitlines() if line.startswith("predictions: ")]
+    assert "by the warm-up" in line and "31.1% off on requests it had not seen, more than 25%" in line
 
 
 def test_a_step_is_the_curves_and_an_injection_a_step_with_some_prefill() -> None:

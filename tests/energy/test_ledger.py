@@ -222,6 +222,7 @@ def test_a_request_on_a_slow_sensor_is_attributed_by_a_model_of_its_own_ticks() 
     phases = sum(phase["energy_j"] for phase in found["phases"].values())
     assert phases + found["unattributed_j"] == pytest.approx(found["total_j"], abs=1e-6)
     assert set(found["phases"]["prefill"]) >= {"model_j", "model_sd_j", "ticks", "energy_j", "sd_j"}
+    assert found["doubts"] == []
 
 
 def test_a_request_too_short_for_a_model_is_interpolated_without_intervals_and_says_why() -> None:
@@ -232,7 +233,7 @@ def test_a_request_too_short_for_a_model_is_interpolated_without_intervals_and_s
     decode(ledger, device, steps=3, watts=300, seconds=0.012)
     report = ledger.finish()
     assert report.attribution == "interpolated"
-    assert report.not_identifiable is not None and "ticks are too few" in report.not_identifiable
+    assert report.not_identifiable is not None and "too few to tell" in report.not_identifiable
     assert report.phases["answer"].energy_j is not None
     assert report.phases["answer"].sd_j is None
     assert report.phases["answer"].model_j is None

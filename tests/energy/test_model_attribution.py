@@ -97,6 +97,24 @@ def test_intervals_of_jittered_requests_cover_the_truth():
     assert all(count >= 84 for count in inside.values()), inside
 
 
+def test_the_doubts_of_the_powers_go_with_what_they_attribute(device):
+    world, power = device
+    run, _ = world.run()
+    assert attribute_by_model(run, world.sensor, power).doubts == ()
+    doubted = replace(power, doubts=("the power changes by +9.0% from the first to the last reading",))
+    assert attribute_by_model(run, world.sensor, doubted).doubts == doubted.doubts
+
+
+def test_a_request_has_no_fewer_ticks_than_any_of_its_phases(device):
+    """A request within one tick changes no reading while it runs, and yet rests on that tick."""
+    world, power = device
+    for tokens in (2, 5, 40):
+        run, _ = world.run(prompt=300, tokens=tokens)
+        found = attribute_by_model(run, world.sensor, power)
+        plain = attribute(run.readings, run.marks, world.sensor, start_s=run.start_s, end_s=run.end_s)
+        assert found.ticks == plain.ticks >= max(phase.ticks for phase in found.phases.values()) >= 1
+
+
 def test_one_request_alone_is_enough_where_it_has_ticks_enough(device):
     world, _ = device
     run, truth = world.run(prompt=512, tokens=300)

@@ -101,7 +101,7 @@ def test_nothing_is_lost_and_nothing_is_negative_whatever_powers_the_fit_finds(m
 
     def any_powers(*_given):
         theta = rng.uniform(0, 1000, 5) * (rng.random(5) > 0.2)
-        return None, SimpleNamespace(theta=theta * [1, 1, 0.001, 1, 0.001], covariance=np.eye(5))
+        return SimpleNamespace(theta=theta * [1, 1, 0.001, 1, 0.001], covariance=np.eye(5))
 
     monkeypatch.setattr(model_attribution, "fitted", any_powers)
     for _ in range(count):

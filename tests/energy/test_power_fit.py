@@ -8,6 +8,7 @@ import pytest
 
 from engine.energy.attribution import Share, StepMark
 from engine.energy.meter import Reading, Sensor
+from engine.energy.model_attribution import attribute_by_model
 from engine.energy.power_estimate import nonnegative
 from engine.energy.power_fit import fit_power
 from engine.energy.power_model import Noise, NotIdentifiable, PowerModel, Run
@@ -53,7 +54,7 @@ def test_one_prompt_length_merges_the_slope_into_the_constant():
     assert power.seen["prefill.tokens"] == (512.0, 512.0)
     assert power.theta[1] == pytest.approx(450 + 0.1 * 512, rel=0.02)
     with pytest.raises(NotIdentifiable, match=r"prefill tokens of 512 to 512 only, not 300"):
-        fit_power([world.run(prompt=300)[0]], world.sensor, prior=power)
+        attribute_by_model(world.run(prompt=300)[0], world.sensor, power)
 
 
 def test_a_wrong_sensor_is_doubted(pooled):
@@ -70,6 +71,8 @@ def test_too_few_ticks_are_refused(pooled):
     short = replace(run, readings=run.readings[:4])
     with pytest.raises(NotIdentifiable, match="3 ticks are too few to tell 3 powers"):
         fit_power([short], world.sensor)
+    with pytest.raises(NotIdentifiable, match="1 tick is too few"):
+        fit_power([replace(run, readings=run.readings[:2])], world.sensor)
 
 
 def test_an_unknown_lag_is_refused(pooled):

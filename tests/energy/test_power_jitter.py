@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.scenarios import well_specified
+from bench.attribution.scenarios import well_specified
 from engine.energy.meter import Reading
 from engine.energy.power_design import Design
 from engine.energy.power_features import Features

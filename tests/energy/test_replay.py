@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.energy.replay import ReplayMeter
-from engine.energy.simulated import VirtualClock
-from engine.errors import MeterError
+from engine.energy.simulated import VirtualClock, load_profile
+from engine.errors import MeterError, UsageError
 
 LINES = [
     '{"event": "meter", "source": "nvml", "time_s": "not looked at"}',
@@ -84,18 +84,22 @@ def test_bad_lines_are_named(tmp_path, line, words):
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("name", ["missing.jsonl", "missing.npz"])
+def test_a_file_that_is_not_there_is_wrong_usage_as_it_is_for_a_simulation(tmp_path, name):
+    with pytest.raises(UsageError, match=r"cannot read the recording .*No such file"):
+        ReplayMeter(tmp_path / name)
+    with pytest.raises(UsageError, match="No such file"):
+        load_profile(str(tmp_path / name))
+
+
 def test_files_that_are_no_recording(tmp_path):
-    with pytest.raises(MeterError, match=r"cannot read the recording .*No such file"):
-        ReplayMeter(tmp_path / "missing.jsonl")
-    with pytest.raises(MeterError, match="No such file"):
-        ReplayMeter(tmp_path / "missing.npz")
     with pytest.raises(MeterError, match="two readings or more, this one has 1"):
         ReplayMeter(recording(tmp_path, LINES[:2]))
     binary = tmp_path / "binary.jsonl"
     binary.write_bytes(b"\x93NUMPY\xff\xfe\n")
     with pytest.raises(MeterError, match=r"binary\.jsonl:1: not JSON"):
         ReplayMeter(binary)
-    with pytest.raises(MeterError, match="cannot read"):
+    with pytest.raises(UsageError, match="cannot read"):
         ReplayMeter(tmp_path)
 
 
@@ -129,9 +133,38 @@ def test_npz_power_is_integrated(tmp_path):
     assert seen == [0, 100_000_000, 250_000_000]
 
 
+def test_a_log_of_the_sensors_power_alone_is_integrated(tmp_path):
+    """In the arrays that `bench.sensor` reads; a driver without instant power leaves NaN there."""
+    draw_w, none_w = np.array([100.0, 300.0, 0.0]), np.full(3, np.nan)
+    for instant_w, expected in ((none_w, [0, 100_000_000, 250_000_000]), (draw_w / 2, [0, 50e6, 125e6])):
+        clock = VirtualClock()
+        path = save(
+            tmp_path, sensor_t_ms=[7000.0, 7500.0, 8500.0], sensor_draw_w=draw_w, sensor_instant_w=instant_w
+        )
+        meter = ReplayMeter(path, clock=clock)
+        meter.play()
+        seen = []
+        for elapsed_s in (0.0, 0.5, 1.5):
+            clock.jump(elapsed_s)
+            seen.append(meter.read().energy_uj)
+        assert seen == expected
+
+
+def test_a_real_log_of_power_plays_back(shared_data):
+    path = shared_data / "data" / "gpu_power_traces" / "a100_pcie_step.npz"
+    meter = ReplayMeter(path)
+    with np.load(path) as archive:
+        times_s, power_w = archive["sensor_t_ms"] / 1e3, archive["sensor_instant_w"].astype(float)
+    assert meter.duration_s == pytest.approx(times_s[-1] - times_s[0])
+    mean_w = np.diff(times_s) @ (power_w[1:] + power_w[:-1]) / 2 / meter.duration_s
+    assert meter._energies_uj[-1] * 1e-6 / meter.duration_s == pytest.approx(mean_w, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
+        ({"sensor_t_ms": [0.0, 1.0]}, "no sensor log"),
+        ({"sensor_t_ms": [0.0, 1.0], "sensor_draw_w": [1.0, -1.0]}, "row 1: power_w is negative"),
         ({"time_s": [0.0, 1.0]}, "needs time_s and energy_j or power_w, has time_s"),
         ({"power_w": [0.0, 1.0]}, "needs time_s"),
         ({"time_s": [0.0, 1.0], "power_w": [1.0]}, "power_w must be a row of numbers as long as time_s"),

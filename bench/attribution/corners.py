@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.scenarios import (
+from bench.attribution.scenarios import (
     CALIBRATIONS,
     REPEATS,
     SINGLES,
@@ -18,8 +18,8 @@ from bench.scenarios import (
     play,
     told,
 )
-from bench.simulated_request import Device, Plan
-from bench.simulated_sensor import Counter
+from bench.attribution.simulated_request import Device, Plan
+from bench.attribution.simulated_sensor import Counter
 from engine.energy.meter import Sensor
 
 _TOKEN_S = (0.005, 0.01)

@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bench.simulated_sensor import Counter, log
-from bench.true_power import TruePower, from_steps
+from bench.attribution.simulated_sensor import Counter, log
+from bench.attribution.true_power import TruePower, from_steps
 
 SPANS = [(1.0, 1.0617), (1.0619, 1.0672), (1.0674, 1.0723), (1.3, 1.42)]
 WATTS = [600.0, 350.0, 360.0, 420.0]

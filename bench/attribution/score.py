@@ -12,9 +12,9 @@ from statistics import fmean
 
 import numpy as np
 
-from bench.scenarios import Scenario
-from bench.simulated_request import Request
-from bench.true_power import Array
+from bench.attribution.scenarios import Scenario
+from bench.attribution.simulated_request import Request
+from bench.attribution.true_power import Array
 from engine.energy.attribution import attribute
 from engine.energy.baselines import held_windows_uj, power_times_time_uj
 from engine.energy.meter import Sensor

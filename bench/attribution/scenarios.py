@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.simulated_request import Device, Plan, Request, simulate
-from bench.simulated_sensor import Counter
+from bench.attribution.simulated_request import Device, Plan, Request, simulate
+from bench.attribution.simulated_sensor import Counter
 from engine.energy.meter import Sensor
 
 TICKS_S = (0.01, 0.02, 0.1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.curve_requests import Size
-from bench.repeat_truth import Power, Truth
+from bench.truth.repeats import Power, Truth
 
 _SURE = 1.96
 

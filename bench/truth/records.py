@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from bench.record import Arm, Case, Metric, Record, Stamp, Value
 from bench.tables import markdown
-from bench.truth_findings import Comparison, Study
+from bench.truth.findings import Comparison, Study
 
 BENCHMARK = "energy_truth"
 WANTED = {"comparison": 40}  # figures below which the verdict is "too few"

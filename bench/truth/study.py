@@ -1,7 +1,7 @@
 """Single-shot joules beside what repetition tells: the comparisons, and the checks that need no truth.
 
 Each size is run once behind an idle device and attributed by the ledger's model; then its prefill alone and
-the whole request are repeated until the counter has told of each by whole ticks (`bench.repeat_truth`).
+the whole request are repeated until the counter has told of each by whole ticks (`bench.truth.repeats`).
 Decode's truth is the repeated request's less its prefills, at the power of the prefills alone, over the
 steps' own seconds: unlike the difference of n and 2n tokens it is of just the steps that were attributed. A
 prefill's truth is shared by the sizes with that prompt. Between requests the device draws what the same
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bench.curve_requests import Prepare, Sampler, Size
-from bench.repeat_truth import Power, Stretch, Truth, gap_power, repeated, tick_s
-from bench.truth_findings import Comparison, Figure, Shuffle, Study
-from bench.truth_plan import Plan
+from bench.truth.findings import Comparison, Figure, Shuffle, Study
+from bench.truth.plan import Plan
+from bench.truth.repeats import Power, Stretch, Truth, gap_power, repeated, tick_s
 from engine.energy.account import settle
 from engine.energy.attribution import Share, StepMark
 from engine.energy.ledger import Ledger

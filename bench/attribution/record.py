@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
-from bench.attribution_score import ARMS, MODEL, Outcome, Score
+from bench.attribution.score import ARMS, MODEL, Outcome, Score
 from bench.record import Arm, Case, Metric, Record, Stamp, Value
 
 BENCHMARK = "attribution"

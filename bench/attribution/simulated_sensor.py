@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.true_power import Array, TruePower
+from bench.attribution.true_power import Array, TruePower
 from engine.energy.meter import MICROJOULES_PER_JOULE, Reading
 
 

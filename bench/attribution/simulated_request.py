@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.simulated_sensor import Counter, log
-from bench.true_power import Array, from_steps
+from bench.attribution.simulated_sensor import Counter, log
+from bench.attribution.true_power import Array, from_steps
 from engine.energy.attribution import Share, StepMark
 from engine.energy.meter import Reading, Sensor
 from kernels.cost import RowWork

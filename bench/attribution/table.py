@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from bench.attribution_record import BENCHMARK, CORNER, JUDGED, WELL
-from bench.attribution_score import ARMS, MODEL
+from bench.attribution.record import BENCHMARK, CORNER, JUDGED, WELL
+from bench.attribution.score import ARMS, MODEL
 from bench.record import Record
 from bench.tables import markdown, origin
 

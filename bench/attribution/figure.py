@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from bench.attribution_record import CORNER, JUDGED, WELL
-from bench.attribution_score import ALONE, ARMS, INTERPOLATED, MODEL, POWER_TIME, WINDOWS
-from bench.attribution_table import COVERAGE, long_prefills, of_phase
+from bench.attribution.record import CORNER, JUDGED, WELL
+from bench.attribution.score import ALONE, ARMS, INTERPOLATED, MODEL, POWER_TIME, WINDOWS
+from bench.attribution.table import COVERAGE, long_prefills, of_phase
 from bench.record import Record
 from engine.errors import TokenjouleError
 from engine.plot import check_plot

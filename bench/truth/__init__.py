@@ -1,0 +1,1 @@
+"""Joules of single requests beside the same work repeated for seconds."""
