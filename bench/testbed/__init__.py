@@ -1,0 +1,1 @@
+"""Four families of small reasoning tasks with verifiers, each also with four options. Pure Python, seeded."""

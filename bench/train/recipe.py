@@ -1,0 +1,79 @@
+"""The models of the test bed by name: shape, schedule, and everything else that decides the weights."""
+
+import math
+from dataclasses import dataclass
+
+from bench.testbed.chain import OPERATIONS
+from bench.train.examples import FIRST_LENGTH
+
+CONTEXT = 256
+WARMUP_STEPS = 100
+GRADIENT_NORM = 1.0
+# Chains grow to 8 operations over this share of the run: single steps are learned soonest where nothing
+# else is asked.
+CURRICULUM_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A Llama model with tied embeddings. `stored_as`: dtype of the file."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp_size: int
+    stored_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides the weights, besides the machine. `batch`: sequences per optimizer step."""
+
+    name: str
+    steps: int
+    batch: int
+    micro_batches: int
+    learning_rate: float
+    weight_decay: float = 0.05
+    seed: int = 0
+    threads: int = 1  # on a busy machine a second thread waits for the first more than it helps
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.name not in SHAPES:
+            raise ValueError(f"unknown model {self.name!r}; there are {', '.join(SHAPES)}")
+        for field in ("steps", "batch", "micro_batches", "threads"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, found {getattr(self, field)}")
+        if self.batch % self.micro_batches:
+            raise ValueError(f"batch {self.batch} does not divide into {self.micro_batches} micro-batches")
+
+    @property
+    def shape(self) -> Shape:
+        return SHAPES[self.name]
+
+    def longest_at(self, step: int) -> int:
+        """The curriculum: the most operations a chain has at this step."""
+        progress = min(1.0, step / max(1.0, CURRICULUM_SHARE * self.steps))
+        return FIRST_LENGTH + math.floor(progress * (OPERATIONS[-1] - FIRST_LENGTH))
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then a cosine to zero at the last step."""
+        warmup = min(1.0, (step + 1) / WARMUP_STEPS)
+        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+SHAPES = {
+    # 0.93 M parameters, 3.7 MB: ships with the code, is trained on a CPU.
+    "S": Shape(hidden_size=128, layers=5, heads=4, kv_heads=2, mlp_size=352, stored_as="float32"),
+    # 11.3 M parameters, 22.6 MB: for a GPU.
+    "L": Shape(hidden_size=320, layers=8, heads=10, kv_heads=5, mlp_size=1152, stored_as="bfloat16"),
+}
+
+
+def recipe(name: str, steps: int, *, seed: int = 0, threads: int = 1, device: str = "cpu") -> Recipe:
+    """The recipe of a model by name. Raises `ValueError` for an unknown one."""
+    if name == "L":
+        return Recipe(name, steps, 512, 2, 1e-3, seed=seed, threads=threads, device=device)
+    return Recipe(name, steps, 64, 4, 2e-3, seed=seed, threads=threads, device=device)

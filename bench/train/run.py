@@ -1,0 +1,125 @@
+"""One training run: its state, one optimizer step of it, and how it is kept on disk and taken up again."""
+
+import json
+import os
+import platform
+import random
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM
+
+from bench.train.batches import accumulate
+from bench.train.examples import sample_example
+from bench.train.model_directory import model_config, write_model
+from bench.train.recipe import GRADIENT_NORM, Recipe
+
+CHECKPOINT = "checkpoint.pt"
+LATEST = "latest"
+
+
+@dataclass(slots=True)
+class Run:
+    """`step`: optimizer steps done. `loss_nats`: per learned token, a running mean over some 50 steps."""
+
+    recipe: Recipe
+    model: LlamaForCausalLM
+    optimizer: torch.optim.Optimizer
+    rng: random.Random
+    step: int = 0
+    tokens: int = 0
+    elapsed_s: float = 0.0
+    loss_nats: float = 0.0
+
+    @classmethod
+    def begin(cls, recipe: Recipe) -> "Run":
+        """A fresh model; the same for the same recipe."""
+        torch.manual_seed(recipe.seed)
+        model = LlamaForCausalLM(model_config(recipe.shape)).train().to(recipe.device)
+        matrices = [p for p in model.parameters() if p.ndim == 2]
+        vectors = [p for p in model.parameters() if p.ndim < 2]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": recipe.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.98),
+        )
+        return cls(recipe, model, optimizer, random.Random(recipe.seed))
+
+    def advance(self) -> None:
+        """One optimizer step on fresh sequences."""
+        recipe = self.recipe
+        longest = recipe.longest_at(self.step)
+        examples = [sample_example(self.rng, longest=longest) for _ in range(recipe.batch)]
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate_at(self.step)
+        loss, read = accumulate(self.model, examples, recipe.micro_batches)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.tokens += read
+        self.loss_nats = loss if self.step == 0 else 0.98 * self.loss_nats + 0.02 * loss
+        self.step += 1
+
+    def save(self, directory: Path) -> None:
+        """Keeps the state in checkpoint.pt, whole or not at all."""
+        state = {
+            "recipe": asdict(self.recipe),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.getstate(),
+            "counts": (self.step, self.tokens, self.elapsed_s, self.loss_nats),
+        }
+        fresh = directory / (CHECKPOINT + ".new")
+        torch.save(state, fresh)
+        os.replace(fresh, directory / CHECKPOINT)
+
+    @classmethod
+    def resume(cls, directory: Path, device: str) -> "Run":
+        """Takes up a kept run on `device`: on the one it was on, it goes on as if it had never stopped."""
+        state: dict[str, Any] = torch.load(directory / CHECKPOINT, map_location=device, weights_only=True)
+        run = cls.begin(Recipe(**{**state["recipe"], "device": device}))
+        run.model.load_state_dict(state["model"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.rng.setstate(state["rng"])
+        run.step, run.tokens, run.elapsed_s, run.loss_nats = state["counts"]
+        return run
+
+    def publish(self, directory: Path) -> None:
+        """Points `directory`/latest at a complete model directory of this moment, and drops older ones.
+
+        The one before it stays for whoever is still reading it.
+        """
+        target = directory / f"step-{self.step:07d}"
+        write_model(self.model, target, stored_as=self.recipe.shape.stored_as)
+        text = json.dumps(self.record(), indent=2) + "\n"
+        (target / "training.json").write_text(text, encoding="utf-8")
+        link = directory / (LATEST + ".new")
+        link.unlink(missing_ok=True)
+        link.symlink_to(target.name)
+        os.replace(link, directory / LATEST)
+        for old in sorted(directory.glob("step-*"))[:-2]:
+            shutil.rmtree(old)
+
+    def record(self) -> dict[str, object]:
+        """What the card says of the run."""
+        recipe = self.recipe
+        where = torch.cuda.get_device_name() if recipe.device.startswith("cuda") else "no accelerator"
+        return {
+            **asdict(recipe),
+            "steps_done": self.step,
+            "parameters": self.model.num_parameters(),
+            "tokens": self.tokens,
+            "elapsed_s": round(self.elapsed_s, 1),
+            "loss_nats": round(self.loss_nats, 4),
+            "machine": f"{platform.machine()} CPU, {os.cpu_count()} hardware threads, {where}",
+            "torch": torch.__version__,
+            "command": (
+                f"python -m bench.train.train {recipe.name} --out DIR --steps {recipe.steps}"
+                f" --seed {recipe.seed} --threads {recipe.threads} --device {recipe.device}"
+            ),
+        }

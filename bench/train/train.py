@@ -1,0 +1,109 @@
+"""Trains a model of the test bed, and goes on where a run was interrupted.
+
+    python -m bench.train.train S --out DIR --minutes 80
+    python -m bench.train.train S --out DIR --resume
+
+DIR/latest is a complete model directory throughout. Deterministic for a given seed, number of steps and
+number of threads, on one machine, interrupted or not. With --minutes the number of steps is measured on the
+spot; the record says it, and --steps repeats it.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench.train.recipe import SHAPES, Recipe, recipe
+from bench.train.run import CHECKPOINT, Run
+
+CALIBRATION_BATCHES = 20
+CHECKPOINT_S = 180.0
+REPORT_STEPS = 100
+
+
+def steps_in(minutes: float, plan: Recipe) -> int:
+    """How many optimizer steps fit, timed on full-length batches of a throw-away model."""
+    run = Run.begin(plan)
+    run.step = plan.steps  # past the curriculum
+    start = 0.0
+    for index in range(CALIBRATION_BATCHES + 2):
+        if index == 2:  # the first passes pay for allocation
+            start = time.monotonic()
+        run.advance()
+    return max(1, int(minutes * 60 / ((time.monotonic() - start) / CALIBRATION_BATCHES)))
+
+
+def train(run: Run, directory: Path, report: Callable[[str], None]) -> None:
+    """Takes `run` to its last step; keeps and publishes it every three minutes and at the end."""
+    directory.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic() - run.elapsed_s
+    kept = time.monotonic()
+    while run.step < run.recipe.steps:
+        run.advance()
+        run.elapsed_s = time.monotonic() - begun
+        done = run.step == run.recipe.steps
+        if done or run.step % REPORT_STEPS == 0:
+            report(
+                f"step {run.step:6d}/{run.recipe.steps} longest {run.recipe.longest_at(run.step - 1)}"
+                f" loss {run.loss_nats:.4f} nats tokens {run.tokens / 1e6:.2f} M"
+                f" elapsed {run.elapsed_s:.0f} s"
+            )
+        if done or time.monotonic() - kept > CHECKPOINT_S:
+            run.save(directory)
+            run.publish(directory)
+            kept = time.monotonic()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains and writes model directories. Returns 0, 1 where there is nothing to resume; 2 on bad usage."""
+    parser = argparse.ArgumentParser(prog="bench.train.train", description=__doc__.splitlines()[0])
+    parser.add_argument("model", choices=list(SHAPES), help="S for a CPU, L for a GPU")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="directory of the run; DIR/latest is the model"
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="time to fill with training steps (80 if not told)")
+    length.add_argument("--steps", type=int, help="exact number of optimizer steps (repeats a run)")
+    length.add_argument("--resume", action="store_true", help="go on with the run in --out, with its recipe")
+    parser.add_argument("--seed", type=int, help="0 if not told")
+    parser.add_argument("--threads", type=int, help="1 if not told")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parser.parse_args(argv)
+    if options.resume and (options.seed is not None or options.threads is not None):
+        parser.error("--resume keeps the seed and the threads that the run began with")
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    if options.resume:
+        if not (options.out / CHECKPOINT).is_file():
+            print(f"{options.out} has no {CHECKPOINT}: nothing to resume", file=sys.stderr)
+            return 1
+        run = Run.resume(options.out, options.device)
+        if run.recipe.name != options.model:
+            parser.error(f"the run in {options.out} is of model {run.recipe.name}")
+        torch.set_num_threads(run.recipe.threads)
+    else:
+        if (options.out / CHECKPOINT).exists():
+            parser.error(f"{options.out} holds a run already: --resume it, or name another directory")
+        fields = {"seed": options.seed or 0, "threads": options.threads or 1, "device": options.device}
+        minutes = 80.0 if options.minutes is None else options.minutes
+        try:
+            plan = recipe(options.model, 1 if options.steps is None else options.steps, **fields)
+            torch.set_num_threads(plan.threads)
+            if options.steps is None:
+                if minutes <= 0:
+                    raise ValueError(f"--minutes must be above 0, found {minutes:g}")
+                plan = recipe(options.model, steps_in(minutes, plan), **fields)
+        except ValueError as error:
+            parser.error(str(error))
+        run = Run.begin(plan)
+    train(run, options.out, report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
