@@ -55,8 +55,9 @@ def test_tokens_are_those_of_a_run_without_probes(chain: Engine, mode: str, prom
         )
         assert [r.token_ids for r in probed] == [r.token_ids for r in plain]
         assert len(heard) > 20
-        ridden = [r.stop.probes_ridden for r in probed]
-        assert ridden == ([r.stop.probes for r in probed] if mode == "piggyback" else [0] * len(prompts))
+        ridden, read = (sum(getattr(r.stop, name) for r in probed) for name in ("probes_ridden", "probes"))
+        # Three rows with three riders each would be more tokens than ride at once: some are read alone.
+        assert ridden > 0.8 * read if mode == "piggyback" else ridden == 0
 
 
 def test_both_modes_read_the_same_bit_for_bit(chain: Engine) -> None:
