@@ -163,6 +163,7 @@ class Session:
             timing=timing,
             error=self._decoder.error,
             profile=None if self._profiled is None else self._profile(self._profiled, report),
+            category=row.request.category,
         )
 
     def _profile(self, profiled: ProfiledBackend, report: EnergyReport) -> tuple[StageTime, ...]:

@@ -405,7 +405,9 @@ def test_the_category_of_a_prompt_reaches_the_policy(
     prompts.write_text('{"prompt": "1+1=", "category": "recall"}\n{"prompt": "2+1="}\n')
     options = ("--category", "chain", "--stop", f"{file}:Named", "--quiet")
     _, out, _ = run(capsys, "--prompts", str(prompts), *options)
-    used = [json.loads(line)["stop"]["policies"][0]["parameters"]["category"] for line in out.splitlines()]
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [result["category"] for result in found] == ["recall", "chain"]
+    used = [result["stop"]["policies"][0]["parameters"]["category"] for result in found]
     assert used == ["recall", "chain"]
     prompts.write_text('{"prompt": "1+1=", "category": 3}\n')
     status, _, err = run(capsys, "--prompts", str(prompts), "--quiet")

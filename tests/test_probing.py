@@ -174,8 +174,11 @@ def test_two_policies_that_ask_different_things_are_both_told(mode: str) -> None
 
     one, other = Shared(), Shared()
     [result], _ = play(thinker(["a=1"], ["7"]), Recording(one), Other(other), tokens=16, probe_mode=mode)
-    assert [at for _, at, _ in one] == [at for _, at, _ in other] == [0, 1, 2, 3]
-    assert result.stop.probes == 8
+    assert [at for _, at, _ in one] == [0, 1, 2, 3]
+    assert [at for _, at, _ in other] == [0, 1, 2, 3, 4], (
+        "text of its own may be asked about at the closer, too"
+    )
+    assert (result.stop.probes, result.token_ids) == (9, play(thinker(["a=1"], ["7"]))[0][0].token_ids)
 
 
 @pytest.mark.parametrize("mode", MODES)
