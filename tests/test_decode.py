@@ -407,6 +407,7 @@ def test_an_answer_temperature_runs_by_the_host_and_only_where_thinking_is_marke
     options: dict[str, Any] = {
         "max_new_tokens": 30,
         "temperature": 1.5,
+        "seed": 1,
         "budget_tokens": 5,
         "answer_tokens": 8,
     }

@@ -376,7 +376,7 @@ def test_thoughts_and_answers_have_a_temperature_each(capsys: pytest.CaptureFixt
     def answers(*arguments: str) -> set[str]:
         seeds = (("--seed", str(seed)) for seed in range(4))
         runs = [
-            run(capsys, PROMPT, "--json", "--stop", "token:tokens=4", "--temperature", "2", *s, *arguments)
+            run(capsys, PROMPT, "--json", "--stop", "token:tokens=9", "--temperature", "3", *s, *arguments)
             for s in seeds
         ]
         found = [json.loads(out) for _, out, _ in runs]
