@@ -141,7 +141,7 @@ def test_the_same_seed_gives_the_same_tokens(engine: Engine) -> None:
 
 def test_chunked_prefill_books_one_prompt(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = engine.generate(list(range(50)), max_new_tokens=10)
-    monkeypatch.setattr("engine.decode.PREFILL_CHUNK", 16)
+    monkeypatch.setattr("engine.shared_prompt.PREFILL_CHUNK", 16)
     forwards = count_forwards(engine, monkeypatch)
     chunked = engine.generate(list(range(50)), max_new_tokens=10)
     assert forwards[:4] == [[16], [16], [16], [2]]

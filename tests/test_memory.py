@@ -166,7 +166,7 @@ def test_more_rows_than_memory_are_refused_and_cost_nothing(
         assert engine.model.cache_bytes(16, rows=2) == row
         cache = engine.model.new_cache(16, rows=2)
         assert row == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-        monkeypatch.setattr("engine.decode.available_bytes", lambda device: 4 * row)
+        monkeypatch.setattr("engine.request_cache.available_bytes", lambda device: 4 * row)
         prompt = [5, 6, 7, 8]
         assert len(engine.generate_many([prompt] * 4, max_new_tokens=12)) == 4
         with pytest.raises(TokenjouleError, match="cache of 80 positions takes 0") as caught:
