@@ -105,8 +105,10 @@ class Outcome:
 class Strategy(Protocol):
     """`name` as `--strategy` has it. `streams`: its first row's text is the answer's text as it comes."""
 
-    name: str
-    streams: bool
+    @property
+    def name(self) -> str: ...
+    @property
+    def streams(self) -> bool: ...
 
     def begin(self, engine: "Engine", prompt: "Prompt", **options: Any) -> "Attempt":
         """Check the request; nothing has been computed yet. `options` as `Engine.start` has them."""

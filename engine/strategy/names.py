@@ -37,17 +37,20 @@ def strategy_named(
     for what, is_unused in unused.items():
         if is_unused:
             raise UsageError(f"the strategy {name} takes no {what.removeprefix('an ').removeprefix('a ')}")
-    if name == "best-of-n" or (name == "vote" and not choices):
-        check_temperature(name, temperature)
-    count = MOST_SAMPLES if samples is None else samples
     if name == "direct":
         return Direct(tuple(choices))
     if name == "cot":
         return Cot()
+    found: Strategy
+    count = MOST_SAMPLES if samples is None else samples
     if name == "best-of-n":
-        return BestOfN(count, independent=independent)
-    end = Until.DECIDED if until is None else Until(until)
-    return Vote(count, tuple(choices), end, price_joules=price_joules, independent=independent)
+        found = BestOfN(count, independent=independent)
+    else:
+        end = Until.DECIDED if until is None else Until(until)
+        found = Vote(count, tuple(choices), end, price_joules=price_joules, independent=independent)
+    if not choices:
+        check_temperature(name, temperature)
+    return found
 
 
 def default_strategy(engine: Engine) -> Strategy:
