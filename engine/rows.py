@@ -125,7 +125,9 @@ class Row:
         if injected:  # a stop sequence is for what the model writes: the closer or the prefix may hold it
             piece = self._stops.finish() + self._stream.push(token)
         elif token not in self.request.eos_ids:  # which is no text, even where the tokenizer could write it
-            piece, stopped = self._stops.push(self._stream.push(token), self._stream.pending)
+            piece = self._stream.push(token)
+            if self.request.stop_sequences:  # `pending` decodes: nothing to ask for at every token of 16 rows
+                piece, stopped = self._stops.push(piece, self._stream.pending)
         self.text += piece
         before = self.phase
         self._follow_phase()
