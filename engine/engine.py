@@ -12,34 +12,38 @@ from threading import Lock
 from types import TracebackType
 
 from engine.chat import ChatTemplate
-from engine.config import ModelConfig
 from engine.decode import Decoder
 from engine.device_errors import device_failures
 from engine.energy.curve import CurveKey, OperatingCurve
 from engine.energy.curve_predict import choose_predictor
 from engine.energy.curve_store import find_curve, fingerprint
 from engine.energy.ledger import Ledger
-from engine.energy.meter import Meter, Reading, source_key
+from engine.energy.meter import Meter, source_key
 from engine.energy.nvml import uuid_of_cuda_device
 from engine.energy.poller import Poller
 from engine.energy.predict import Predictor
-from engine.energy.report import joules
-from engine.energy.sources import open_meter, require_measured
+from engine.energy.report import joules, mean_w
+from engine.energy.sources import host_meter, open_meter, require_measured
 from engine.energy.warmup import warm_up
 from engine.errors import MeterError, TokenjouleError, UsageError
 from engine.loading import LoadStep, OnProgress, Work, ignore
-from engine.locate import Location, locate
+from engine.locate import locate
 from engine.model import Model
 from engine.placement import check_memory, choose_backend, choose_device, choose_dtype, device_name
+from engine.probe import MODES, TRUNCATE
 from engine.profile import ProfiledBackend
 from engine.result import Generation, ModelCard
-from engine.rows import Request
+from engine.rows import Request, own_copy
 from engine.sampler import Sampling
 from engine.schemes import NONE, choose_scheme
 from engine.session import Origin, Session
-from engine.source import open_checkpoint, read_config
+from engine.shared_prompt import by_prompt
+from engine.source import open_checkpoint, open_tokenizer, read_config
 from engine.steps import Hook, StopPolicy
 from engine.stop import JouleBudget, TokenBudget
+from engine.stop.auto import auto_policy
+from engine.stop.dial import dial_of
+from engine.stop.names import resolved
 from engine.thinking import ThinkingFormat
 from engine.tokenizer import Tokenizer
 from engine.weights import load_weights
@@ -178,9 +182,9 @@ class Engine:
             predictor=choose_predictor(curve, warmed),
             curve=curve,
             curve_key=curve_key,
-            power_w=power_w or meter.sensor.peak_w or _mean_w(before, after),
+            power_w=power_w or meter.sensor.peak_w or mean_w(before, after),
             setup_j=joules(after.energy_uj - before.energy_uj),
-            host=_host_meter(meter),
+            host=host_meter(meter),
         )
 
     def __enter__(self) -> "Engine":
@@ -231,43 +235,73 @@ class Engine:
         min_p: float | None = None,
         repetition_penalty: float = 1.0,
         seed: int = 0,
+        answer_temperature: float | None = None,
         stop_sequences: Sequence[str] = (),
         ignore_eos: bool = False,
-        policies: Sequence[StopPolicy] = (),
+        policies: Sequence[StopPolicy | str] = (),
+        probe_share: float | None = None,
+        probe_mode: str = TRUNCATE,
+        category: str | Sequence[str | None] | None = None,
+        price_joules: float | None = None,
         hooks: Sequence[Hook] = (),
         budget_joules: float | None = None,
         budget_tokens: int | None = None,
         answer_tokens: int = ANSWER_TOKENS,
         chat: bool = False,
         system: str | None = None,
+        rows_at_once: int | None = None,
+        share_prompts: bool = True,
     ) -> Session:
         """Check the request and make its session; nothing has been computed yet.
 
-        `answer_tokens` bounds the answer behind thinking that was cut short. Every row gets its own deep
-        copy of `policies`. Raises `UsageError` for values out of range, `TokenjouleError` for prompts that
-        do not fit the model and budgets below the predicted minimum.
+        Rows with the same prompt share one prefill, in equal parts of its joules, unless `share_prompts` is
+        False; their tokens are the same either way, but for the last bits of a GPU's shared attention.
+        `rows_at_once`: rows begin in waves of so many; a later wave finds the prompt computed and paid for.
+        `answer_tokens` bounds the answer behind thinking that was cut short; `answer_temperature` is that of
+        answers where it is not `temperature`. Every row gets its own deep copy of `policies`; a string among
+        them is a name, as `--stop` has them ("confidence:threshold=0.9", "auto"). Named policies spend at
+        most `probe_share` of the joules on probes, 5 % unless told otherwise; where it is given, all do.
+        `probe_mode`: "truncate", or "piggyback" where the backend can, see `engine.rider`.
+        `category`: of the questions, one for all prompts or one for each. `price_joules`: accuracy points
+        that a joule must gain, for policies that weigh the two. Price and budget can be turned while the
+        request runs: `Session.dial`. Raises `UsageError` for values out of range, `TokenjouleError` for
+        prompts that do not fit the model and budgets below the predicted minimum.
         """
         if self.poller.failure is not None:
             raise MeterError(f"the meter failed: {self.poller.failure}")
         if isinstance(prompts, str):
             raise UsageError("prompts must be a list; for one prompt there is generate()")
-        for name, value in (("max_new_tokens", max_new_tokens), ("answer_tokens", answer_tokens)):
+        counts = {
+            "max_new_tokens": max_new_tokens,
+            "answer_tokens": answer_tokens,
+            "rows_at_once": rows_at_once,
+        }
+        for name, value in counts.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
+        if probe_mode not in MODES:
+            raise UsageError(f"unknown probe mode {probe_mode!r}; known: {', '.join(MODES)}")
         if any(not sequence for sequence in stop_sequences):
             raise UsageError("a stop sequence must not be empty")
-        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        steering = list(policies)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, answer_temperature)
+        if answer_temperature is not None and self.thinking is None:
+            raise UsageError("an answer temperature needs a model that marks its thinking")
+        steering = resolved(
+            policies, lambda: auto_policy(self.curve, thinks=self.thinking is not None), probe_share
+        )
         if budget_tokens is not None:
             steering.insert(0, TokenBudget(budget_tokens))
         if budget_joules is not None:
             steering.insert(0, JouleBudget(budget_joules))
-        budget_j = next((p.joules for p in steering if isinstance(p, JouleBudget)), None)
+        dial = dial_of(steering, price_joules)
+        categories = [category] * len(prompts) if isinstance(category, str | None) else list(category)
+        if len(categories) != len(prompts):
+            raise UsageError(f"{len(categories)} categories for {len(prompts)} prompts")
         requests = [
             self._request(
-                prompt, max_new_tokens, sampling, stop_sequences, ignore_eos, steering, chat, system
+                prompt, max_new_tokens, sampling, stop_sequences, ignore_eos, steering, chat, system, kind
             )
-            for prompt in prompts
+            for prompt, kind in zip(prompts, categories, strict=True)
         ]
         if not requests:
             raise UsageError("no prompt was given")
@@ -280,8 +314,8 @@ class Engine:
             dims=self.origin.dims,
             power=self.curve.power if self.curve else None,
         )
-        if budget_j is not None:
-            self._check_budget(budget_j, requests)
+        if dial.budget_j is not None:
+            self._check_budget(dial.budget_j, requests, share=share_prompts)
         decoder = Decoder(
             self.model,
             self.tokenizer,
@@ -290,15 +324,19 @@ class Engine:
             thinking=self.thinking,
             answer_tokens=answer_tokens,
             hooks=hooks,
-            budget_j=budget_j,
+            dial=dial,
+            probe_mode=probe_mode,
+            rows_at_once=rows_at_once,
+            share_prompts=share_prompts,
         )
         backend = self.model.backend
         profiled = backend if isinstance(backend, ProfiledBackend) else None
         return Session(decoder, ledger, self.origin, hooks, self._running, profiled=profiled)
 
-    def _check_budget(self, budget_j: float, requests: Sequence[Request]) -> None:
+    def _check_budget(self, budget_j: float, requests: Sequence[Request], *, share: bool) -> None:
         """Refuse what cannot be kept."""
-        minimum_j = self._minimum_j([len(request.prompt_ids) for request in requests])
+        computed = [requests[group[0]] for group in by_prompt(requests, share=share)]
+        minimum_j = self._minimum_j([len(request.prompt_ids) for request in computed])
         if budget_j < minimum_j:
             raise TokenjouleError(
                 f"a budget of {budget_j:g} J is less than the predicted minimum of {minimum_j:.3g} J, "
@@ -333,6 +371,7 @@ class Engine:
         policies: Sequence[StopPolicy],
         chat: bool,
         system: str | None,
+        category: str | None,
     ) -> Request:
         text = prompt if isinstance(prompt, str) else None
         ids = self.encode(prompt, chat=chat, system=system) if isinstance(prompt, str) else list(prompt)
@@ -355,36 +394,7 @@ class Engine:
             sampling=sampling,
             stop_sequences=tuple(stop_sequences),
             eos_ids=frozenset() if ignore_eos else frozenset(config.eos_ids),
-            policies=tuple(_own_copy(policy) for policy in policies),
+            policies=tuple(own_copy(policy) for policy in policies),
             question=text,
+            category=category,
         )
-
-
-def _own_copy(policy: StopPolicy) -> StopPolicy:
-    try:
-        return copy.deepcopy(policy)
-    except Exception as error:
-        raise UsageError(f"{type(policy).__name__} cannot be copied for each row: {error}") from error
-
-
-def _mean_w(before: Reading, after: Reading) -> float | None:
-    """Watts between two readings; None where the counter stood still."""
-    rise_j = joules(after.energy_uj - before.energy_uj)
-    return rise_j / (after.time_s - before.time_s) if rise_j > 0 else None
-
-
-def open_tokenizer(where: Location, config: ModelConfig) -> Tokenizer:
-    """The model's own; of bytes for random weights, which need none. Raises `TokenjouleError`."""
-    if where.directory is None or (config.shape_only and not (where.directory / "tokenizer.json").exists()):
-        return Tokenizer.bytes(config.vocab_size)
-    return Tokenizer.load(where.directory)
-
-
-def _host_meter(meter: Meter) -> Meter | None:
-    """RAPL beside a GPU's meter, where it can be read."""
-    if not meter.name.startswith("nvml"):
-        return None
-    try:
-        return open_meter("rapl", cuda_device=None)
-    except MeterError:
-        return None

@@ -3,11 +3,13 @@
 A row knows nothing of other rows, of the cache or of energy; the decode loop moves it.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from engine.errors import UsageError
 from engine.sampler import Sampling
 from engine.steps import Phase, StopPolicy, StopReason
 from engine.text import StopSequences
@@ -26,6 +28,7 @@ class Request:
     eos_ids: frozenset[int] = frozenset()
     policies: tuple[StopPolicy, ...] = ()
     question: str | None = None
+    category: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,10 @@ class Marks:
 class Row:
     """State of one row. `tokens`: prompt and new ones; `limit`: how long `tokens` may get.
 
-    `chosen`: the token sampled by the last forward, not yet part of the row. `from_forward`: for each new
-    token the number of the forward that chose it, None for the first (prefill's) and for injected ones.
+    `begun`: it runs or has run; until then it has no `cache_row`. `chosen`: the token sampled by the
+    last forward, not yet part of the row. `from_forward`: for each new token the number of the forward that
+    chose it, None for the first (prefill's) and for injected ones.
+    `probes`: how many were read on this row, `ridden` of them with its own steps.
     """
 
     number: int
@@ -70,10 +75,12 @@ class Row:
     marks: Marks | None
     limit: int
     max_context: int
+    begun: bool = False
     tokens: list[int] = field(init=False)
     phase: Phase = field(init=False)
     chosen: int | None = None
     logits: Tensor | None = None
+    log_probability: float | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     last_forward: int | None = None
     from_forward: list[int | None] = field(default_factory=list)
@@ -83,7 +90,10 @@ class Row:
     ended: StopReason | None = None
     thinking_cut: StopReason | None = None
     cut_by: str | None = None
+    probes: int = 0
+    ridden: int = 0
 
+    _answer_sampling: Sampling = field(init=False)
     _stream: TextStream = field(init=False)
     _stops: StopSequences = field(init=False)
 
@@ -92,12 +102,19 @@ class Row:
         self.phase = Phase.ANSWER
         if self.marks is not None:
             self._enter_first_phase(self.marks)
+        self._answer_sampling = self.request.sampling.of_answer
         self._stream = self.tokenizer.stream(self.tokens)
         self._stops = StopSequences(self.request.stop_sequences)
 
     @property
     def new_tokens(self) -> int:
         return len(self.tokens) - len(self.request.prompt_ids)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the next token is chosen: a marked answer may have a temperature of its own."""
+        marked = self.marks is not None and self.phase is Phase.ANSWER
+        return self._answer_sampling if marked else self.request.sampling
 
     @property
     def answer_room(self) -> int:
@@ -122,7 +139,9 @@ class Row:
         if injected:  # a stop sequence is for what the model writes: the closer or the prefix may hold it
             piece = self._stops.finish() + self._stream.push(token)
         elif token not in self.request.eos_ids:  # which is no text, even where the tokenizer could write it
-            piece, stopped = self._stops.push(self._stream.push(token), self._stream.pending)
+            piece = self._stream.push(token)
+            if self.request.stop_sequences:  # `pending` decodes: nothing to ask for at every token of 16 rows
+                piece, stopped = self._stops.push(piece, self._stream.pending)
         self.text += piece
         before = self.phase
         self._follow_phase()
@@ -201,6 +220,14 @@ class Row:
             self.phase, self.answer_from = Phase.ANSWER, len(self.tokens)
         elif self.phase is Phase.ANSWER and marks.opener and _ends_with(self.tokens, marks.opener):
             self.phase = Phase.THINK
+
+
+def own_copy(policy: StopPolicy) -> StopPolicy:
+    """A row's own. Raises `UsageError` for one that cannot be copied."""
+    try:
+        return copy.deepcopy(policy)
+    except Exception as error:
+        raise UsageError(f"{type(policy).__name__} cannot be copied for each row: {error}") from error
 
 
 def _ends_with(tokens: Sequence[int], end: Sequence[int]) -> bool:

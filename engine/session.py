@@ -1,7 +1,7 @@
 """One request from its prompts to its results: the decode loop and the ledger, run together."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -11,9 +11,11 @@ from engine.energy.meter import play
 from engine.energy.report import EnergyReport
 from engine.errors import UsageError
 from engine.profile import ProfiledBackend, StageTime, shared_by_time
-from engine.result import Budget, Ended, Generation, ModelCard, Timing
+from engine.result import Applied, Budget, Ended, Generation, ModelCard, Timing
 from engine.rows import Row
-from engine.steps import Hook, Phase, Step, StopReason
+from engine.steps import Hook, Phase, Step, StopPolicy, StopReason
+from engine.stop.base import Policy, name_of
+from engine.stop.dial import Dial
 from engine.stop.joule import JouleBudget
 from kernels import cost
 from kernels.cost import Dims, RowWork
@@ -56,6 +58,11 @@ class Session:
     def ledger(self) -> Ledger:
         return self._ledger
 
+    @property
+    def dial(self) -> Dial:
+        """Price and budget of this request, which any thread may turn while it runs."""
+        return self._decoder.dial
+
     def steps(self) -> Iterator[Step]:
         """Every new token of every row as it comes. The request, and its account, begin with the first.
 
@@ -79,8 +86,14 @@ class Session:
         finally:
             self._release()
 
-    def cancel(self) -> None:
-        self._decoder.cancel()
+    def cancel(self, rows: Collection[int] | None = None) -> None:
+        """End what still runs or waits, of `rows` (None: of all)."""
+        self._decoder.cancel(rows)
+
+    def answer(self, row: int) -> str | None:
+        """What a row has answered so far; all its text on a model that does not mark its thinking."""
+        found = self._decoder.rows[row]
+        return found.text if found.marks is None else found.answer()
 
     def results(self) -> list[Generation]:
         """Settle the account: one result per row, the same when asked again. Calls the hooks' `on_end`."""
@@ -141,6 +154,11 @@ class Session:
                 policy=row.cut_by,
                 forced_answer=row.thinking_cut is not None,
                 answer_end=ended,
+                policies=tuple(_applied(policy) for policy in row.request.policies),
+                probes=row.probes,
+                probe_j=None if energy is None else sum(energy.probes.values(), 0.0),
+                probes_ridden=row.ridden,
+                probe_mode=self._decoder.probe_mode,
             ),
             energy=report,
             per_token_j=tuple(joules for joules, _ in per_token),
@@ -151,6 +169,7 @@ class Session:
             timing=timing,
             error=self._decoder.error,
             profile=None if self._profiled is None else self._profile(self._profiled, report),
+            category=row.request.category,
         )
 
     def _profile(self, profiled: ProfiledBackend, report: EnergyReport) -> tuple[StageTime, ...]:
@@ -158,6 +177,7 @@ class Session:
         forwards: dict[str, tuple[float, float]] = {}
         for number, mark in enumerate(self._ledger.marks):
             parts = [row.by_forward[number][0] for row in report.rows.values() if number in row.by_forward]
+            parts += [row.probes[number] for row in report.rows.values() if number in row.probes]
             if parts:
                 joules, elapsed_s = forwards.get(mark.kind, (0.0, 0.0))
                 forwards[mark.kind] = joules + sum(parts), elapsed_s + mark.end_s - mark.start_s
@@ -194,3 +214,10 @@ class Session:
             decode_tokens_per_s=tokens / decode_s if decode_s else 0.0,
             weight_bandwidth_gb_per_s=weights * len(decodes) / decode_s / 1e9 if decode_s else 0.0,
         )
+
+
+def _applied(policy: StopPolicy) -> Applied:
+    """What a result says of a policy; one that is no `Policy` tells no more than its name."""
+    if isinstance(policy, Policy):
+        return Applied(policy.name, dict(policy.parameters), policy.description)
+    return Applied(name_of(policy), {})

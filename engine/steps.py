@@ -1,8 +1,9 @@
 """What the decode loop shows of itself (`Step`), what may steer it (`StopPolicy`), what may watch (`Hook`).
 
 A hook or policy names what it `needs`; what no one asks for is neither computed nor kept:
-"logits" (V,) fp32 that the token was chosen from; "hidden:L" (E,) state after layer L at the position that
-gave the token; "probe" the policy returns `Probe`; "sync" it must act before the next token is computed.
+"logits" (V,) fp32 that the token was chosen from; "logprob" the token's log-probability by these; "hidden:L"
+(E,) state after layer L at the position that gave the token; "probe" the policy returns `Probe`; "sync" it
+must act before the next token is computed.
 On a GPU steps run one ahead of what the host has read: a policy with none of these needs acts one step late,
 and what was fed in vain is booked as `discarded`.
 """
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from engine.energy.curve import OperatingCurve
     from engine.result import Generation
+    from engine.stop.dial import Dial
 
 
 class StopReason(StrEnum):
@@ -66,23 +68,37 @@ class Inject:
 class Probe:
     """Ask, off the record, what would follow `text` (None: closer and answer prefix), greedily.
 
-    At most `max_tokens` tokens are read, fewer at an end-of-sequence token; the row is then rolled back, so
-    its own tokens are those of a run without probes. The cost is booked under `probe`.
+    At most `max_tokens` tokens are read, fewer at an end-of-sequence token; the row goes on as if nothing had
+    been asked, so its own tokens are those of a run without probes. The cost is booked under `probe`.
+    `choices`: texts of one token each, such as the letters of a multiple-choice question, to be weighed
+    against each other as the first token read.
     """
 
     text: str | None = None
     max_tokens: int = 1
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeReading:
-    """What a probe found. `probabilities` (V,) fp32 and `entropy` (nats) are of the first token read."""
+    """What a probe found. `probabilities` (V,) fp32 and `entropy` (nats) are of the first token read.
+
+    `answer`: the text, without an end-of-sequence token; `complete`: there was one, so it is not cut short.
+    `choices`: the share of each of the probe's choices in the probability that all of them have.
+    """
 
     answer: str
     token_ids: tuple[int, ...]
     probabilities: Tensor
     entropy: float
     energy_j: float
+    complete: bool = True
+    choices: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the first token read."""
+        return float(self.probabilities[self.token_ids[0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +118,7 @@ class Context:
     """What a policy is told when a row begins. `answer_cost_tokens`: closer, prefix and bounded answer.
 
     `curve`: what requests cost on this model and device, in the meter's joules; None unless one was fitted
-    here (`python -m bench.curves`).
+    here (`python -m bench.curves`). `dial`: price and budget, which may change while the row runs.
     """
 
     row: int
@@ -115,6 +131,12 @@ class Context:
     question: str | None = None
     category: str | None = None
     curve: OperatingCurve | None = None
+    dial: Dial | None = None
+
+    @property
+    def price(self) -> float | None:
+        """Accuracy points per joule as of now; None where the request names no price. Read it each time."""
+        return None if self.dial is None else self.dial.price
 
 
 @dataclass(slots=True)
@@ -139,12 +161,22 @@ class Step:
     _budget_j: float | None = None
     _logits: Tensor | None = None
     _hidden: Mapping[int, Tensor] = field(default_factory=dict)
+    _log_probability: float | None = None
 
     def logits(self) -> Tensor:
         """(V,) fp32. Raises `ValueError` unless "logits" is among the needs (forced tokens have none)."""
         if self._logits is None:
             raise ValueError('no logits here: "logits" is not in needs, or the token was injected')
         return self._logits
+
+    def log_probability(self) -> float:
+        """Of the token by the model itself, in nats: before temperature, filters and penalty.
+
+        Raises `ValueError` unless "logprob" is among the needs (forced tokens have none).
+        """
+        if self._log_probability is None:
+            raise ValueError('no log-probability: "logprob" is not in needs, or the token was injected')
+        return self._log_probability
 
     def hidden(self, layer: int) -> Tensor:
         """(E,). Raises `ValueError` unless "hidden:<layer>" is among the needs."""
@@ -211,6 +243,8 @@ def tapped_layers(needs: frozenset[str]) -> frozenset[int]:
         name, _, layer = need.partition(":")
         if name == "hidden" and layer.isdigit():
             layers.add(int(layer))
-        elif need not in ("logits", "probe", "sync"):
-            raise UsageError(f'unknown need {need!r}; known: "logits", "hidden:LAYER", "probe", "sync"')
+        elif need not in ("logits", "logprob", "probe", "sync"):
+            raise UsageError(
+                f'unknown need {need!r}; known: "logits", "logprob", "hidden:LAYER", "probe", "sync"'
+            )
     return frozenset(layers)

@@ -86,6 +86,11 @@ def test_a_joule_budget_cuts_the_thinking_short(capsys: pytest.CaptureFixture[st
         "policy": "StepBudget",
         "forced_answer": True,
         "answer_end": "eos",
+        "policies": [{"name": "StepBudget", "parameters": {"steps": 1}, "description": ""}],
+        "probes": 0,
+        "probe_j": 0.0,
+        "probes_ridden": 0,
+        "probe_mode": "truncate",
     }
     assert found["text"].startswith("47+35=82\n</think><answer>")
     full = json.loads(run(capsys, PROMPT, "--json")[1])
