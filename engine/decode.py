@@ -261,6 +261,8 @@ class Decoder:
         Every policy sees it. Only one action is taken: a stop wins over a probe, a probe over an injection,
         the first policy over the next.
         """
+        if not row.request.policies:
+            return ()
         asked: list[tuple[StopPolicy, Stop | Probe | Inject]] = []
         for policy in row.request.policies:
             action = _call(policy.on_token, step)
