@@ -18,9 +18,12 @@ NOT_MEASURED = "not measured"
 
 
 def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each model, by its place."""
+    """Colour and marker of each model, by its place; no two alike among 64."""
     return {
-        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        name: {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
+        }
         for i, name in enumerate(names)
     }
 

@@ -53,7 +53,7 @@ def _panel(axes: Any, cluster: str, cells: Sequence[tuple[Column, Cell | None]],
         return
     most = max(made.questions for _, made in cells if made is not None)
     axes.set_xscale("log")
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.03, 1.03)  # whole markers at both ends
     axes.set_title(f"{cluster}, {most} questions", fontsize=9)
     axes.set_xlabel("J per question", fontsize=8)
     axes.set_ylabel("accuracy", fontsize=8)

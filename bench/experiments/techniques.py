@@ -239,7 +239,7 @@ def _attempt(
     mass: float | None = None,
 ) -> Attempt:
     """Graded; joules and tokens summed over the requests."""
-    known = [result.energy.window_j for result in results if result.energy.window_j is not None]
+    known = [r.energy.window_j for r in results if r.energy.complete and r.energy.window_j is not None]
     assert item.answer is not None
     graded = grade(text, item.answer, Kind.CHOICE, finished=finished, letters=names)
     if graded.answer is None and whole is not None and whole != text:
