@@ -24,7 +24,7 @@ from engine.energy.nvml import uuid_of_cuda_device
 from engine.energy.poller import Poller
 from engine.energy.predict import Predictor
 from engine.energy.report import joules
-from engine.energy.sources import open_meter, require_measured
+from engine.energy.sources import host_meter, open_meter, require_measured
 from engine.energy.warmup import warm_up
 from engine.errors import MeterError, TokenjouleError, UsageError
 from engine.loading import LoadStep, OnProgress, Work, ignore
@@ -37,6 +37,7 @@ from engine.rows import Request
 from engine.sampler import Sampling
 from engine.schemes import NONE, choose_scheme
 from engine.session import Origin, Session
+from engine.shared_prompt import by_prompt
 from engine.source import open_checkpoint, read_config
 from engine.steps import Hook, StopPolicy
 from engine.stop import JouleBudget, TokenBudget
@@ -174,7 +175,7 @@ class Engine:
             curve_key=curve_key,
             power_w=power_w or meter.sensor.peak_w or _mean_w(before, after),
             setup_j=joules(after.energy_uj - before.energy_uj),
-            host=_host_meter(meter),
+            host=host_meter(meter),
         )
 
     @property
@@ -239,9 +240,14 @@ class Engine:
         answer_tokens: int = ANSWER_TOKENS,
         chat: bool = False,
         system: str | None = None,
+        rows_at_once: int | None = None,
+        share_prompts: bool = True,
     ) -> Session:
         """Check the request and make its session; nothing has been computed yet.
 
+        Rows with the same prompt share one prefill, in equal parts of its joules, unless `share_prompts` is
+        False; their tokens are the same either way, but for the last bits of a GPU's shared attention.
+        `rows_at_once`: rows begin in waves of so many; a later wave finds the prompt computed and paid for.
         `answer_tokens` bounds the answer behind thinking that was cut short. Every row gets its own deep
         copy of `policies`. Raises `UsageError` for values out of range, `TokenjouleError` for prompts that
         do not fit the model and budgets below the predicted minimum.
@@ -250,7 +256,12 @@ class Engine:
             raise MeterError(f"the meter failed: {self.poller.failure}")
         if isinstance(prompts, str):
             raise UsageError("prompts must be a list; for one prompt there is generate()")
-        for name, value in (("max_new_tokens", max_new_tokens), ("answer_tokens", answer_tokens)):
+        counts = {
+            "max_new_tokens": max_new_tokens,
+            "answer_tokens": answer_tokens,
+            "rows_at_once": rows_at_once,
+        }
+        for name, value in counts.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
         if any(not sequence for sequence in stop_sequences):
@@ -280,7 +291,7 @@ class Engine:
             power=self.curve.power if self.curve else None,
         )
         if budget_j is not None:
-            self._check_budget(budget_j, requests)
+            self._check_budget(budget_j, requests, share=share_prompts)
         decoder = Decoder(
             self.model,
             self.tokenizer,
@@ -290,14 +301,17 @@ class Engine:
             answer_tokens=answer_tokens,
             hooks=hooks,
             budget_j=budget_j,
+            rows_at_once=rows_at_once,
+            share_prompts=share_prompts,
         )
         backend = self.model.backend
         profiled = backend if isinstance(backend, ProfiledBackend) else None
         return Session(decoder, ledger, self.origin, hooks, self._running, profiled=profiled)
 
-    def _check_budget(self, budget_j: float, requests: Sequence[Request]) -> None:
+    def _check_budget(self, budget_j: float, requests: Sequence[Request], *, share: bool) -> None:
         """Refuse what cannot be kept."""
-        minimum_j = self._minimum_j([len(request.prompt_ids) for request in requests])
+        computed = [requests[group[0]] for group in by_prompt(requests, share=share)]
+        minimum_j = self._minimum_j([len(request.prompt_ids) for request in computed])
         if budget_j < minimum_j:
             raise TokenjouleError(
                 f"a budget of {budget_j:g} J is less than the predicted minimum of {minimum_j:.3g} J, "
@@ -377,13 +391,3 @@ def open_tokenizer(where: Location, config: ModelConfig) -> Tokenizer:
     if where.directory is None or (config.shape_only and not (where.directory / "tokenizer.json").exists()):
         return Tokenizer.bytes(config.vocab_size)
     return Tokenizer.load(where.directory)
-
-
-def _host_meter(meter: Meter) -> Meter | None:
-    """RAPL beside a GPU's meter, where it can be read."""
-    if not meter.name.startswith("nvml"):
-        return None
-    try:
-        return open_meter("rapl", cuda_device=None)
-    except MeterError:
-        return None

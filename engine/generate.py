@@ -69,6 +69,23 @@ def parser() -> argparse.ArgumentParser:
     text.add_argument("--min-p", type=float, metavar="P")
     text.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R")
     text.add_argument("--seed", type=int, default=0, metavar="S")
+    way = cli.add_argument_group("strategy")
+    way.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help="direct, cot, vote or best-of-n (default: cot on a model that thinks, else direct)",
+    )
+    way.add_argument("--samples", type=_count, metavar="K", help="of vote and best-of-n (default 16)")
+    way.add_argument("--choices", metavar="A,B,…", help="answers of one token, read from one forward")
+    way.add_argument(
+        "--vote-until",
+        choices=("all", "decided", "posterior", "unanimous", "price"),
+        help="when a vote ends sampling (default: decided)",
+    )
+    way.add_argument(
+        "--price-joules", type=_positive, metavar="L", help="accuracy points a joule of a vote must gain"
+    )
+    way.add_argument("--independent-samples", action="store_true", help="each sample prefills by itself")
     budget = cli.add_argument_group("budget")
     budget.add_argument("--budget-joules", type=_positive, metavar="J", help="for the whole request")
     budget.add_argument("--budget-tokens", type=_count, metavar="N", help="of thinking")
@@ -137,6 +154,28 @@ def _check(options: argparse.Namespace) -> None:
         options.repetition_penalty,
         options.seed,
     )
+    _strategy(options)
+
+
+def _strategy(options: argparse.Namespace) -> Any:
+    """The strategy asked for; None where none is named, which is for the model to say."""
+    with deferred_interrupt():
+        from engine.strategy.names import strategy_named
+
+    given = {
+        "samples": options.samples,
+        "choices": [] if options.choices is None else options.choices.split(","),
+        "until": options.vote_until,
+        "price_joules": options.price_joules,
+        "independent": options.independent_samples,
+    }
+    if options.strategy is None:
+        if any(given.values()):
+            raise UsageError("samples, choices and what ends a vote go with --strategy")
+        return None
+    if options.choices == "":
+        raise UsageError("--choices needs answers, with commas between them")
+    return strategy_named(options.strategy, temperature=options.temperature, **given)
 
 
 def _check_files(options: argparse.Namespace) -> None:
@@ -228,7 +267,7 @@ def _run(options: argparse.Namespace) -> int:
 
     prompt = None if options.prompts is not None else _prompt(options)
     policies = _policies(options)
-    with Runner.open(options, policies) as runner:
+    with Runner.open(options, policies, _strategy(options)) as runner:
         if prompt is None:
             return run_prompts(runner, options.prompts, options.output)
         return run_one(runner, prompt, stdout=sys.stdout)

@@ -151,13 +151,11 @@ class Generation:
             },
             "backend": self.backend,
             "device": self.device,
-            "strategy": "direct",
             "prompt_tokens": self.prompt_tokens,
             "new_tokens": len(self.token_ids),
             "token_ids": list(self.token_ids),
             "text": self.text,
             "answer": self.answer,
-            "samples": None,
             "stop": {
                 "reason": str(self.stop.reason),
                 "policy": self.stop.policy,

@@ -59,8 +59,9 @@ class Marks:
 class Row:
     """State of one row. `tokens`: prompt and new ones; `limit`: how long `tokens` may get.
 
-    `chosen`: the token sampled by the last forward, not yet part of the row. `from_forward`: for each new
-    token the number of the forward that chose it, None for the first (prefill's) and for injected ones.
+    `begun`: it runs or has run; until then it has no `cache_row`. `chosen`: the token sampled by the
+    last forward, not yet part of the row. `from_forward`: for each new token the number of the forward that
+    chose it, None for the first (prefill's) and for injected ones.
     """
 
     number: int
@@ -70,10 +71,12 @@ class Row:
     marks: Marks | None
     limit: int
     max_context: int
+    begun: bool = False
     tokens: list[int] = field(init=False)
     phase: Phase = field(init=False)
     chosen: int | None = None
     logits: Tensor | None = None
+    log_probability: float | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     last_forward: int | None = None
     from_forward: list[int | None] = field(default_factory=list)
