@@ -63,7 +63,6 @@ class Outcome:
     energy_j: float | None
     elapsed_s: float
     votes: Mapping[str, int] | None
-    mass: float | None
     error: str | None
 
 

@@ -123,7 +123,6 @@ def _outcome(engine: Engine, arm: Arm, technique: str, cluster: str, item: Item,
         energy_j=made.energy_j if made else None,
         elapsed_s=made.elapsed_s if made else 0.0,
         votes=dict(made.votes) if made and made.votes is not None else None,
-        mass=made.mass if made else None,
         error=error,
     )
 

@@ -1,30 +1,29 @@
 """One multiple-choice question answered by one technique: the only place of Table 1 that drives an engine.
 
-`direct`: the letter's probabilities from one forward behind "The best answer is", renormalised over the
-letters. `vote`: draws from that same distribution, so that all of them cost one direct answer.
-`vote-independent`: as many requests of their own, each with its prefill, as the paper's cost of voting
-suggests. `cot`: Meta's schema, written steps, then the answer. `cot+stop`: the same with stop policies.
+`direct`: the likeliest letter behind "The best answer is", from one forward. `vote`: draws from that same
+distribution, so that all of them cost one direct answer. `vote-independent`: samples that each prefill for
+themselves, as the paper's cost of voting suggests. `cot`: Meta's schema, written steps, then the answer.
+`cot+stop`: the same with stop policies.
 """
 
-import random
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-
-import torch
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from bench.benchmarks.item import Item, letters
 from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
-from engine.result import Generation
-from engine.steps import Prefill, Step, StopPolicy, StopReason
+from engine.steps import StopPolicy, StopReason
 from engine.stop import StepBudget
-from engine.strategy.grading import Grade, Kind, grade
-from engine.strategy.prompts import NEW_TOKENS, STEPS, Directive, Schema, direct_schema, reasoning_schema
+from engine.strategy import Cot, Direct, Outcome, Strategy, Vote, run
+from engine.strategy.direct import answered_at_once
+from engine.strategy.grading import Grade, Kind, find, grade
+from engine.strategy.prompts import NEW_TOKENS, STEPS, Directive, direct_schema, reasoning_schema
+from engine.strategy.vote import Until
 from engine.thinking import ThinkingFormat
-from engine.tokenizer import Tokenizer
 
 TECHNIQUES = ("direct", "vote", "vote-independent", "cot", "cot+stop")
 FREE_END = (StopReason.EOS, StopReason.STOP_SEQUENCE)
@@ -51,10 +50,10 @@ class Ask:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One question's outcome. `energy_j`: of the whole request(s), None where the meter told nothing.
+    """One question's outcome. `energy_j`: of the whole request, None where the meter did not tell all of it.
 
-    `forced`: the thinking was cut and the answer asked for. `votes`: answer to number of votes, None where
-    nothing was voted on; "" counts votes without an answer. `mass`: probability of all letters together.
+    `prompt_tokens`: as often as they were computed. `forced`: the thinking was cut and the answer asked for.
+    `votes`: by answer, None where nothing was voted on.
     """
 
     grade: Grade
@@ -66,153 +65,67 @@ class Attempt:
     elapsed_s: float
     text: str
     votes: Mapping[str, int] | None = None
-    mass: float | None = None
 
 
 def attempt(engine: Engine, item: Item, technique: str, ask: Ask) -> Attempt:
     """Answer one question. Raises `TokenjouleError` where it cannot be asked: it may not fit the context."""
     if item.choices is None or item.answer is None:
         raise UsageError(f"Table 1 needs questions with choices; {item.benchmark} has none")
+    names, sampled = tuple(letters(item.choices)), {"temperature": ask.temperature, "seed": ask.seed}
     match technique:
-        case "direct" | "vote":
-            return _from_distribution(engine, item, item.choices, ask, vote=technique == "vote")
+        case "direct":
+            return _at_once(engine, item, ask, Direct(names))
+        case "vote":
+            return _at_once(engine, item, ask, Vote(ask.samples, names), **sampled)
         case "vote-independent":
-            return _independent_votes(engine, item, item.choices, ask)
+            read = partial(find, kind=Kind.CHOICE, letters="".join(names))
+            vote = Vote(ask.samples, until=Until.ALL, independent=True, read=read)
+            made = _at_once(engine, item, ask, vote, max_new_tokens=1, ignore_eos=True, **sampled)
+            return replace(made, prompt_tokens=made.prompt_tokens * ask.samples)
         case "cot" | "cot+stop":
-            policies = ask.policies if technique == "cot+stop" else ()
-            return _reasoned(engine, item, item.choices, ask, policies)
+            return _reasoned(engine, item, ask, ask.policies if technique == "cot+stop" else ())
     raise UsageError(f"unknown technique {technique!r}; there are {', '.join(TECHNIQUES)}")
 
 
-@dataclass
-class _FirstLogits:
-    """A hook that keeps what the first token was chosen from: (V,) fp32."""
-
-    needs: frozenset[str] = frozenset({"logits"})
-    logits: torch.Tensor | None = field(default=None)
-
-    def on_prefill(self, prefill: Prefill) -> None: ...
-
-    def on_step(self, step: Step) -> None:
-        if step.index == 0:
-            self.logits = step.logits().clone()
-
-    def on_end(self, result: Generation) -> None: ...
-
-
-def _from_distribution(
-    engine: Engine, item: Item, choices: tuple[str, ...], ask: Ask, *, vote: bool
-) -> Attempt:
-    names = letters(choices)
-    ids, each = _direct_prompt(engine, item, choices, ask)
-    hook = _FirstLogits()
-    begun_s = time.monotonic()
-    result = _run(engine, ids, hooks=[hook], max_new_tokens=1, ignore_eos=True)
-    elapsed_s = time.monotonic() - begun_s
-    if hook.logits is None:
-        raise TokenjouleError(result.error or "the request gave no token")
-    every = hook.logits.double()
-    these = every[torch.tensor(each, device=every.device)]
-    mass = float(torch.exp(torch.logsumexp(these, 0) - torch.logsumexp(every, 0)))
-    votes = None
-    best = names[int(torch.argmax(these))]
-    if vote:
-        weights = torch.softmax(these / ask.temperature, 0).tolist()
-        votes = Counter(random.Random(f"{ask.seed}/{item.id}").choices(names, weights, k=ask.samples))
-        best = max(names, key=lambda name: (votes[name], weights[names.index(name)]))  # ties: the likelier
-    return _attempt(item, best, names, [result], elapsed_s, finished=True, votes=votes, mass=mass)
-
-
-def _independent_votes(engine: Engine, item: Item, choices: tuple[str, ...], ask: Ask) -> Attempt:
-    names = letters(choices)
-    ids, each = _direct_prompt(engine, item, choices, ask)
-    by_id = dict(zip(each, names, strict=True))
-    begun_s = time.monotonic()
-    results = [
-        _run(
-            engine,
-            ids,
-            max_new_tokens=1,
-            ignore_eos=True,
-            temperature=ask.temperature,
-            seed=ask.seed + number,
-        )
-        for number in range(ask.samples)
-    ]
-    elapsed_s = time.monotonic() - begun_s
-    votes = Counter(by_id.get(result.token_ids[0], "") for result in results)
-    found = [name for name in names if votes[name]]
-    best = max(found, key=lambda name: votes[name]) if found else ""  # ties: the first letter
-    return _attempt(item, best, names, results, elapsed_s, finished=True, votes=votes)
-
-
-def _reasoned(
-    engine: Engine, item: Item, choices: tuple[str, ...], ask: Ask, policies: Sequence[StopPolicy]
-) -> Attempt:
-    schema = reasoning_schema(engine.thinking, multiple_choice=True)
-    limits: list[StopPolicy] = [StepBudget(ask.steps)] if ask.steps else []
-    ids = _encode(engine, schema, item, choices, ask)
-    with _thinking(engine, schema.thinking):
-        begun_s = time.monotonic()
-        result = _run(
-            engine,
-            ids,
-            max_new_tokens=ask.new_tokens,
-            answer_tokens=ask.answer_tokens,
-            policies=[*limits, *policies],
-        )
-        elapsed_s = time.monotonic() - begun_s
-    finished = result.stop.answer_end in FREE_END or result.stop.forced_answer
-    text = result.text if result.answer is None else result.answer
-    return _attempt(item, text, letters(choices), [result], elapsed_s, finished=finished, whole=result.text)
-
-
-def _run(engine: Engine, ids: Sequence[int], **options: object) -> Generation:
-    result = engine.generate(ids, **options)
-    if result.error is not None:
-        raise TokenjouleError(result.error)
-    return result
-
-
-def _direct_prompt(
-    engine: Engine, item: Item, choices: tuple[str, ...], ask: Ask
-) -> tuple[list[int], list[int]]:
-    """(prompt ids, the id of each letter): behind the prompt comes nothing but a letter."""
+def _at_once(engine: Engine, item: Item, ask: Ask, strategy: Strategy, **options: Any) -> Attempt:
+    """A letter without any reasoning: the answer line stands there already, thinking is closed."""
     schema = direct_schema(engine.thinking, multiple_choice=True)
-    ids = _encode(engine, schema, item, choices, ask, directive=Directive.NONE)
-    tokenizer, thinking = engine.tokenizer, engine.thinking
-    if thinking is not None:  # it is closed before it has begun
-        opener = tokenizer.encode_inside(thinking.opener) if thinking.opener else []
-        ids += [*opener, *thinking.closer_ids(tokenizer), *thinking.answer_prefix_ids(tokenizer)]
-    ids += tokenizer.encode_inside(schema.begins) if schema.begins else []
-    space, each = _letter_tokens(tokenizer, letters(choices), " " if schema.begins else "")
-    return [*ids, *space], each
+    prompt = engine.encode(schema.prompt(item.question, choices=item.choices), chat=ask.chat)
+    asked = answered_at_once(engine, prompt, {})
+    assert not isinstance(asked, str), "ids stay ids"
+    ids = list(asked)
+    if schema.begins:
+        ids += engine.tokenizer.encode_inside(schema.begins)
+    outcome, elapsed_s = _timed(engine, ids, strategy, options)
+    return _attempt(item, outcome, outcome.answer or "", elapsed_s, finished=True)
 
 
-def _letter_tokens(tokenizer: Tokenizer, names: str, space: str) -> tuple[list[int], list[int]]:
-    """(ids that come before every letter, the id of each letter), behind a text that wants `space` first.
+def _reasoned(engine: Engine, item: Item, ask: Ask, policies: Sequence[StopPolicy]) -> Attempt:
+    schema = reasoning_schema(engine.thinking, multiple_choice=True)
+    prompt = schema.prompt(item.question, choices=item.choices, directive=ask.directive)
+    options: dict[str, Any] = {
+        "max_new_tokens": ask.new_tokens,
+        "answer_tokens": ask.answer_tokens,
+        "policies": [*([StepBudget(ask.steps)] if ask.steps else []), *policies],
+    }
+    with _thinking(engine, schema.thinking):
+        outcome, elapsed_s = _timed(engine, engine.encode(prompt, chat=ask.chat), Cot(), options)
+    stop, text = outcome.result.stop, outcome.result.text
+    finished = stop.answer_end in FREE_END or stop.forced_answer
+    made = _attempt(item, outcome, outcome.answer or text, elapsed_s, finished=finished)
+    if made.grade.answer is None:  # the model may have settled on one before it was made to answer
+        made = _attempt(item, outcome, text, elapsed_s, finished=finished)
+    return replace(made, text=text)
 
-    With the space in the letter's own token where the vocabulary has all of them so, else as a token before
-    it.
-    """
-    for before, texts in (("", [space + name for name in names]), (space, list(names))):
-        each = [tokenizer.encode_inside(text) for text in texts]
-        if all(len(ids) == 1 for ids in each) and len({ids[0] for ids in each}) == len(names):
-            return tokenizer.encode_inside(before) if before else [], [ids[0] for ids in each]
-    raise TokenjouleError("this model's tokenizer does not tell the letters apart by one token")
 
-
-def _encode(
-    engine: Engine,
-    schema: Schema,
-    item: Item,
-    choices: tuple[str, ...],
-    ask: Ask,
-    *,
-    directive: Directive | None = None,
-) -> list[int]:
-    given = ask.directive if directive is None else directive
-    return engine.encode(schema.prompt(item.question, choices=choices, directive=given), chat=ask.chat)
+def _timed(
+    engine: Engine, ids: list[int], strategy: Strategy, options: Mapping[str, Any]
+) -> tuple[Outcome, float]:
+    begun_s = time.monotonic()
+    outcome = run(engine, ids, strategy, **options)
+    if outcome.result.error is not None:
+        raise TokenjouleError(outcome.result.error)
+    return outcome, time.monotonic() - begun_s
 
 
 @contextmanager
@@ -226,34 +139,17 @@ def _thinking(engine: Engine, format: ThinkingFormat | None) -> Iterator[None]:
         engine.thinking = own
 
 
-def _attempt(
-    item: Item,
-    text: str,
-    names: str,
-    results: Sequence[Generation],
-    elapsed_s: float,
-    *,
-    finished: bool,
-    whole: str | None = None,
-    votes: Mapping[str, int] | None = None,
-    mass: float | None = None,
-) -> Attempt:
-    """Graded; joules and tokens summed over the requests."""
-    known = [r.energy.window_j for r in results if r.energy.complete and r.energy.window_j is not None]
-    assert item.answer is not None
-    graded = grade(text, item.answer, Kind.CHOICE, finished=finished, letters=names)
-    if graded.answer is None and whole is not None and whole != text:
-        graded = grade(whole, item.answer, Kind.CHOICE, finished=finished, letters=names)
-    last = results[-1]
+def _attempt(item: Item, outcome: Outcome, text: str, elapsed_s: float, *, finished: bool) -> Attempt:
+    assert item.answer is not None and item.choices is not None
+    result, energy = outcome.result, outcome.result.energy
     return Attempt(
-        grade=graded,
-        stop=str(last.stop.reason),
-        forced=last.stop.forced_answer,
-        prompt_tokens=sum(result.prompt_tokens for result in results),
-        new_tokens=sum(len(result.token_ids) for result in results),
-        energy_j=sum(known) if len(known) == len(results) else None,
+        grade=grade(text, item.answer, Kind.CHOICE, finished=finished, letters=letters(item.choices)),
+        stop=str(result.stop.reason),
+        forced=result.stop.forced_answer,
+        prompt_tokens=result.prompt_tokens,
+        new_tokens=1 if isinstance(outcome.probabilities, Mapping) else outcome.new_tokens,
+        energy_j=energy.window_j if energy.complete else None,
         elapsed_s=elapsed_s,
-        text=text if whole is None else whole,
-        votes=votes,
-        mass=mass,
+        text=text,
+        votes=outcome.votes,
     )

@@ -46,7 +46,6 @@ def outcome(arm, number: int, correct: bool | None, energy_j: float | None = 1.0
         energy_j=energy_j,
         elapsed_s=0.5,
         votes=None,
-        mass=None,
         error=None,
     )
     return replace(made, **changes)

@@ -35,7 +35,6 @@ def test_direct_takes_one_forward_and_the_likeliest_letter(stories):
     made = attempt(stories, ITEM, "direct", ASK)
     assert made.new_tokens == 1
     assert made.grade.answer in tuple("ABCD") and made.grade.correct == (made.grade.answer == "B")
-    assert made.mass is not None and 0 < made.mass < 1
     assert made.votes is None
 
 
@@ -44,8 +43,8 @@ def test_votes_of_one_forward_cost_one_token_and_are_the_same_again(stories):
     assert made.new_tokens == 1 and made.votes == again.votes
     assert made.votes is not None and sum(made.votes.values()) == 6
     assert made.votes[made.grade.answer] == max(made.votes.values())
-    assert made.mass == pytest.approx(attempt(stories, ITEM, "direct", ASK).mass)
-    assert attempt(stories, ITEM, "vote", replace(ASK, seed=1)).votes != made.votes
+    hot = [replace(ASK, temperature=50.0, seed=seed) for seed in range(4)]
+    assert len({str(attempt(stories, ITEM, "vote", ask).votes) for ask in hot}) > 1
 
 
 def test_cold_votes_are_all_for_the_direct_answer(stories):
@@ -55,7 +54,7 @@ def test_cold_votes_are_all_for_the_direct_answer(stories):
 
 def test_independent_votes_prefill_each_time(stories):
     made, direct = attempt(stories, ITEM, "vote-independent", ASK), attempt(stories, ITEM, "direct", ASK)
-    assert made.votes is not None and sum(made.votes.values()) == 6
+    assert made.votes is not None and sum(made.votes.values()) <= 6  # what is no letter has no vote
     assert (made.new_tokens, made.prompt_tokens) == (6, 6 * direct.prompt_tokens)
 
 
