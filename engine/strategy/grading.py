@@ -72,9 +72,9 @@ def equal(answer: str, reference: str, kind: Kind) -> bool:
     """Whether two answers are the same. Raises `TokenjouleError` where mathematics needs math-verify."""
     if kind is Kind.CHOICE:
         return answer == reference.strip()
-    given, right = answers.value(answer), answers.value(reference)
     if kind is Kind.NUMBER:
-        return given is not None and given == right
+        given = answers.value(answer)
+        return given is not None and given == answers.value(reference)
     if answer.strip() == reference.strip():
         return True
     return _verified(answer, reference)

@@ -73,6 +73,15 @@ def test_changes_are_paired_on_the_questions_that_both_were_asked():
     assert made.energy_change.value == pytest.approx(900.0)
 
 
+def test_a_censored_question_is_no_loss_in_a_change_either():
+    direct, cot = arm("direct"), arm("cot")
+    lines = [outcome(direct, i, i < 2) for i in range(4)]
+    lines += [outcome(cot, i, c) for i, c in enumerate((True, True, True, None))]
+    found, _ = columns([direct, cot], lines)
+    made = cell(found[1], found[0], "Health")
+    assert made is not None and made.accuracy_change.value == pytest.approx(100.0)  # 2 of 4, then 3 of 3
+
+
 def test_a_question_without_joules_leaves_no_mean_of_the_others():
     direct = arm("direct")
     found, _ = columns([direct], [outcome(direct, 0, True), outcome(direct, 1, True, None)])
@@ -98,6 +107,14 @@ def test_a_question_that_could_not_be_asked_is_no_wrong_answer():
     found, _ = columns([direct], [outcome(direct, 0, True), refused])
     made = cell(found[0], None, ALL)
     assert made is not None and (made.questions, made.accuracy.value) == (1, 1.0)
+
+
+def test_figures_of_random_weights_say_so(capsys):
+    direct = arm("direct", chat=False)
+    assert table1.show([direct], [outcome(direct, 0, True)], None, None) == 0
+    shown = capsys.readouterr().out
+    assert "shape only: random weights, so accuracy means nothing" in shown
+    assert json.loads(shown.strip().split("\n")[-1])["shape_only"] is True
 
 
 def test_intervals_hold_what_they_should():
