@@ -12,7 +12,17 @@ import pytest
 from tests.line_ceiling import CEILING, ROOT, line_ceiling, main, project_files
 
 LAYERS = ("kernels", "engine", "router", "bench")  # imports point from right to left only
-HEAVY = {"codecarbon", "fastapi", "httpx", "lm_eval", "matplotlib", "ray", "sklearn", "transformers"}
+HEAVY = {
+    "codecarbon",
+    "fastapi",
+    "httpx",
+    "lm_eval",
+    "math_verify",
+    "matplotlib",
+    "pyarrow",
+    "ray",
+    "sklearn",
+} | {"transformers"}
 # Spelled in parts, so that this file does not hold what it looks for. A word before the slash makes it
 # the middle of a URL or of a relative path.
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:" + "|".join(("root", "home", "work")) + r")/")

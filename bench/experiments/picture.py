@@ -18,9 +18,12 @@ NOT_MEASURED = "not measured"
 
 
 def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each model, by its place."""
+    """Colour and marker of each model, by its place; no two alike among 64."""
     return {
-        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        name: {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
+        }
         for i, name in enumerate(names)
     }
 
@@ -29,6 +32,14 @@ def save(
     records: Sequence[Record], path: Path, size: tuple[float, float], draw: Callable[[Any], None], title: str
 ) -> None:
     """`draw` fills the figure; title and provenance come from here. Raises `TokenjouleError`."""
+    below = provenance(records, int(size[0] * 19))
+    finish(path, size, draw, f"{title}\n{worth(records)}", below)
+
+
+def finish(
+    path: Path, size: tuple[float, float], draw: Callable[[Any], None], title: str, below: str
+) -> None:
+    """A figure that `draw` fills, with its title and, small, what is to stand below. As `save` raises."""
     check_plot(str(path))
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -39,8 +50,8 @@ def save(
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-    figure.suptitle(f"{title}\n{worth(records)}", fontsize=10, x=0.01, ha="left")
-    figure.supxlabel(provenance(records, int(size[0] * 19)), fontsize=6.5, color="#555555", x=0.01, ha="left")
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    figure.supxlabel(below, fontsize=6.5, color="#555555", x=0.01, ha="left")
     with suppress(FileNotFoundError):
         path.unlink()  # what could not be drawn must not look like this run's picture
     try:

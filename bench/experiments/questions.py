@@ -1,11 +1,11 @@
 """MT-Bench's questions as prompts (Zheng et al. 2023, arXiv 2306.05685): plain text, no chat template."""
 
-import json
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.benchmarks.files import json_lines
+from bench.benchmarks.load import BENCHMARKS, stored
+from bench.benchmarks.mt_bench import NAME, parse_mt_bench
 from bench.passages import DATA
 from engine.errors import TokenjouleError, UsageError
 from engine.tokenizer import Tokenizer
@@ -40,24 +40,10 @@ def read_questions(path: Path | None, turn: int) -> Questions:
     Raises `UsageError` where there is no such file or turn, `TokenjouleError` for one that cannot be read.
     """
     if path is None:
-        root = os.environ.get(DATA)
-        if not root:
+        path = stored(BENCHMARKS[NAME], "test")
+        if path is None:
             raise UsageError(f"give MT-Bench's question.jsonl with --questions, or set {DATA}")
-        path = Path(root) / "data" / "mt_bench" / "question.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        texts = [_turn(json.loads(line), turn) for line in lines if line.strip()]
-    except OSError as error:
-        raise TokenjouleError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise TokenjouleError(f"{path}: not questions with a turn {turn}: {error!r}") from error
+    texts = [item.question for item in parse_mt_bench(json_lines(path), turn)]
     if not texts:
         raise TokenjouleError(f"{path} holds no questions")
     return Questions(tuple(texts), turn, path.name)
-
-
-def _turn(line: dict[str, Sequence[str]], turn: int) -> str:
-    text = line["turns"][turn - 1]
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"turn {turn} is {text!r}")
-    return text

@@ -36,7 +36,7 @@ def test_a_prompt_has_exactly_as_many_tokens_as_asked_for() -> None:
 def test_a_file_without_the_turn_is_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"turns": ["a", "b"]}) + "\n" + line + "\n")
-    with pytest.raises(TokenjouleError, match="turn 2"):
+    with pytest.raises(TokenjouleError, match=r"line 2: .*(turn 2|JSON|object)"):
         read_questions(path, 2)
 
 
