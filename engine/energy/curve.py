@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.energy.power_model import PowerModel
 from engine.errors import UsageError
+from engine.stop.rule import StoppingRule
 
 TERMS = ("base", "prompt", "token", "square", "step", "row_step", "position")
 CONFIDENCE = 0.95
@@ -164,7 +165,9 @@ class OperatingCurve:
     """Joules and seconds of requests on one model and device. `measured`: whether its joules were.
 
     `accuracy` (of answers, by category) belongs to others and is kept as it is. `power`: what each kind of
-    work draws, for attribution; None where the sensor could not tell.
+    work draws, for attribution; None where the sensor could not tell. `stopping`: where thinking stops
+    paying, in the joules of this curve; None until `bench.calibrate` has fitted it. Raises `UsageError` for a
+    rule of another model or quantisation.
     """
 
     fits: CurveKey
@@ -175,6 +178,11 @@ class OperatingCurve:
     provenance: Provenance
     accuracy: Mapping[str, Any] | None = None
     power: PowerModel | None = None
+    stopping: StoppingRule | None = None
+
+    def __post_init__(self) -> None:
+        if self.stopping is not None:
+            self.stopping.require(self.fits.model, self.fits.quantization)
 
     def predict(self, prompt_tokens: int, new_tokens: int, rows: int = 1, *, prompts: int = 0) -> Predicted:
         """(expected, low, high) J of a request. `prompts`: how many are prefilled, 0 for one of each row."""

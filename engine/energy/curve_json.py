@@ -24,7 +24,7 @@ def from_json(content: object) -> OperatingCurve:
     schema = given.pop("schema", None)
     if schema != SCHEMA:
         raise ValueError(f"its schema is {schema!r}, not {SCHEMA!r}")
-    given = {"accuracy": None, "power": None, **given}
+    given = {"accuracy": None, "power": None, "stopping": None, **given}
     if given["accuracy"] is not None:
         version = _object(given["accuracy"], "accuracy").get("version")
         if isinstance(version, bool) or not isinstance(version, int):

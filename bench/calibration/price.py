@@ -1,0 +1,73 @@
+"""Prices from what a user rather has: a mean of joules to spend, or an accuracy that must not be lost."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bench.calibration.bootstrap import folds, paired_interval
+from bench.calibration.grid import Grid
+from bench.calibration.induction import PRIOR, fit_category, prices
+from bench.calibration.log import Trace
+from bench.calibration.replay import Outcome, replay
+from engine.stop.rule import Axes
+
+_DOUBLINGS = 60
+_TRIED = 25
+ALLOWED_LOSS = 0.01
+
+
+def price_of_budget(mean_j: Callable[[float], float], budget_j: float, *, start: float = 1.0) -> float:
+    """The least price whose mean joules are at most `budget_j`, by bisection to a thousandth.
+
+    `mean_j`: what a price costs, falling in it. Raises `ValueError` where no price is cheap enough.
+    """
+    if mean_j(0.0) <= budget_j:
+        return 0.0
+    high = start
+    for _ in range(_DOUBLINGS):
+        if mean_j(high) <= budget_j:
+            break
+        high *= 2
+    else:
+        raise ValueError(
+            f"no price brings the mean down to {budget_j:g} J: answering at once costs {mean_j(high):g} J"
+        )
+    low = 0.0
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        if mean_j(middle) <= budget_j:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def held_out(traces: Sequence[Trace], axes: dict[str, Axes], price: float, *, count: int = 5) -> Outcome:
+    """Each run under a rule of its category that was fitted without its question."""
+    everything = Grid.of(traces)
+    stops = np.zeros(len(traces), int)
+    energy_j, correct = np.zeros(len(traces)), np.zeros(len(traces))
+    for category in axes:
+        rows = np.flatnonzero(everything.categories == category)
+        for training, unseen in folds(everything.clusters[rows], count):
+            rule = fit_category([traces[row] for row in rows[training]], axes[category], prior=PRIOR)
+            found = replay([traces[row] for row in rows[unseen]], rule, price)
+            at = rows[unseen]
+            stops[at], energy_j[at], correct[at] = found.stops, found.energy_j, found.correct
+    return Outcome(stops, energy_j, correct)
+
+
+def default_price(traces: Sequence[Trace], axes: dict[str, Axes], *, loss: float = ALLOWED_LOSS) -> float:
+    """The highest price at which held-out accuracy is, by its 95 % interval, at most `loss` under full
+    thinking.
+
+    0 where not even the lowest price tried is certain of that: then only what thinking gains counts.
+    """
+    grid = Grid.of(traces)
+    full = grid.correct[:, -1]
+    tried = prices(grid, _TRIED)
+    for price in tried[::-1]:
+        found = held_out(traces, axes, float(price))
+        if paired_interval(found.correct - full, grid.clusters)[0] >= -loss:
+            return float(price)
+    return 0.0
