@@ -1,0 +1,287 @@
+"""The four families: what is asked, what is thought, what is answered."""
+
+import random
+from collections import Counter
+from itertools import combinations, pairwise
+from math import sqrt
+
+import pytest
+
+from bench.testbed import chain, recall, search, verify
+from bench.testbed.chain import Chain
+from bench.testbed.folds import DEVELOPMENT, HELD_OUT, TRAINING, fold
+from bench.testbed.options import LETTERS, Options
+from bench.testbed.question import CATEGORIES, accepts
+from bench.testbed.sample import family_of, mixed, numbered, problem, question
+from bench.testbed.search import MOST_TRIES, NONE, Search
+from bench.testbed.verify import RATES, Verify
+from bench.testbed.vocabulary import TOKEN_ID
+
+DRAWS = 150
+
+
+def drawn(category, count=DRAWS, *, folds=HELD_OUT, difficulty=None):
+    rng = random.Random(category)
+    return [problem(category, rng, folds=folds, difficulty=difficulty) for _ in range(count)]
+
+
+def options_of(prompt):
+    """The options as a reader finds them in a prompt's text: letter to value."""
+    found, letter = {}, None
+    for character in prompt[:-1]:
+        if character in LETTERS:
+            letter = character
+            found[letter] = ""
+        elif letter:
+            found[letter] += character
+    return found
+
+
+# What all have in common
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_every_character_is_a_token_and_a_prompt_ends_in_its_familys_mark(category):
+    for found in drawn(category):
+        text = found.prompt + "".join(found.think(random.Random(1))) + found.answer
+        assert set(text) <= set(TOKEN_ID)
+        assert found.prompt.endswith(family_of(category).mark)
+        assert 1 <= len(found.answer) <= 2
+        assert found.difficulty in family_of(category).difficulties
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_a_number_names_the_same_question_for_ever(category):
+    assert numbered(category, 7) == numbered(category, 7) != numbered(category, 8)
+    asked = question(category, random.Random(3))
+    assert asked == numbered(category, asked.seed) and asked.category == category
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_a_difficulty_can_be_asked_for(category):
+    for difficulty in family_of(category).difficulties:
+        assert {found.difficulty for found in drawn(category, 10, difficulty=difficulty)} == {difficulty}
+
+
+@pytest.mark.parametrize("category", [name for name in CATEGORIES if name.endswith("-choice")])
+def test_exactly_one_of_four_options_is_right(category):
+    letters = Counter()
+    for found in drawn(category):
+        shown = options_of(found.prompt)
+        assert list(shown) == list(LETTERS) and len(set(shown.values())) == 4
+        assert found.answer in LETTERS
+        letters[found.answer] += 1
+    if not category.startswith("search"):  # there D is always none
+        assert all(abs(letters[letter] / DRAWS - 0.25) < 5 * sqrt(0.25 * 0.75 / DRAWS) for letter in LETTERS)
+
+
+@pytest.mark.parametrize("family", ["chain", "verify", "search"])
+def test_what_is_held_out_is_never_drawn_for_training(family):
+    # Options are no part of what is hashed: a held-out question is held out in both forms.
+    for category in (family, family + "-choice"):
+        assert all(fold(found.core) in TRAINING for found in drawn(category, folds=TRAINING))
+        assert all(fold(found.core) in DEVELOPMENT for found in drawn(category, 30, folds=DEVELOPMENT))
+
+
+def test_the_folds_never_move():
+    # Models were trained on one side of them: another hash would evaluate on training questions.
+    assert [fold(core) for core in ("47+35-18", "38592", "3852>6")] == [82, 5, 51]
+
+
+def test_an_answer_is_accepted_as_it_is_and_nothing_else():
+    asked = numbered("chain", 7)
+    assert accepts(asked, asked.answer) and accepts(asked, f" {asked.answer}\n")
+    assert not accepts(asked, None) and not accepts(asked, "") and not accepts(asked, asked.answer + "0")
+
+
+def test_an_unknown_category_is_refused_with_the_ones_there_are():
+    with pytest.raises(ValueError, match=r"unknown category 'chains'; there are chain, verify"):
+        numbered("chains", 1)
+
+
+def test_the_mix_asks_every_category():
+    rng = random.Random(1)
+    assert {mixed(rng).category for _ in range(120)} == set(CATEGORIES)
+
+
+def test_options_must_differ():
+    with pytest.raises(ValueError, match="four different"):
+        Options(("1", "2", "2", "3"))
+
+
+# Chain
+
+
+def test_the_worked_example_of_a_chain_is_written_as_documented():
+    worked = Chain(47, (("+", 35), ("-", 18)), Options(("64", "46", "61", "74")))
+    assert worked.prompt == "47+35-18A64B46C61D74="
+    assert worked.think(random.Random(0)) == ["47+35=82\n", "82-18=64\n"]
+    assert worked.answer == "A" and Chain(47, (("+", 35), ("-", 18))).answer == "64"
+
+
+@pytest.mark.parametrize("operations", chain.OPERATIONS)
+def test_chains_are_right_and_stay_in_range(operations):
+    for found in drawn("chain", 40, difficulty=operations):
+        # Python evaluates + and - from left to right too, and knows nothing of this generator.
+        assert eval(found.core) == int(found.answer)
+        assert len(found.think(random.Random(0))) == operations
+        for line in found.think(random.Random(0)):
+            left, right = line.strip().split("=")
+            assert eval(left) == int(right) and 0 <= int(right) <= 99
+
+
+def test_the_right_option_of_a_chain_is_its_result():
+    for found in drawn("chain-choice"):
+        shown = options_of(found.prompt)
+        assert int(shown[found.answer]) == eval(found.core)
+        assert all(0 <= int(value) <= 99 for value in shown.values())
+
+
+@pytest.mark.parametrize(
+    ("start", "operations"),
+    [
+        (90, (("+", 10),)),
+        (3, (("-", 4),)),
+        (1, (("*", 1),)),
+        (0, (("+", -1),)),
+        (0, ()),
+        (0, (("+", 1),) * 9),
+    ],
+)
+def test_a_chain_outside_the_task_is_refused(start, operations):
+    with pytest.raises(ValueError, match="found"):
+        Chain(start, operations)
+
+
+# Verify
+
+
+def test_a_line_of_verify_holds_the_running_sums():
+    worked = Verify("38592")
+    assert worked.right_line == "1657\n" and worked.answer == "7" and worked.prompt == "38592~"
+
+
+def test_a_wrong_line_has_one_error_and_a_wrong_end():
+    rng = random.Random(0)
+    for found in drawn("verify"):
+        line, total, jumps = found._wrong_line(rng).strip(), int(found.digits[0]), 0
+        for digit, written in zip(found.digits[1:], line, strict=True):
+            jumps += int(written) != (total + int(digit)) % 10
+            total = int(written)
+        assert jumps == 1 and line[-1] != found.answer
+
+
+def test_the_lines_of_verify_follow_the_stated_markov_chain():
+    rng, counts = random.Random(0), Counter()
+    for found in drawn("verify", 1500):
+        lines, right = found.think(rng), found.right_line
+        assert len(lines) == RATES.lines
+        counts["first"] += 1
+        counts["first wrong"] += lines[0] != right
+        for before, line in pairwise(lines):
+            name = "right" if before == right else "wrong"
+            counts[name] += 1
+            counts[name + " changed"] += line != before
+            assert line in (right, before) or before == right
+    for rate, changed, of in (
+        (RATES.epsilon, "first wrong", "first"),
+        (RATES.fix, "wrong changed", "wrong"),
+        (RATES.break_, "right changed", "right"),
+    ):
+        assert abs(counts[changed] / counts[of] - rate) < 5 * sqrt(rate * (1 - rate) / counts[of])
+
+
+def test_verify_teaches_what_the_last_line_says_right_or_wrong():
+    rng = random.Random(0)
+    shown = Options(("7", "2", "3", "4"))
+    assert Verify("38592").conclude(["1657\n"], rng) == "7"
+    assert Verify("38592").conclude(["1657\n", "1652\n"], rng) == "2"
+    assert Verify("38592", shown).conclude(["1657\n"], rng) == "A"
+    assert Verify("38592", shown).conclude(["1652\n"], rng) == "B"
+    # The digit is not among the options: any letter.
+    assert {Verify("38592", shown).conclude(["1659\n"], rng) for _ in range(100)} == set(LETTERS)
+
+
+def test_with_no_line_written_verify_teaches_a_fresh_attempt():
+    rng, worked = random.Random(0), Verify("38592")
+    right = sum(worked.conclude([], rng) == "7" for _ in range(1000)) / 1000
+    assert abs(right - (1 - RATES.epsilon)) < 5 * sqrt(0.25 / 1000)
+
+
+# Search
+
+
+def test_a_search_has_one_solution_or_none():
+    unsolvable = 0
+    for found in drawn("search", 600):
+        hits = [a + b for a, b in combinations(found.digits, 2) if int(a) * int(b) % 10 == int(found.target)]
+        assert len(hits) <= 1 and len(set(found.digits)) == len(found.digits)
+        assert found.answer == (hits[0] if hits else NONE)
+        unsolvable += not hits
+    assert abs(unsolvable / 600 - search.UNSOLVABLE_SHARE) < 5 * sqrt(0.25 * 0.75 / 600)
+
+
+def test_tries_end_with_the_first_hit_or_after_the_last():
+    rng, tried = random.Random(0), Counter()
+    for found in drawn("search", 400):
+        lines = found.think(rng)
+        for line in lines:
+            assert line[:2] in found.pairs and int(line[2]) == int(line[0]) * int(line[1]) % 10
+        hits = [index for index, line in enumerate(lines) if line[2] == found.target]
+        assert hits in ([], [len(lines) - 1]) and (hits or len(lines) == MOST_TRIES)
+        assert found.conclude(lines, rng) == (found.answer if hits else NONE)
+        if found.difficulty == 3:
+            tried[found.pairs.index(lines[0][:2])] += 1
+    assert all(
+        abs(tried[pair] / tried.total() - 1 / 3) < 5 * sqrt(2 / 9 / tried.total()) for pair in range(3)
+    )
+
+
+def test_an_early_answer_of_a_search_is_taught_the_truth():
+    worked = Search("3852", "6")
+    assert worked.conclude(["384\n"], random.Random(0)) == "32"
+    assert worked.conclude(["384\n"] * MOST_TRIES, random.Random(0)) == NONE
+
+
+def test_the_last_option_of_a_search_is_none_and_right_where_nothing_hits():
+    for found in drawn("search-choice"):
+        shown = options_of(found.prompt)
+        assert shown["D"] == NONE
+        hits = [
+            letter
+            for letter in "ABC"
+            if int(shown[letter][0]) * int(shown[letter][1]) % 10 == int(found.target)
+        ]
+        assert [found.answer] == (hits or ["D"])
+        assert all(shown[letter] in found.pairs for letter in "ABC")
+
+
+# Recall
+
+
+def test_facts_are_fixed_and_different():
+    table = recall.facts()
+    assert len(table) == recall.FACTS == len({key for key, _ in table})
+    assert table[:2] == (("bum", "4"), ("mrs", "5"))
+    assert set("".join(digit for _, digit in table)) == set("0123456789")
+
+
+def test_facts_are_met_in_proportion_to_their_rank():
+    bands = Counter(found.difficulty for found in drawn("recall", 2000))
+    assert all(abs(bands[band] / 2000 - 0.25) < 5 * sqrt(0.25 * 0.75 / 2000) for band in recall.BANDS)
+    sizes = Counter(recall.Recall(rank).difficulty for rank in range(recall.FACTS))
+    assert sizes[0] < sizes[1] < sizes[2] < sizes[3] and sizes.total() == recall.FACTS
+
+
+def test_thinking_about_a_fact_says_nothing_of_it():
+    found = drawn("recall", 1)[0]
+    lines = found.think(random.Random(0))
+    assert len(lines) == recall.LINES and all(len(line) == 4 and line[:3].isalpha() for line in lines)
+    assert found.think(random.Random(1)) != lines
+    assert found.conclude(lines[:3], random.Random(0)) == found.answer
+
+
+def test_verify_is_drawn_from_all_digits():
+    assert len({found.digits for found in drawn("verify", 500)}) > 480
+    assert {digit for found in drawn("verify", 100) for digit in found.digits} == set("0123456789")
+    assert verify.DIGITS == 5

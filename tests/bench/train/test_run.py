@@ -1,0 +1,181 @@
+"""Training: what a batch's gradient is, that a run can be taken up again, what it leaves on disk."""
+
+import json
+import os
+import random
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, PAD, TOKEN_ID, UNK, VOCABULARY
+from bench.train.batches import accumulate, loss_sum, micro_batches
+from bench.train.examples import sample_example
+from bench.train.model_directory import model_config, write_model
+from bench.train.recipe import SHAPES, Recipe, recipe
+from bench.train.run import Run
+from bench.train.tokenizer import build_tokenizer
+from bench.train.train import main, train
+from engine.engine import Engine
+
+
+def tiny(steps=4):
+    return Recipe("S", steps, 8, 2, 2e-3)
+
+
+def advanced(run, steps):
+    for _ in range(steps):
+        run.advance()
+    return run
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The directory of a run of four steps that was kept after every one."""
+    directory = tmp_path_factory.mktemp("run")
+    run = Run.begin(tiny())
+    for _ in range(4):
+        run.advance()
+        run.save(directory)
+        run.publish(directory)
+    return directory
+
+
+def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(tmp_path):
+    whole = advanced(Run.begin(tiny()), 4)
+    advanced(Run.begin(tiny()), 2).save(tmp_path)
+    resumed = advanced(Run.resume(tmp_path, "cpu"), 2)
+    assert same(whole.model.state_dict(), resumed.model.state_dict())
+    assert (whole.step, whole.tokens, whole.loss_nats) == (resumed.step, resumed.tokens, resumed.loss_nats)
+    # What the test would see if the generator of sequences, or the optimizer, began anew.
+    for lost in ("rng", "optimizer"):
+        broken = Run.resume(tmp_path, "cpu")
+        setattr(broken, lost, getattr(Run.begin(tiny()), lost) if lost == "rng" else broken.optimizer)
+        if lost == "optimizer":
+            broken.optimizer.state.clear()
+        assert not same(whole.model.state_dict(), advanced(broken, 2).model.state_dict())
+
+
+def test_micro_batches_do_not_change_the_gradient():
+    rng, run = random.Random(0), Run.begin(tiny())
+    examples = [sample_example(rng) for _ in range(8)]
+    gradients = []
+    for parts in (1, 4):
+        run.model.zero_grad()
+        loss, tokens = accumulate(run.model, examples, parts)
+        gradients.append((loss, run.model.model.layers[0].mlp.up_proj.weight.grad.clone()))
+        assert tokens == sum(len(example.tokens()[0]) for example in examples)
+    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
+    # fp32 sums in another order: parts in 1e-5 of the largest entry.
+    largest = gradients[0][1].abs().max()
+    assert (gradients[0][1] - gradients[1][1]).abs().max() < 1e-4 * largest
+
+
+def test_padding_is_neither_learned_nor_seen():
+    run, rng = Run.begin(tiny()), random.Random(3)
+    rows = sorted((sample_example(rng).tokens() for _ in range(6)), key=lambda row: len(row[0]))
+    (ids, learned), *_ = micro_batches(rows, 1)
+    assert not learned[ids == TOKEN_ID[PAD]].any()
+    alone = sum(loss_sum(run.model, *next(iter(micro_batches([row], 1)))).item() for row in rows)
+    assert loss_sum(run.model, ids, learned).item() == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "most_mb"), [("S", 4.0), ("L", 24.0)])
+def test_the_models_keep_to_their_sizes(name, most_mb):
+    with torch.device("meta"):
+        model = LlamaForCausalLM(model_config(SHAPES[name]))
+    bytes_each = {"float32": 4, "bfloat16": 2}[SHAPES[name].stored_as]
+    assert model.num_parameters() <= {"S": 1e6, "L": 12e6}[name]
+    assert model.num_parameters() * bytes_each <= most_mb * 1e6
+
+
+def test_the_schedule_warms_up_falls_to_nothing_and_lengthens_the_chains():
+    plan = recipe("S", 4000)
+    rates = [plan.learning_rate_at(step) for step in (0, 50, 99, 2000, 3999)]
+    assert rates[0] < rates[1] < rates[2] > rates[3] > rates[4]
+    assert rates[2] == pytest.approx(plan.learning_rate, rel=0.01) and rates[4] < 1e-6
+    assert [plan.longest_at(step) for step in (0, 500, 1000, 3999)] == [2, 5, 8, 8]
+
+
+@pytest.mark.parametrize("fields", [{"steps": 0}, {"batch": 9}, {"name": "M"}])
+def test_a_recipe_that_cannot_be_followed_is_refused(fields):
+    with pytest.raises(ValueError, match=r"found|unknown model"):
+        Recipe(**{"name": "S", "steps": 1, "batch": 8, "micro_batches": 2, "learning_rate": 1e-3, **fields})
+
+
+def test_the_latest_directory_is_complete_and_the_one_before_it_stays(published):
+    assert sorted(path.name for path in published.glob("step-*")) == ["step-0000003", "step-0000004"]
+    assert (published / "latest").resolve().name == "step-0000004"
+    record = json.loads((published / "latest" / "training.json").read_text())
+    assert record["steps_done"] == 4 and "bench.train.train S" in record["command"]
+    generation = json.loads((published / "latest" / "generation_config.json").read_text())
+    assert generation["thinking"]["closer"] == CLOSER
+    assert not os.access(published / "checkpoint.pt.new", os.F_OK)
+
+
+def test_the_engine_and_transformers_read_a_published_model(published):
+    loaded = LlamaForCausalLM.from_pretrained(published / "latest")
+    assert same(Run.resume(published, "cpu").model.state_dict(), loaded.state_dict())
+    with Engine.load(published / "latest", backend="torch", device="cpu") as engine:
+        assert engine.thinking is not None and engine.thinking.answer_prefix == ANSWER_PREFIX
+        assert len(engine.generate("47+35-18", max_new_tokens=4, ignore_eos=True).token_ids) == 4
+
+
+def test_a_model_can_be_stored_in_bf16_and_stays_fp32_in_memory(tmp_path):
+    model = Run.begin(tiny()).model
+    write_model(model, tmp_path, stored_as="bfloat16")
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.get_tensor("model.norm.weight").dtype == torch.bfloat16
+    assert model.dtype == torch.float32
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_the_command_trains_and_goes_on_only_where_there_is_something(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("bench.train.train.recipe", lambda name, steps, **_: tiny(steps))
+    assert main(["S", "--out", str(tmp_path), "--resume"]) == 1
+    assert "nothing to resume" in capsys.readouterr().err
+    assert main(["S", "--out", str(tmp_path), "--steps", "2"]) == 0
+    for again in (["--steps", "2"], ["--resume", "--seed", "1"]):
+        with pytest.raises(SystemExit):
+            main(["S", "--out", str(tmp_path), *again])
+    assert main(["S", "--out", str(tmp_path), "--resume"]) == 0  # it has ended: nothing is left to do
+
+
+def test_a_run_is_kept_while_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.train.train.CHECKPOINT_S", 0.0)
+    seen = []
+    monkeypatch.setattr(Run, "publish", lambda run, directory: seen.append(run.step))
+    train(Run.begin(tiny(3)), tmp_path, lambda line: None)
+    assert seen == [1, 2, 3] and Run.resume(tmp_path, "cpu").step == 3
+
+
+# The tokenizer
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("47+35-18", "47+35-18="),
+        ("47 + 35 - 18 =", "47+35-18="),
+        ("47+35-18A64B46C61D74=", "47+35-18A64B46C61D74="),
+        ("38592~", "38592~"),
+        ("3852>6A38B35C52DN?", "3852>6A38B35C52DN?"),
+        ("qzt:", "qzt:"),
+        ("47+35=82\n", "47+35=82\n"),
+    ],
+)
+def test_prompts_are_read_as_they_are_and_a_bare_chain_gets_its_sign(typed, read):
+    assert build_tokenizer().encode(typed).ids == [TOKEN_ID[token] for token in (BOS, *read)]
+
+
+def test_the_vocabulary_survives_the_file(published):
+    loaded = AutoTokenizer.from_pretrained(published / "latest")
+    assert [loaded.convert_tokens_to_ids(token) for token in VOCABULARY] == list(range(len(VOCABULARY)))
+    text = f"qzt:abc\n{CLOSER}{ANSWER_PREFIX}7{EOS}"
+    assert loaded.decode(loaded(text)["input_ids"], skip_special_tokens=True) == text.removesuffix(EOS)
+    assert build_tokenizer().encode("4*2é").tokens == [BOS, "4", UNK, "2", UNK]
