@@ -78,7 +78,7 @@ class Trace:
         tails: set[str] = set()
         found = []
         for entry in self.checkpoints:
-            if entry.checkpoint:
+            if entry.stability:
                 tails.add(entry.tail)
             found.append(
                 Signals(entry.checkpoint, entry.think_tokens, entry.tail, entry.stability, len(tails))

@@ -1,4 +1,5 @@
-"""Joules of one question's forwards by a frozen operating curve: each costs what it would alone on the device.
+"""Joules of one question's forwards by a frozen operating curve: each costs what it would alone on the
+device.
 
 So figures do not depend on what else the machine did, nor on which questions were decoded together. What the
 meter itself booked stands beside them wherever they are used.

@@ -35,8 +35,9 @@ class SignalReader:
     def __init__(self, separator: str) -> None:
         self._separator = separator
         self._text = ""
-        self._tails: list[str] = []
-        self._stability = 0
+        self._tails: set[str] = set()
+        self._last = ""
+        self._stability = self._reached = 0
 
     def read(self, step: Step) -> Signals | None:
         """The checkpoint that this token reached, if it did."""
@@ -44,15 +45,13 @@ class SignalReader:
             return None
         *ended, self._text = (self._text + step.text).split(self._separator)
         tails = [tail_of(text) for text in ended if text.strip()]
+        if not tails and step.index:
+            return None
         for tail in tails:
-            self._stability = self._stability + 1 if self._tails[-1:] == [tail] else 1
-            self._tails.append(tail)
-        if not tails:
-            return Signals(0, 1) if step.index == 0 else None
+            self._stability = self._stability + 1 if tail == self._last and self._tails else 1
+            self._last = tail
+            self._tails.add(tail)
+        self._reached += 1
         return Signals(
-            checkpoint=len(self._tails),
-            think_tokens=step.index + 1,
-            tail=tails[-1],
-            stability=self._stability,
-            distinct=len(set(self._tails)),
+            self._reached - 1, step.index + 1, self._last, self._stability, distinct=len(self._tails)
         )
