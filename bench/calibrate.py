@@ -93,9 +93,7 @@ def _check(options: argparse.Namespace) -> None:
     """What can be refused before anything has run."""
     given = [name for name in RUN_ONLY if getattr(options, name) is not None]
     if options.files and given:
-        raise UsageError(
-            f"--from runs nothing, so that --{given[0].replace('_', '-')} has no meaning with it"
-        )
+        raise UsageError(f"--from runs nothing: --{given[0].replace('_', '-')} has no meaning with it")
     if not options.files and options.out is None:
         raise UsageError("name the checkpoint log with --out, or one that was made before with --from")
     price = options.price_joules

@@ -32,9 +32,8 @@ def draw(findings: Sequence[Finding], traces: dict[str, list[Trace]], rule: Stop
     for place, found in enumerate(findings, 1):
         axes = figure.add_subplot(lines, min(len(findings), _COLUMNS), place)
         _panel(axes, found, traces[found.category], rule)
-    figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
-    )
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
     figure.suptitle(
         f"{rule.model} {rule.quantization}: accuracy against joules per question ({rule.energy_source})",
         fontsize=10,

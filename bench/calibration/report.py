@@ -34,14 +34,10 @@ def _row(found: Finding, price: float) -> list[str]:
         f"{joules[-1]:.3g}",
         f"{found.best_j:.3g}",
         span(found.best_interval_j, "{:.3g}"),
-        "all" if found.best_budget == last else str(found.best_budget),
+        _steps(found.best_budget, last),
         f"{POINTS * found.regret:.2f}",
         span(found.regret_interval, "{:.2f}", POINTS),
-        "none"
-        if found.safe_budget is None
-        else "all"
-        if found.safe_budget == last
-        else str(found.safe_budget),
+        _steps(found.safe_budget, last),
         "" if found.saturating is None else f"{found.saturating.best_j(price / POINTS):.3g}",
         signals(found.axes),
         f"{found.saved:.1%}",
@@ -49,7 +45,12 @@ def _row(found: Finding, price: float) -> list[str]:
     ]
 
 
+def _steps(budget: int | None, last: int) -> str:
+    return "none" if budget is None else "all" if budget == last else str(budget)
+
+
 def span(ends: tuple[float, float], form: str, scale: float = 1.0) -> str:
+    """An interval in words."""
     return " to ".join(form.format(scale * end) for end in ends)
 
 
