@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.calibration.bootstrap import folds, paired_interval
 from bench.calibration.grid import Grid
-from bench.calibration.induction import PRIOR, fit_category, prices
+from bench.calibration.induction import fit_category, prices
 from bench.calibration.log import Trace
 from bench.calibration.replay import Outcome, replay
 from engine.stop.rule import Axes
@@ -50,7 +50,7 @@ def held_out(traces: Sequence[Trace], axes: dict[str, Axes], price: float, *, co
     for category in axes:
         rows = np.flatnonzero(everything.categories == category)
         for training, unseen in folds(everything.clusters[rows], count):
-            rule = fit_category([traces[row] for row in rows[training]], axes[category], prior=PRIOR)
+            rule = fit_category([traces[row] for row in rows[training]], axes[category])
             found = replay([traces[row] for row in rows[unseen]], rule, price)
             at = rows[unseen]
             stops[at], energy_j[at], correct[at] = found.stops, found.energy_j, found.correct
