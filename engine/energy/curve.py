@@ -13,11 +13,13 @@ shifted by the one step that prefill saves. `curve_fit` fits, `curve_store` keep
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.energy.power_model import PowerModel
 from engine.errors import UsageError
-from engine.stop.rule import StoppingRule
+
+if TYPE_CHECKING:
+    from engine.stop.rule import StoppingRule  # imports policies, which import the ledger, which imports this
 
 TERMS = ("base", "prompt", "token", "square", "step", "row_step", "position")
 CONFIDENCE = 0.95
@@ -178,7 +180,7 @@ class OperatingCurve:
     provenance: Provenance
     accuracy: Mapping[str, Any] | None = None
     power: PowerModel | None = None
-    stopping: StoppingRule | None = None
+    stopping: "StoppingRule | None" = None
 
     def __post_init__(self) -> None:
         if self.stopping is not None:
