@@ -18,7 +18,8 @@ from engine.energy.ledger import Ledger
 from engine.errors import TokenjouleError, UsageError
 from engine.memory import available_bytes
 from engine.model import Model
-from engine.probe import PROBE_ROOM, run_probe
+from engine.probe import PROBE_ROOM, TRUNCATE
+from engine.probing import Probing
 from engine.rows import Marks, Request, Row
 from engine.sampler import sample
 from engine.steps import (
@@ -34,6 +35,8 @@ from engine.steps import (
     StopReason,
     tapped_layers,
 )
+from engine.stop.base import name_of
+from engine.stop.dial import Dial
 from engine.thinking import ThinkingFormat
 from engine.tokenizer import Tokenizer
 from kernels.cost import RowWork
@@ -54,10 +57,11 @@ class Decoder:
         thinking: ThinkingFormat | None = None,
         answer_tokens: int = 16,
         hooks: Sequence[Hook] = (),
-        budget_j: float | None = None,
+        dial: Dial | None = None,
+        probe_mode: str = TRUNCATE,
     ) -> None:
         self._model, self._tokenizer, self._ledger = model, tokenizer, ledger
-        self._hooks, self._budget_j = tuple(hooks), budget_j
+        self._hooks, self._dial = tuple(hooks), dial or Dial()
         self._marks = Marks.of(thinking, tokenizer, answer_tokens) if thinking else None
         asked = [hook.needs for hook in hooks]
         asked += [policy.needs for request in requests for policy in request.policies]
@@ -81,15 +85,29 @@ class Decoder:
         if loop is not None:
             late = needs.isdisjoint({"logits", "probe", "sync"})
             self._ahead = Ahead(loop, self._cache, ledger, late=late)
-        self._probing: list[tuple[Row, Step, StopPolicy, Probe]] = []
+        wanted = "probe" in needs
+        self._probing = Probing(model, tokenizer, self._cache, ledger, probe_mode, wanted=wanted)
         self.error: str | None = None
 
     def _device_loop(self) -> DeviceLoop | None:
-        """What steps the device can take on its own: none that tells of hidden states."""
-        if self._taps:
+        """What steps the device can take on its own: none that tells of hidden states.
+
+        And none of rows that choose their answer at another temperature than their thoughts: a captured step
+        is told once how its rows sample, and a step under way would choose the first token of the answer.
+        """
+        if self._taps or any(row.request.sampling.of_answer != row.request.sampling for row in self.rows):
             return None
         clock = self._ledger.poller.clock
         return self._model.device_loop(self._cache, self.rows, clock=clock, keep_logits=self._keep_logits)
+
+    @property
+    def dial(self) -> Dial:
+        return self._dial
+
+    @property
+    def probe_mode(self) -> str:
+        """How probes are read."""
+        return self._probing.mode
 
     @property
     def active(self) -> list[Row]:
@@ -154,6 +172,7 @@ class Decoder:
     def _decode(self) -> None:
         """The next token of every active row; on a device with a loop of its own, from there if it can."""
         rows, ahead = self.active, self._ahead
+        self._probing.board(rows)
         lacking = {len(row.tokens) - self._cache.length(row.cache_row) for row in rows}
         if ahead is not None and (ahead.is_busy or lacking == {1}):
             ahead.next(rows)
@@ -172,6 +191,13 @@ class Decoder:
             phase = Phase.PREFILL if kind == "prefill" else row.phase
             shares.append(Share(row.number, phase, len(tokens)))
             work.append(RowWork(len(tokens), self._cache.length(row.cache_row) + len(tokens)))
+        riders = list(self._probing.riders.shares())
+        for cache_row, tokens, share, row_work in riders:
+            fed += tokens
+            new[cache_row] = len(tokens)
+            shares.append(share)
+            work.append(row_work)
+        before_j = self._ledger.spent().spent_j if riders else 0.0
         self._ledger.begin(kind, work)
         layout = self._cache.extend(new)
         logits, hidden = self._model.forward(fed, layout, self._cache, taps=self._taps)
@@ -184,12 +210,15 @@ class Decoder:
             row.last_forward = None if kind == "prefill" else forward
             row.chosen = sample(
                 logits[index],
-                row.request.sampling,
+                row.sampling,
                 seen=row.tokens,
                 row=row.number,
                 position=len(row.tokens),
             )
-        return self._ledger.end(shares)
+        elapsed_s = self._ledger.end(shares)
+        if riders:
+            self._probing.hear(logits[len(rows) :], self._ledger.spent().spent_j - before_j)
+        return elapsed_s
 
     def _emit(self, row: Row, token: int) -> Iterator[Step]:
         """One chosen token, what the policies make of it, and the tokens they inject."""
@@ -218,7 +247,7 @@ class Decoder:
             stop=row.ended,
             _energy=self._ledger.spent,
             _predict=self._predict,
-            _budget_j=self._budget_j,
+            _budget_j=self._dial.budget_j,
             _logits=row.logits if chosen else None,
             _hidden=row.hidden if chosen else {},
         )
@@ -232,8 +261,8 @@ class Decoder:
     def _ask(self, row: Row, step: Step) -> Sequence[int]:
         """What the row's policies make of a token that did not end it.
 
-        Every policy sees it. Only one action is taken: a stop wins over a probe, a probe over an injection,
-        the first policy over the next.
+        Every policy sees it. A stop wins over a probe, a probe over an injection, the first policy over the
+        next; but every probe is read, once for all policies that ask the same.
         """
         asked: list[tuple[StopPolicy, Stop | Probe | Inject]] = []
         for policy in row.request.policies:
@@ -246,14 +275,11 @@ class Decoder:
         late = row.phase is Phase.THINK and len(row.tokens) >= row.think_limit
         if late and row.bounds_thinking() and row.has_room_to_answer():
             return self._stop(row, step, Stop(StopReason.MAX_TOKENS), None)
-        for policy, action in asked:
-            if isinstance(action, Probe):
-                if "probe" not in policy.needs:
-                    raise TokenjouleError(f'policy {_name(policy)} probes, but "probe" is not in its needs')
-                self._probing.append((row, step, policy, action))
-                return ()
+        probes = [(policy, action) for policy, action in asked if isinstance(action, Probe)]
+        for policy, probe in probes:
+            self._probing.ask(row, step, policy, probe)
         for _, action in asked:
-            if isinstance(action, Inject):
+            if isinstance(action, Inject) and not probes:
                 return self._tokenizer.encode_inside(action.text)
         return ()
 
@@ -262,24 +288,18 @@ class Decoder:
         closed_itself = step.phase is Phase.THINK and row.phase is Phase.ANSWER
         if closed_itself and stop.reason is not StopReason.GIVE_UP:
             return ()  # the model closed its thinking with this very token: it answers already
-        name = _name(policy) if policy is not None else None
+        name = name_of(policy) if policy is not None else None
         if row.phase is Phase.THINK and stop.reason is not StopReason.GIVE_UP:
             return row.close_thinking(stop.reason, name)
         step.text += row.end(stop.reason, name)
         return ()
 
     def _run_probes(self) -> Iterator[Step]:
-        """Probes asked for at the last token; its row's cache now holds all of the row."""
-        waiting, self._probing = self._probing, []
-        for row, step, policy, probe in waiting:
-            if row.ended is not None:
-                continue
-            reading = run_probe(self._model, self._tokenizer, self._cache, self._ledger, row, probe)
-            if reading is None:
-                continue
-            action = _call(policy.on_probe, step, reading)
-            if action is not None:
-                stop = _checked(action, policy, (Stop,))
+        """Every policy that asked hears of its probe's reading; the first that stops the row does."""
+        for row, step, policies, reading in self._probing.readings():
+            actions = [(policy, _call(policy.on_probe, step, reading)) for policy in policies]
+            stops = [(_checked(a, policy, (Stop,)), policy) for policy, a in actions if a is not None]
+            for stop, policy in stops[:1]:
                 yield from self._inject(row, self._stop(row, step, stop, policy))
 
     def _predict(self, steps: int) -> tuple[float, float]:
@@ -291,12 +311,14 @@ class Decoder:
             row=row.number,
             prompt_tokens=len(row.request.prompt_ids),
             max_new_tokens=row.limit - len(row.request.prompt_ids),
-            budget_j=self._budget_j,
+            budget_j=self._dial.budget_j,
             answer_cost_tokens=row.answer_room,
             step_separator=thinking.step_separator if thinking else None,
             gain_error=self._ledger.poller.meter.sensor.gain_error,
             question=row.request.question,
+            category=row.request.category,
             curve=self._ledger.predictor.curve if self._ledger.predictor else None,
+            dial=self._dial,
         )
         for policy in row.request.policies:
             _call(policy.reset, context)
@@ -334,7 +356,7 @@ def _call(method: Callable[..., Any], *arguments: object) -> Any:
     except TokenjouleError:
         raise
     except Exception as error:
-        watcher = _name(getattr(method, "__self__", method))
+        watcher = name_of(getattr(method, "__self__", method))
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(last.filename).name}, line {last.lineno}"
         raise TokenjouleError(f"{watcher} failed: {type(error).__name__}: {error} ({place})") from error
@@ -344,16 +366,12 @@ def _checked(action: object, policy: StopPolicy, allowed: tuple[type, ...]) -> A
     """`action`, if it is one that the loop knows."""
     if not isinstance(action, allowed):
         expected = ", ".join(kind.__name__ for kind in allowed)
-        raise TokenjouleError(f"{_name(policy)} returned {action!r}; expected {expected} or None")
+        raise TokenjouleError(f"{name_of(policy)} returned {action!r}; expected {expected} or None")
     sound = {
         Stop: lambda a: isinstance(a.reason, StopReason),
         Inject: lambda a: isinstance(a.text, str),
         Probe: lambda a: (a.text is None or isinstance(a.text, str)) and isinstance(a.max_tokens, int),
     }
     if not sound[type(action)](action):
-        raise TokenjouleError(f"{_name(policy)} returned {action!r}, which has a value of the wrong type")
+        raise TokenjouleError(f"{name_of(policy)} returned {action!r}, which has a value of the wrong type")
     return action
-
-
-def _name(watcher: object) -> str:
-    return type(watcher).__name__

@@ -24,22 +24,26 @@ from engine.energy.nvml import uuid_of_cuda_device
 from engine.energy.poller import Poller
 from engine.energy.predict import Predictor
 from engine.energy.report import joules
-from engine.energy.sources import open_meter, require_measured
+from engine.energy.sources import host_meter, open_meter, require_measured
 from engine.energy.warmup import warm_up
 from engine.errors import MeterError, TokenjouleError, UsageError
 from engine.loading import LoadStep, OnProgress, Work, ignore
 from engine.locate import Location, locate
 from engine.model import Model
 from engine.placement import check_memory, choose_backend, choose_device, choose_dtype, device_name
+from engine.probe import MODES, TRUNCATE
 from engine.profile import ProfiledBackend
 from engine.result import Generation, ModelCard
-from engine.rows import Request
+from engine.rows import Request, own_copy
 from engine.sampler import Sampling
 from engine.schemes import NONE, choose_scheme
 from engine.session import Origin, Session
 from engine.source import open_checkpoint, read_config
 from engine.steps import Hook, StopPolicy
 from engine.stop import JouleBudget, TokenBudget
+from engine.stop.auto import auto_policy
+from engine.stop.dial import dial_of
+from engine.stop.names import resolved
 from engine.thinking import ThinkingFormat
 from engine.tokenizer import Tokenizer
 from engine.weights import load_weights
@@ -174,7 +178,7 @@ class Engine:
             curve_key=curve_key,
             power_w=power_w or meter.sensor.peak_w or _mean_w(before, after),
             setup_j=joules(after.energy_uj - before.energy_uj),
-            host=_host_meter(meter),
+            host=host_meter(meter),
         )
 
     @property
@@ -230,9 +234,14 @@ class Engine:
         min_p: float | None = None,
         repetition_penalty: float = 1.0,
         seed: int = 0,
+        answer_temperature: float | None = None,
         stop_sequences: Sequence[str] = (),
         ignore_eos: bool = False,
-        policies: Sequence[StopPolicy] = (),
+        policies: Sequence[StopPolicy | str] = (),
+        probe_share: float | None = None,
+        probe_mode: str = TRUNCATE,
+        category: str | Sequence[str | None] | None = None,
+        price_joules: float | None = None,
         hooks: Sequence[Hook] = (),
         budget_joules: float | None = None,
         budget_tokens: int | None = None,
@@ -242,9 +251,15 @@ class Engine:
     ) -> Session:
         """Check the request and make its session; nothing has been computed yet.
 
-        `answer_tokens` bounds the answer behind thinking that was cut short. Every row gets its own deep
-        copy of `policies`. Raises `UsageError` for values out of range, `TokenjouleError` for prompts that
-        do not fit the model and budgets below the predicted minimum.
+        `answer_tokens` bounds the answer behind thinking that was cut short; `answer_temperature` is that of
+        answers where it is not `temperature`. Every row gets its own deep copy of `policies`; a string among
+        them is a name, as `--stop` has them ("confidence:threshold=0.9", "auto"). Named policies spend at
+        most `probe_share` of the joules on probes, 5 % unless told otherwise; where it is given, all do.
+        `probe_mode`: "truncate", or "piggyback" where the backend can, see `engine.rider`.
+        `category`: of the questions, one for all prompts or one for each. `price_joules`: accuracy points
+        that a joule must gain, for policies that weigh the two. Price and budget can be turned while the
+        request runs: `Session.dial`. Raises `UsageError` for values out of range, `TokenjouleError` for
+        prompts that do not fit the model and budgets below the predicted minimum.
         """
         if self.poller.failure is not None:
             raise MeterError(f"the meter failed: {self.poller.failure}")
@@ -253,20 +268,29 @@ class Engine:
         for name, value in (("max_new_tokens", max_new_tokens), ("answer_tokens", answer_tokens)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
+        if probe_mode not in MODES:
+            raise UsageError(f"unknown probe mode {probe_mode!r}; known: {', '.join(MODES)}")
         if any(not sequence for sequence in stop_sequences):
             raise UsageError("a stop sequence must not be empty")
-        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        steering = list(policies)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, answer_temperature)
+        if answer_temperature is not None and self.thinking is None:
+            raise UsageError("an answer temperature needs a model that marks its thinking")
+        steering = resolved(
+            policies, lambda: auto_policy(self.curve, thinks=self.thinking is not None), probe_share
+        )
         if budget_tokens is not None:
             steering.insert(0, TokenBudget(budget_tokens))
         if budget_joules is not None:
             steering.insert(0, JouleBudget(budget_joules))
-        budget_j = next((p.joules for p in steering if isinstance(p, JouleBudget)), None)
+        dial = dial_of(steering, price_joules)
+        categories = [category] * len(prompts) if isinstance(category, str | None) else list(category)
+        if len(categories) != len(prompts):
+            raise UsageError(f"{len(categories)} categories for {len(prompts)} prompts")
         requests = [
             self._request(
-                prompt, max_new_tokens, sampling, stop_sequences, ignore_eos, steering, chat, system
+                prompt, max_new_tokens, sampling, stop_sequences, ignore_eos, steering, chat, system, kind
             )
-            for prompt in prompts
+            for prompt, kind in zip(prompts, categories, strict=True)
         ]
         if not requests:
             raise UsageError("no prompt was given")
@@ -279,8 +303,8 @@ class Engine:
             dims=self.origin.dims,
             power=self.curve.power if self.curve else None,
         )
-        if budget_j is not None:
-            self._check_budget(budget_j, requests)
+        if dial.budget_j is not None:
+            self._check_budget(dial.budget_j, requests)
         decoder = Decoder(
             self.model,
             self.tokenizer,
@@ -289,7 +313,8 @@ class Engine:
             thinking=self.thinking,
             answer_tokens=answer_tokens,
             hooks=hooks,
-            budget_j=budget_j,
+            dial=dial,
+            probe_mode=probe_mode,
         )
         backend = self.model.backend
         profiled = backend if isinstance(backend, ProfiledBackend) else None
@@ -332,6 +357,7 @@ class Engine:
         policies: Sequence[StopPolicy],
         chat: bool,
         system: str | None,
+        category: str | None,
     ) -> Request:
         text = prompt if isinstance(prompt, str) else None
         ids = self.encode(prompt, chat=chat, system=system) if isinstance(prompt, str) else list(prompt)
@@ -354,16 +380,10 @@ class Engine:
             sampling=sampling,
             stop_sequences=tuple(stop_sequences),
             eos_ids=frozenset() if ignore_eos else frozenset(config.eos_ids),
-            policies=tuple(_own_copy(policy) for policy in policies),
+            policies=tuple(own_copy(policy) for policy in policies),
             question=text,
+            category=category,
         )
-
-
-def _own_copy(policy: StopPolicy) -> StopPolicy:
-    try:
-        return copy.deepcopy(policy)
-    except Exception as error:
-        raise UsageError(f"{type(policy).__name__} cannot be copied for each row: {error}") from error
 
 
 def _mean_w(before: Reading, after: Reading) -> float | None:
@@ -377,13 +397,3 @@ def open_tokenizer(where: Location, config: ModelConfig) -> Tokenizer:
     if where.directory is None or (config.shape_only and not (where.directory / "tokenizer.json").exists()):
         return Tokenizer.bytes(config.vocab_size)
     return Tokenizer.load(where.directory)
-
-
-def _host_meter(meter: Meter) -> Meter | None:
-    """RAPL beside a GPU's meter, where it can be read."""
-    if not meter.name.startswith("nvml"):
-        return None
-    try:
-        return open_meter("rapl", cuda_device=None)
-    except MeterError:
-        return None

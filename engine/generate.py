@@ -32,6 +32,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    value = _positive(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"must be a share in (0, 1], not {text!r}")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
     cli = Parser(prog="python -m engine.generate", description=__doc__.split("\n\n")[0], allow_abbrev=False)
@@ -69,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
     text.add_argument("--min-p", type=float, metavar="P")
     text.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R")
     text.add_argument("--seed", type=int, default=0, metavar="S")
+    text.add_argument(
+        "--answer-temperature",
+        type=float,
+        metavar="T",
+        help="of the answer behind the thinking (default: as --temperature)",
+    )
     budget = cli.add_argument_group("budget")
     budget.add_argument("--budget-joules", type=_positive, metavar="J", help="for the whole request")
     budget.add_argument("--budget-tokens", type=_count, metavar="N", help="of thinking")
@@ -80,8 +93,30 @@ def parser() -> argparse.ArgumentParser:
         "--stop",
         action="append",
         default=[],
-        metavar="none|FILE:CLASS",
-        help="a stop policy; may be repeated",
+        metavar="none|auto|NAME[:ARG=V,…]|FILE.py:CLASS",
+        help="a stop policy; may be repeated. Names: token, step, confidence, stability, tail, eat, hidden, "
+        "give-up. auto: what was calibrated for this model, else stability",
+    )
+    budget.add_argument(
+        "--probe-share",
+        type=_share,
+        metavar="S",
+        help="most that probes may take of all joules (default 0.05; of policies from a FILE: no limit)",
+    )
+    budget.add_argument(
+        "--probe-mode",
+        choices=("truncate", "piggyback"),
+        default="truncate",
+        help="read probes behind the row (default), or beside it as one more row, where the backend can",
+    )
+    budget.add_argument(
+        "--price-joules",
+        type=float,
+        metavar="L",
+        help="accuracy points that a joule must gain, for --stop auto",
+    )
+    budget.add_argument(
+        "--category", metavar="NAME", help="of the question, where a calibration knows several"
     )
     energy = cli.add_argument_group("energy")
     energy.add_argument(
@@ -129,6 +164,7 @@ def _check(options: argparse.Namespace) -> None:
     _check_files(options)
     with deferred_interrupt():
         from engine.sampler import Sampling
+        from engine.stop.dial import Dial
     Sampling(
         options.temperature,
         options.top_k,
@@ -136,11 +172,15 @@ def _check(options: argparse.Namespace) -> None:
         options.min_p,
         options.repetition_penalty,
         options.seed,
+        options.answer_temperature,
     )
+    Dial(price=options.price_joules)
 
 
 def _check_files(options: argparse.Namespace) -> None:
     """No file may serve twice (one would overwrite the other), and all that is written can be."""
+    with deferred_interrupt():
+        from engine.stop.names import is_file
     kind, _, source = options.energy_source.partition(":")
     files = {
         "--prompt-file": None if options.prompt_file == "-" else options.prompt_file,
@@ -151,8 +191,9 @@ def _check_files(options: argparse.Namespace) -> None:
         "the recording": source if kind == "replay" else None,
         "the profile": source if kind == "simulated" and source else None,
     }
-    for number, policy in enumerate(name for name in options.stop if name != "none"):
-        files[f"--stop ({number + 1})"] = policy.rpartition(":")[0] or policy
+    for number, policy in enumerate(options.stop):
+        if is_file(policy):
+            files[f"--stop ({number + 1})"] = policy.rpartition(":")[0]
     seen: dict[object, str] = {}
     for name, path in files.items():
         if path is None:
@@ -213,9 +254,13 @@ def _prompt(options: argparse.Namespace) -> str:
 
 def _policies(options: argparse.Namespace) -> list[Any]:
     with deferred_interrupt():
-        from engine.stop import StepBudget, load_policy
+        from engine.stop import StepBudget, policy_named
+        from engine.stop.names import AUTO, NONE
 
-    policies: list[Any] = [load_policy(name) for name in options.stop if name != "none"]
+    for name in options.stop:  # what is wrong with one is better said before a model is loaded
+        if name not in (AUTO, NONE):
+            policy_named(name)
+    policies: list[Any] = list(options.stop)
     if options.budget_steps is not None:
         policies.append(StepBudget(options.budget_steps))
     return policies

@@ -1,10 +1,14 @@
 """A probe: what the row would answer now, read on its own cache and taken back.
 
 The row's cache holds all its tokens when a probe runs; the probe's tokens are appended, read greedily, and
-truncated away, which leaves the cache bit for bit as it was.
+truncated away, which leaves the cache bit for bit as it was. `rider` has the other way, beside the row.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from engine.cache import KVCache
 from engine.energy.attribution import Share
@@ -16,13 +20,20 @@ from engine.steps import Phase, Probe, ProbeReading
 from engine.tokenizer import Tokenizer
 from kernels.cost import RowWork
 
+MODES = TRUNCATE, PIGGYBACK = "truncate", "piggyback"  # behind the row and taken back; beside it, a row more
 PROBE_ROOM = 512  # cache positions a probe may take beyond the row
 
 
-def run_probe(
-    model: Model, tokenizer: Tokenizer, cache: KVCache, ledger: Ledger, row: Row, probe: Probe
-) -> ProbeReading | None:
-    """The reading, booked under `probe`; None where the context has no room for it.
+def merged(one: Probe, other: Probe) -> Probe | None:
+    """A probe that reads what both ask for; None where they ask behind other texts or for other choices."""
+    if one.text != other.text or (one.choices and other.choices and one.choices != other.choices):
+        return None
+    longest = max(one.max_tokens, other.max_tokens)
+    return replace(one, max_tokens=longest, choices=one.choices or other.choices)
+
+
+def asked_tokens(probe: Probe, row: Row, tokenizer: Tokenizer) -> list[int]:
+    """What a probe feeds behind the row's tokens; empty where the context has no room for it.
 
     Raises `TokenjouleError` for a probe without text on a model that has no closer, or that reads nothing.
     """
@@ -38,13 +49,20 @@ def run_probe(
         raise TokenjouleError(
             f"a probe of {len(asked)} + {probe.max_tokens} tokens; {PROBE_ROOM} are the most"
         )
-    length = cache.length(row.cache_row)
-    if length + len(asked) + probe.max_tokens > row.max_context:
+    return asked if len(row.tokens) + len(asked) + probe.max_tokens <= row.max_context else []
+
+
+def run_probe(
+    model: Model, tokenizer: Tokenizer, cache: KVCache, ledger: Ledger, row: Row, probe: Probe
+) -> ProbeReading | None:
+    """The reading, booked under `probe`; None where the context has no room. Raises as `asked_tokens`."""
+    fed = asked_tokens(probe, row, tokenizer)
+    if not fed:
         return None
+    length = cache.length(row.cache_row)
     before_j = ledger.spent().spent_j
     read: list[int] = []
-    first: torch.Tensor | None = None
-    fed = asked
+    first: Tensor | None = None
     while True:
         now = cache.length(row.cache_row) + len(fed)
         ledger.begin("decode", [RowWork(len(fed), now)])
@@ -53,16 +71,42 @@ def run_probe(
         ledger.end([Share(row.number, Phase.PROBE, len(fed))])
         ledger.count(Phase.PROBE, len(fed))
         first = logits[0] if first is None else first
-        if len(read) == probe.max_tokens or read[-1] in row.request.eos_ids:
+        if is_read(probe, row, read):
             break
         fed = [read[-1]]
     cache.truncate(row.cache_row, length)
-    log_probabilities = first.log_softmax(-1)
-    probabilities = log_probabilities.exp()
+    return reading(probe, row, tokenizer, read, first, ledger.spent().spent_j - before_j)
+
+
+def is_read(probe: Probe, row: Row, read: Sequence[int]) -> bool:
+    """Whether a probe that has read these tokens is over."""
+    return len(read) == probe.max_tokens or read[-1] in row.request.eos_ids
+
+
+def reading(
+    probe: Probe, row: Row, tokenizer: Tokenizer, read: Sequence[int], first: Tensor, energy_j: float
+) -> ProbeReading:
+    """What the tokens `read` say; `first` (V,) are the logits that the first was chosen from."""
+    probabilities = first.log_softmax(-1).exp()
+    complete = read[-1] in row.request.eos_ids
     return ProbeReading(
-        answer=tokenizer.decode(read).strip(),
+        answer=tokenizer.decode(read[:-1] if complete else read).strip(),
         token_ids=tuple(read),
         probabilities=probabilities,
         entropy=float(torch.special.entr(probabilities).sum()),
-        energy_j=ledger.spent().spent_j - before_j,
+        energy_j=energy_j,
+        complete=complete,
+        choices=_shares(probe.choices, first, tokenizer),
     )
+
+
+def _shares(choices: Sequence[str], logits: Tensor, tokenizer: Tokenizer) -> Mapping[str, float]:
+    """Each choice's part of the probability that the choices have together."""
+    if not choices:
+        return {}
+    ids = [tokenizer.encode_inside(choice) for choice in choices]
+    for choice, tokens in zip(choices, ids, strict=True):
+        if len(tokens) != 1:
+            raise TokenjouleError(f"the choice {choice!r} is {len(tokens)} tokens of this model, not one")
+    shares = logits[torch.tensor([token for (token,) in ids], device=logits.device)].softmax(-1).tolist()
+    return dict(zip(choices, shares, strict=True))

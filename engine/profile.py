@@ -77,6 +77,7 @@ class ProfiledBackend:
     def __init__(self, inner: Backend, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.inner, self._clock = inner, clock
         self.name, self.device = inner.name, inner.device
+        self.batch_invariant_tokens = inner.batch_invariant_tokens
         self._seconds: dict[tuple[str, Rows], tuple[int, float]] = {}
         self._rows: Rows = ()
 

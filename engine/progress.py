@@ -149,6 +149,9 @@ def summary(result: Generation) -> list[str]:
         f"stop: {stop.reason}{forced} | {format_j(energy.window_j)}{spread} J {worth}, "
         f"{format_j(result.joules_per_new_token)} J/new token | J: {', '.join(parts)}"
     ]
+    lines += [f"{policy.name}: {policy.description}" for policy in stop.policies if policy.description]
+    if ":" in stop.probe_mode:
+        lines.append(f"probes: {stop.probe_mode}")
     if result.budget:
         lines.append(_budget_line(result.budget))
     if not energy.complete:

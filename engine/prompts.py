@@ -18,6 +18,7 @@ class Item:
 
     id: str | int
     prompt: str
+    category: str | None = None
 
 
 def run_prompts(runner: Runner, source: str, output: str | None) -> int:
@@ -35,7 +36,7 @@ def run_prompts(runner: Runner, source: str, output: str | None) -> int:
             if item.id in done:
                 continue
             try:
-                result = runner.run(item.prompt, stdout=None)
+                result = runner.run(item.prompt, stdout=None, category=item.category)
                 if result.stop.answer_end is StopReason.CANCELLED:
                     return EXIT_CANCELLED
                 failure = failure_of(result, measured=runner.options.require_measured)
@@ -86,13 +87,16 @@ def _item(line: str, number: int, where: str) -> Item:
         raise TokenjouleError(f"{where}: not valid JSON: {error}") from error
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str) or not value["prompt"].strip():
         raise TokenjouleError(f'{where}: needs an object with a "prompt" that is not empty')
-    unknown = sorted(set(value) - {"prompt", "id"})
+    unknown = sorted(set(value) - {"prompt", "id", "category"})
     if unknown:
-        raise TokenjouleError(f"{where}: unknown key {unknown[0]!r}; known: prompt, id")
+        raise TokenjouleError(f"{where}: unknown key {unknown[0]!r}; known: prompt, id, category")
     identity = value.get("id", number)
     if isinstance(identity, bool) or not isinstance(identity, str | int):
         raise TokenjouleError(f"{where}: id must be a string or a whole number")
-    return Item(identity, value["prompt"])
+    category = value.get("category")
+    if not isinstance(category, str | None):
+        raise TokenjouleError(f"{where}: category must be a string")
+    return Item(identity, value["prompt"], category)
 
 
 def _finished_ids(output: Path) -> set[str | int]:

@@ -1,10 +1,11 @@
 """What a request gives back, and its JSON form, schema `tokenjoule.generation/1`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine.energy.report import EnergyReport
+from engine.probe import TRUNCATE
 from engine.profile import StageTime
 from engine.steps import StopReason
 
@@ -29,17 +30,34 @@ class ModelCard:
 
 
 @dataclass(frozen=True, slots=True)
+class Applied:
+    """A stop policy that was in force: name, what it was made with, and what it says of how it decided."""
+
+    name: str
+    parameters: Mapping[str, Any]
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Why a row ended. `reason` is the first cause: of the end of its thinking where that was cut short.
 
-    `policy`: class name of the policy that asked for it. `forced_answer`: the closer was injected.
-    `answer_end`: why the answer itself ended; differs from `reason` only after a forced answer.
+    `policy`: name of the policy that asked for it. `forced_answer`: the closer was injected.
+    `answer_end`: why the answer itself ended; differs from `reason` only after a forced answer. `policies`:
+    all that were in force. `probes`: how many were read on this row, `probes_ridden` of them by steps it took
+    anyway; `probe_j`: its joules for them, None where the meter told nothing. `probe_mode`: how they are
+    read, "truncate" or "piggyback", and why where not as asked.
     """
 
     reason: StopReason
     policy: str | None
     forced_answer: bool
     answer_end: StopReason
+    policies: tuple[Applied, ...] = ()
+    probes: int = 0
+    probe_j: float | None = None
+    probes_ridden: int = 0
+    probe_mode: str = TRUNCATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +181,11 @@ class Generation:
                 "policy": self.stop.policy,
                 "forced_answer": self.stop.forced_answer,
                 "answer_end": str(self.stop.answer_end),
+                "policies": [asdict(policy) for policy in self.stop.policies],
+                "probes": self.stop.probes,
+                "probe_j": self.stop.probe_j,
+                "probes_ridden": self.stop.probes_ridden,
+                "probe_mode": self.stop.probe_mode,
             },
             "energy": {
                 **self.energy.to_json(),

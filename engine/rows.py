@@ -3,11 +3,13 @@
 A row knows nothing of other rows, of the cache or of energy; the decode loop moves it.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from engine.errors import UsageError
 from engine.sampler import Sampling
 from engine.steps import Phase, StopPolicy, StopReason
 from engine.text import StopSequences
@@ -26,6 +28,7 @@ class Request:
     eos_ids: frozenset[int] = frozenset()
     policies: tuple[StopPolicy, ...] = ()
     question: str | None = None
+    category: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Row:
 
     `chosen`: the token sampled by the last forward, not yet part of the row. `from_forward`: for each new
     token the number of the forward that chose it, None for the first (prefill's) and for injected ones.
+    `probes`: how many were read on this row, `ridden` of them with its own steps.
     """
 
     number: int
@@ -83,7 +87,10 @@ class Row:
     ended: StopReason | None = None
     thinking_cut: StopReason | None = None
     cut_by: str | None = None
+    probes: int = 0
+    ridden: int = 0
 
+    _answer_sampling: Sampling = field(init=False)
     _stream: TextStream = field(init=False)
     _stops: StopSequences = field(init=False)
 
@@ -92,12 +99,19 @@ class Row:
         self.phase = Phase.ANSWER
         if self.marks is not None:
             self._enter_first_phase(self.marks)
+        self._answer_sampling = self.request.sampling.of_answer
         self._stream = self.tokenizer.stream(self.tokens)
         self._stops = StopSequences(self.request.stop_sequences)
 
     @property
     def new_tokens(self) -> int:
         return len(self.tokens) - len(self.request.prompt_ids)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the next token is chosen: a marked answer may have a temperature of its own."""
+        marked = self.marks is not None and self.phase is Phase.ANSWER
+        return self._answer_sampling if marked else self.request.sampling
 
     @property
     def answer_room(self) -> int:
@@ -201,6 +215,14 @@ class Row:
             self.phase, self.answer_from = Phase.ANSWER, len(self.tokens)
         elif self.phase is Phase.ANSWER and marks.opener and _ends_with(self.tokens, marks.opener):
             self.phase = Phase.THINK
+
+
+def own_copy(policy: StopPolicy) -> StopPolicy:
+    """A row's own. Raises `UsageError` for one that cannot be copied."""
+    try:
+        return copy.deepcopy(policy)
+    except Exception as error:
+        raise UsageError(f"{type(policy).__name__} cannot be copied for each row: {error}") from error
 
 
 def _ends_with(tokens: Sequence[int], end: Sequence[int]) -> bool:

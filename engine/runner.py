@@ -20,12 +20,14 @@ from engine.trace import Trace
 class Runner:
     """An engine loaded as the options say, and what each request is run with."""
 
-    def __init__(self, engine: Engine, options: argparse.Namespace, policies: Sequence[StopPolicy]) -> None:
+    def __init__(
+        self, engine: Engine, options: argparse.Namespace, policies: Sequence[StopPolicy | str]
+    ) -> None:
         self.engine, self.options, self.policies = engine, options, list(policies)
         self.trace = Trace(options.trace, keep=options.output is not None) if options.trace else None
 
     @classmethod
-    def open(cls, options: argparse.Namespace, policies: Sequence[StopPolicy]) -> "Runner":
+    def open(cls, options: argparse.Namespace, policies: Sequence[StopPolicy | str]) -> "Runner":
         if not options.quiet:
             print(f"loading {options.model or 'the bundled model'}", file=sys.stderr, flush=True)
         with LoadingLine(quiet=options.quiet) as line:
@@ -55,8 +57,11 @@ class Runner:
         if self.trace:
             self.trace.close()
 
-    def run(self, prompt: str, *, stdout: TextIO | None) -> Generation:
-        """One request to its end; the text streams to `stdout` where that is given. Ctrl-C ends it early."""
+    def run(self, prompt: str, *, stdout: TextIO | None, category: str | None = None) -> Generation:
+        """One request to its end; the text streams to `stdout` where that is given. Ctrl-C ends it early.
+
+        `category`: the prompt's own, in place of the one of all.
+        """
         options = self.options
         session = self.engine.start(
             [prompt],
@@ -67,9 +72,14 @@ class Runner:
             min_p=options.min_p,
             repetition_penalty=options.repetition_penalty,
             seed=options.seed,
+            answer_temperature=options.answer_temperature,
             stop_sequences=options.stop_sequence,
             ignore_eos=options.ignore_eos,
             policies=self.policies,
+            probe_share=options.probe_share,
+            probe_mode=options.probe_mode,
+            category=category or options.category,
+            price_joules=options.price_joules,
             budget_joules=options.budget_joules,
             budget_tokens=options.budget_tokens,
             answer_tokens=options.answer_tokens,

@@ -6,7 +6,7 @@ A row's draw depends on nothing but its key and its logits, so its neighbours ca
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,10 @@ from engine.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a row's next token is chosen. Temperature 0 is greedy, and then the filters cannot matter."""
+    """How a row's next token is chosen. Temperature 0 is greedy, and then the filters cannot matter.
+
+    `answer_temperature`: of the answer of a model that marks its thinking; None for the same as before.
+    """
 
     temperature: float = 0.0
     top_k: int | None = None
@@ -25,11 +28,14 @@ class Sampling:
     min_p: float | None = None
     repetition_penalty: float = 1.0
     seed: int = 0
+    answer_temperature: float | None = None
 
     def __post_init__(self) -> None:
         coldest = 1e-4  # below, logits over temperature leave what fp32 can hold apart
-        if not (math.isfinite(self.temperature) and (self.temperature == 0 or self.temperature >= coldest)):
-            raise UsageError(f"temperature must be 0, or {coldest:g} and more, not {self.temperature}")
+        for name in ("temperature", "answer_temperature"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and (value == 0 or value >= coldest)):
+                raise UsageError(f"{name.replace('_', ' ')} must be 0, or {coldest:g} and more, not {value}")
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"top-k must be at least 1, not {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -40,6 +46,13 @@ class Sampling:
             raise UsageError(f"repetition penalty must be positive, not {self.repetition_penalty}")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed must lie in [0, 2^63), not {self.seed}")
+
+    @property
+    def of_answer(self) -> "Sampling":
+        """How the tokens of a marked answer are chosen."""
+        if self.answer_temperature in (None, self.temperature):
+            return self
+        return replace(self, temperature=self.answer_temperature)
 
 
 def sample(logits: Tensor, sampling: Sampling, *, seen: Sequence[int], row: int, position: int) -> int:

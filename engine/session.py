@@ -11,9 +11,11 @@ from engine.energy.meter import play
 from engine.energy.report import EnergyReport
 from engine.errors import UsageError
 from engine.profile import ProfiledBackend, StageTime, shared_by_time
-from engine.result import Budget, Ended, Generation, ModelCard, Timing
+from engine.result import Applied, Budget, Ended, Generation, ModelCard, Timing
 from engine.rows import Row
-from engine.steps import Hook, Phase, Step, StopReason
+from engine.steps import Hook, Phase, Step, StopPolicy, StopReason
+from engine.stop.base import name_of
+from engine.stop.dial import Dial
 from engine.stop.joule import JouleBudget
 from kernels import cost
 from kernels.cost import Dims, RowWork
@@ -55,6 +57,11 @@ class Session:
     @property
     def ledger(self) -> Ledger:
         return self._ledger
+
+    @property
+    def dial(self) -> Dial:
+        """Price and budget of this request, which any thread may turn while it runs."""
+        return self._decoder.dial
 
     def steps(self) -> Iterator[Step]:
         """Every new token of every row as it comes. The request, and its account, begin with the first.
@@ -141,6 +148,11 @@ class Session:
                 policy=row.cut_by,
                 forced_answer=row.thinking_cut is not None,
                 answer_end=ended,
+                policies=tuple(_applied(policy) for policy in row.request.policies),
+                probes=row.probes,
+                probe_j=None if energy is None else sum(energy.probes.values(), 0.0),
+                probes_ridden=row.ridden,
+                probe_mode=self._decoder.probe_mode,
             ),
             energy=report,
             per_token_j=tuple(joules for joules, _ in per_token),
@@ -158,6 +170,7 @@ class Session:
         forwards: dict[str, tuple[float, float]] = {}
         for number, mark in enumerate(self._ledger.marks):
             parts = [row.by_forward[number][0] for row in report.rows.values() if number in row.by_forward]
+            parts += [row.probes[number] for row in report.rows.values() if number in row.probes]
             if parts:
                 joules, elapsed_s = forwards.get(mark.kind, (0.0, 0.0))
                 forwards[mark.kind] = joules + sum(parts), elapsed_s + mark.end_s - mark.start_s
@@ -194,3 +207,9 @@ class Session:
             decode_tokens_per_s=tokens / decode_s if decode_s else 0.0,
             weight_bandwidth_gb_per_s=weights * len(decodes) / decode_s / 1e9 if decode_s else 0.0,
         )
+
+
+def _applied(policy: StopPolicy) -> Applied:
+    """What a result says of a policy; a user's own may tell no more than its class."""
+    parameters, description = getattr(policy, "parameters", {}), getattr(policy, "description", "")
+    return Applied(name_of(policy), dict(parameters), str(description))

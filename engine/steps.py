@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from engine.energy.curve import OperatingCurve
     from engine.result import Generation
+    from engine.stop.dial import Dial
 
 
 class StopReason(StrEnum):
@@ -66,23 +67,37 @@ class Inject:
 class Probe:
     """Ask, off the record, what would follow `text` (None: closer and answer prefix), greedily.
 
-    At most `max_tokens` tokens are read, fewer at an end-of-sequence token; the row is then rolled back, so
-    its own tokens are those of a run without probes. The cost is booked under `probe`.
+    At most `max_tokens` tokens are read, fewer at an end-of-sequence token; the row goes on as if nothing had
+    been asked, so its own tokens are those of a run without probes. The cost is booked under `probe`.
+    `choices`: texts of one token each, such as the letters of a multiple-choice question, to be weighed
+    against each other as the first token read.
     """
 
     text: str | None = None
     max_tokens: int = 1
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeReading:
-    """What a probe found. `probabilities` (V,) fp32 and `entropy` (nats) are of the first token read."""
+    """What a probe found. `probabilities` (V,) fp32 and `entropy` (nats) are of the first token read.
+
+    `answer`: the text, without an end-of-sequence token; `complete`: there was one, so it is not cut short.
+    `choices`: the share of each of the probe's choices in the probability that all of them have.
+    """
 
     answer: str
     token_ids: tuple[int, ...]
     probabilities: Tensor
     entropy: float
     energy_j: float
+    complete: bool = True
+    choices: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the first token read."""
+        return float(self.probabilities[self.token_ids[0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +117,7 @@ class Context:
     """What a policy is told when a row begins. `answer_cost_tokens`: closer, prefix and bounded answer.
 
     `curve`: what requests cost on this model and device, in the meter's joules; None unless one was fitted
-    here (`python -m bench.curves`).
+    here (`python -m bench.curves`). `dial`: price and budget, which may change while the row runs.
     """
 
     row: int
@@ -115,6 +130,12 @@ class Context:
     question: str | None = None
     category: str | None = None
     curve: OperatingCurve | None = None
+    dial: Dial | None = None
+
+    @property
+    def price(self) -> float | None:
+        """Accuracy points per joule as of now; None where the request names no price. Read it each time."""
+        return None if self.dial is None else self.dial.price
 
 
 @dataclass(slots=True)

@@ -114,6 +114,8 @@ class Backend(Protocol):
     name: str
     device: torch.device
     captures: bool  # decode steps can be captured, by `kernels.gpu.decode_step`
+    # A forward of up to so many new tokens gives every row bit for bit what it gets alone; 0: no promise.
+    batch_invariant_tokens: int
 
     def prepare_layer(self, weights: LayerWeights, shape: AttentionShape, norm_eps: float) -> Any:
         """What the stages below take as `layer`."""

@@ -81,6 +81,7 @@ class TorchBackend:
 
     name = "torch"
     captures = False
+    batch_invariant_tokens = 0  # torch picks its products by their shape
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

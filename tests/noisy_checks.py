@@ -15,13 +15,14 @@ def entry(category: str, question: int, **given: object) -> Entry:
         "model": "toy", "quantization": "none", "category": category, "question": f"{category} {question}",
         "seed": question, "split": "calibration", "prompt_tokens": 7, "checkpoint": 0, "think_tokens": 1,
         "answer": "", "correct": False, "confidence": 0.5, "entropy": 0.5, "stability": 0, "tail": "",
-        "closed": False, "energy_j": 0.0, "probe_j": PROBE_J, "answer_j": ANSWER_J, "energy_source": "simulated",
+        "closed": False, "energy_j": 0.0, "probe_j": PROBE_J, "answer_j": ANSWER_J,
+        "energy_source": "simulated",
     }  # fmt: skip
     return Entry(**(usual | given))  # type: ignore[arg-type]
 
 
 def check_run(checker: Checker, question: int, rng: random.Random, *, category: str = "verify") -> Trace:
-    """Attempt and passes; an answer before the attempt is as good as the attempt. A changed line is another tail."""
+    """Attempt and passes; an answer before it is as good as the attempt. A changed line is another tail."""
     right, changed = simulate(checker, rng)
     tails, stability = ["0"], [1]
     for number, change in enumerate(changed, 1):

@@ -21,6 +21,7 @@ from engine.result import ModelCard
 from engine.rows import Request
 from engine.session import Origin, Session
 from engine.steps import StopPolicy
+from engine.stop.dial import Dial
 from engine.thinking import ThinkingFormat
 from engine.tokenizer import Tokenizer
 from kernels.cost import Dims
@@ -154,7 +155,7 @@ def run(
         ledger,
         thinking=FORMAT,
         answer_tokens=answer_tokens,
-        budget_j=budget_j,
+        dial=Dial(budget_j=budget_j),
     )
     card = ModelCard("simulated", "none", 0, "float32", "none", True)
     session = Session(decoder, ledger, Origin(card, "none", "simulated", DIMS, 0.0), (), Lock())

@@ -398,3 +398,46 @@ def test_bfloat16_rows_run(letters_directory: Path) -> None:
     with Engine.load(letters_directory, dtype="bf16", meter=CountedMeter()) as engine:  # type: ignore[arg-type]
         assert engine.model.dtype is torch.bfloat16
         assert len(engine.generate(PROMPT, max_new_tokens=5).token_ids) == 5
+
+
+def test_an_answer_temperature_runs_by_the_host_and_only_where_thinking_is_marked(
+    letters_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device's own loop is told once how rows sample: its first answer token would still be a thought's."""
+    options: dict[str, Any] = {
+        "max_new_tokens": 30,
+        "temperature": 1.5,
+        "budget_tokens": 5,
+        "answer_tokens": 8,
+    }
+    with Engine.load(letters_directory, backend="torch", meter=CountedMeter()) as engine:  # type: ignore
+        cold = engine.generate(PROMPT, answer_temperature=0.0, **options)
+        warm = engine.generate(PROMPT, **options)
+        loops = run_late(engine, monkeypatch)
+        assert engine.generate(PROMPT, answer_temperature=0.0, **options).token_ids == cold.token_ids
+        assert not loops
+        assert engine.generate(PROMPT, answer_temperature=1.5, **options).token_ids == warm.token_ids
+        assert loops, "the same temperature changes nothing"
+        fed = [*PROMPT, *cold.token_ids[:7]]
+        monkeypatch.setattr(engine, "thinking", None)
+        assert engine.generate(fed, max_new_tokens=8).token_ids == cold.token_ids[7:], (
+            "greedy behind the prefix"
+        )
+        with pytest.raises(UsageError, match="marks its thinking"):
+            engine.generate(PROMPT, answer_temperature=0.0)
+    assert cold.token_ids[:7] == warm.token_ids[:7]
+    assert cold.token_ids != warm.token_ids
+
+
+def test_categories_are_one_for_all_or_one_for_each(engine: Engine) -> None:
+    seen: list[str | None] = []
+
+    class Asked(Policy):
+        def reset(self, context: Any) -> None:
+            seen.append(context.category)
+
+    engine.generate_many([PROMPT, PROMPT], max_new_tokens=1, policies=[Asked()], category="chain")
+    engine.generate_many([PROMPT, PROMPT], max_new_tokens=1, policies=[Asked()], category=["search", None])
+    assert seen == ["chain", "chain", "search", None]
+    with pytest.raises(UsageError, match="1 categories for 2 prompts"):
+        engine.generate_many([PROMPT, PROMPT], category=["search"])

@@ -100,3 +100,14 @@ def test_temperature_zero_is_greedy_after_the_penalty() -> None:
 def test_values_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         Sampling(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_answer_temperature_changes_the_temperature_alone() -> None:
+    sampling = Sampling(0.7, top_k=5, seed=3, answer_temperature=0.0)
+    assert sampling.of_answer.temperature == 0
+    assert (sampling.of_answer.top_k, sampling.of_answer.seed) == (5, 3)
+    assert Sampling(0.7).of_answer == Sampling(0.7)
+    same = Sampling(0.7, answer_temperature=0.7)
+    assert same.of_answer is same
+    with pytest.raises(UsageError, match="answer temperature must be 0"):
+        Sampling(answer_temperature=-1.0)

@@ -1,11 +1,11 @@
 """From runs to a category's rule: which signals to look at, and what each state was worth.
 
 Few runs pass through a rare state, so its figures are drawn towards those of the same cell at the checkpoints
-around, by the weight of `NEAR` runs, and towards those of its whole checkpoint, by that of `PRIOR`. On the noisy
-checker of `bench.testbed.optimal_stop`, 500 runs, `NEAR` 0, 4, 8, 20, 50 lose at most 1.49, 0.98, 0.94, 2.15 and
-2.27 % of the optimum's value over five draws and four prices. Which signals are looked at is chosen by what
-rules are worth on questions that they were not fitted to, over prices from where only direct answers pay to
-where everything does.
+around, by the weight of `NEAR` runs, and towards those of its whole checkpoint, by that of `PRIOR`. On the
+noisy checker of `bench.testbed.optimal_stop`, 500 runs, `NEAR` 0, 4, 8, 20, 50 lose at most 1.49, 0.98, 0.94,
+2.15 and 2.27 % of the optimum's value over five draws and four prices. Which signals are looked at is chosen
+by what rules are worth on questions that they were not fitted to, over prices from where only direct answers
+pay to where everything does.
 """
 
 from collections import Counter, defaultdict

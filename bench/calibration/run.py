@@ -17,6 +17,7 @@ from engine.session import Session
 from engine.steps import Context, Phase, Probe, ProbeReading, Step, StopPolicy
 from engine.stop.base import Policy
 from engine.stop.signals import SignalReader, Signals
+from engine.stop.token import TokenBudget
 
 ANSWER_TOKENS = 4  # answers of the test bed are one or two characters and an end
 
@@ -25,15 +26,15 @@ class Recorder(Policy):
     """Stops nothing; keeps what a probe reads at each checkpoint of its one row."""
 
     needs = frozenset({"probe"})
-    bounds_thinking = True
+
+    def __init__(self) -> None:
+        self._reader = SignalReader()
 
     def __deepcopy__(self, memo: object) -> "Recorder":
         return self  # the row's copy is the one whose readings are asked for
 
     def reset(self, context: Context) -> None:
-        if context.step_separator is None:
-            raise UsageError("checkpoints need a model that marks its thinking and its steps")
-        self._reader = SignalReader(context.step_separator)
+        self._reader.begin(context)
         self.readings: list[tuple[Signals, ProbeReading]] = []
 
     def on_token(self, step: Step) -> Probe | None:
@@ -45,14 +46,20 @@ class Recorder(Policy):
         self.readings.append((self._at, reading))
 
 
-def ask(engine: Engine, question: Question, policies: Sequence[StopPolicy]) -> tuple[Session, Generation]:
-    """One question under the experiments' protocol. Raises `TokenjouleError` where the run failed."""
+def ask(
+    engine: Engine, question: Question, policies: Sequence[StopPolicy | str]
+) -> tuple[Session, Generation]:
+    """One question under the experiments' protocol. Raises `TokenjouleError` where the run failed.
+
+    Thinking that would fill the context ends in time for an answer, whatever the policies do.
+    """
+    in_time = TokenBudget(engine.model.config.max_context)
     session = engine.start(
         [question.prompt],
         temperature=1.0,
         answer_temperature=0.0,
         seed=question.seed,
-        policies=policies,
+        policies=[*policies, in_time],
         answer_tokens=ANSWER_TOKENS,
         category=question.category,
     )
@@ -98,17 +105,15 @@ def _entry(
     at: Signals,
     reading: ProbeReading,
 ) -> Entry:
-    eos = engine.model.config.eos_ids
-    answer = engine.tokenizer.decode([token for token in reading.token_ids if token not in eos]).strip()
     length, injected = result.prompt_tokens + at.think_tokens, injected_tokens(engine)
     read = len(reading.token_ids)
     return Entry(
         **_common(engine, pricer, question, split, result),
         checkpoint=at.checkpoint,
         think_tokens=at.think_tokens,
-        answer=answer,
-        correct=accepts(question, answer),
-        confidence=float(reading.probabilities.max()),
+        answer=reading.answer,
+        correct=accepts(question, reading.answer),
+        confidence=reading.confidence,
         entropy=reading.entropy,
         stability=at.stability,
         tail=at.tail,

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.energy.attribution import Attribution, StepMark, split
 from engine.energy.meter import MICROJOULES_PER_JOULE, Sensor
 from engine.energy.row_parts import row_parts
+from engine.steps import Phase
 from kernels.cost import Dims
 
 _Z95 = 1.96
@@ -35,12 +36,14 @@ class PhaseEnergy:
 class RowEnergy:
     """One row's joules, and (joules, standard deviation) of its part in each forward, by number.
 
-    `model_by_forward`: the same by the power model, where one attributed.
+    `model_by_forward`: the same by the power model, where one attributed. `probes`: J of its probes, by the
+    number of the forward, which is theirs alone or one that they rode in; those are in `total_j`, too.
     """
 
     total_j: float
     by_forward: Mapping[int, tuple[float, float | None]]
     model_by_forward: Mapping[int, tuple[float, float]] | None = None
+    probes: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +176,22 @@ def by_row(
     total: dict[int, int] = {}
     by_forward: dict[int, dict[int, tuple[float, float | None]]] = {}
     by_model: dict[int, dict[int, tuple[float, float]]] = {}
+    probes: dict[int, dict[int, float]] = {}
     for number, (mark, step_uj, sd_uj) in enumerate(
         zip(marks, found.steps_uj, found.step_sd_uj, strict=True)
     ):
         parts = row_parts(mark, dims)
         for share, part, part_uj in zip(mark.shares, parts, split(step_uj, parts), strict=True):
             total[share.row] = total.get(share.row, 0) + part_uj
+            if share.phase == Phase.PROBE:
+                probes.setdefault(share.row, {})[number] = joules(part_uj)
+                continue
             sd_j = joules(sd_uj * part) if with_sd else None
             by_forward.setdefault(share.row, {})[number] = (joules(part_uj), sd_j)
             if found.model_uj is not None and found.model_sd_uj is not None:
                 model = (joules(found.model_uj[number] * part), joules(found.model_sd_uj[number] * part))
                 by_model.setdefault(share.row, {})[number] = model
-    return {row: RowEnergy(joules(total[row]), by_forward[row], by_model.get(row)) for row in sorted(total)}
+    return {
+        row: RowEnergy(joules(total[row]), by_forward.get(row, {}), by_model.get(row), probes.get(row, {}))
+        for row in sorted(total)
+    }

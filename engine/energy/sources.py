@@ -44,6 +44,16 @@ def require_measured(meter: Meter) -> None:
         raise MeterError(f"a measured energy source is required, {meter.name!r} is not one ({meter.note})")
 
 
+def host_meter(meter: Meter) -> Meter | None:
+    """RAPL beside a GPU's meter, where it can be read."""
+    if not meter.name.startswith("nvml"):
+        return None
+    try:
+        return open_meter("rapl", cuda_device=None)
+    except MeterError:
+        return None
+
+
 def _open_auto(cuda_device: int | None, clock: Clock) -> Meter:
     if cuda_device is not None:
         return _open_nvml("nvml", cuda_device, clock)

@@ -1,12 +1,14 @@
-"""Checkpoints of a thinking row, and what can be seen there for nothing: the text of its steps.
+"""What can be seen for nothing at a checkpoint of a thinking row: the text of its steps.
 
-A checkpoint is the row's first token (number 0) and every end of a written-out step. A step's tail is the
-text behind its last "=" or blank: the running result of most ways to write reasoning down.
+A checkpoint is the row's first token (number 0) and every end of a written-out step; the next token is chosen
+by then, or about to be.
 """
 
 from dataclasses import dataclass
 
-from engine.steps import Phase, Step
+from engine.steps import Context, Phase, Step
+from engine.stop.checkpoints import Checkpoints
+from engine.stop.stability import Streak, exactly, tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,35 +25,29 @@ class Signals:
     distinct: int = 0
 
 
-def tail_of(step: str) -> str:
-    """Behind the last "=" or blank of a step's text."""
-    words = step.replace("=", " ").split()
-    return words[-1] if words else ""
-
-
 class SignalReader:
-    """Follows one row; `separator` ends a step. Blank steps do not count."""
+    """Follows one row."""
 
-    def __init__(self, separator: str) -> None:
-        self._separator = separator
-        self._text = ""
+    def __init__(self) -> None:
+        self._ends, self._streak = Checkpoints(), Streak(exactly)
+
+    def begin(self, context: Context) -> None:
+        """A row begins. Raises `UsageError` on a model whose thinking is not marked."""
+        self._ends.begin(context)
+        self._streak.forget()
         self._tails: set[str] = set()
-        self._last = ""
-        self._stability = self._reached = 0
+        self._tail, self._reached = "", 0
 
     def read(self, step: Step) -> Signals | None:
-        """The checkpoint that this token reached, if it did."""
-        if step.phase is not Phase.THINK:
+        """What is to be seen at this token, if it reached a checkpoint."""
+        ended = self._ends.reached(step)
+        if step.phase is not Phase.THINK or not (ended or step.index == 0):
             return None
-        *ended, self._text = (self._text + step.text).split(self._separator)
-        tails = [tail_of(text) for text in ended if text.strip()]
-        if not tails and step.index:
-            return None
-        for tail in tails:
-            self._stability = self._stability + 1 if tail == self._last and self._tails else 1
-            self._last = tail
-            self._tails.add(tail)
+        if ended:
+            self._tail = tail(self._ends.text)
+            self._streak.add(self._tail)
+            self._tails.add(self._tail)
         self._reached += 1
         return Signals(
-            self._reached - 1, step.index + 1, self._last, self._stability, distinct=len(self._tails)
+            self._reached - 1, step.index + 1, self._tail, self._streak.length, distinct=len(self._tails)
         )

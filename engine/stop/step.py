@@ -3,6 +3,7 @@
 from engine.errors import UsageError
 from engine.steps import Context, Phase, Step, Stop
 from engine.stop.base import Policy
+from engine.stop.checkpoints import Checkpoints
 
 
 class StepBudget(Policy):
@@ -14,15 +15,11 @@ class StepBudget(Policy):
         if steps < 1:
             raise UsageError(f"a step budget must be at least 1, not {steps}")
         self.steps = steps
+        self._ends = Checkpoints()
 
     def reset(self, context: Context) -> None:
-        if context.step_separator is None:
-            raise UsageError("a step budget needs a model that marks its thinking and its steps")
-        self._separator = context.step_separator
-        self._text = ""
+        self._ends.begin(context)
 
     def on_token(self, step: Step) -> Stop | None:
-        if step.phase is not Phase.THINK:
-            return None
-        self._text += step.text
-        return Stop() if self._text.count(self._separator) >= self.steps else None
+        self._ends.reached(step)
+        return Stop() if step.phase is Phase.THINK and self._ends.count >= self.steps else None

@@ -44,6 +44,9 @@ class CpuBackend:
 
     name = "cpu"
     captures = False
+    batch_invariant_tokens = (
+        MANY_TOKENS  # as `gemv` and `attention` sum; torch's product depends on its shape
+    )
 
     def __init__(self, device: torch.device, *, threads: int | None = None) -> None:
         if device.type != "cpu":

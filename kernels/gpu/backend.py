@@ -62,6 +62,7 @@ class GpuBackend:
 
     name = "gpu"
     captures = True
+    batch_invariant_tokens = 0  # several new tokens take other kernels than one does
 
     def __init__(self, device: torch.device, *, chip: Chip | None = None) -> None:
         """`chip`: the one that kernels are meant for where `device` is the meta device; `kernels.aot` records

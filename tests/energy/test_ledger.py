@@ -149,6 +149,11 @@ def test_a_whole_request_on_a_slow_sensor_adds_up_in_its_json() -> None:
         "policy": "Sixty",
         "forced_answer": True,
         "answer_end": "eos",
+        "policies": [{"name": "Sixty", "parameters": {}, "description": ""}],
+        "probes": 0,
+        "probe_j": 0.0,
+        "probes_ridden": 0,
+        "probe_mode": "truncate",
     }
     assert found["answer"] == "aaa"
     tokens = sum(found["energy"]["phases"][name]["tokens"] for name in ("think", "answer"))

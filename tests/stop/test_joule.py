@@ -131,7 +131,7 @@ class TwiceAsMuch(JouleBudget):
     """Spends too much."""
 
     def on_token(self, step: Step) -> Stop | None:
-        self.usable_j = 2 * self.joules
+        self.gain_bound = -1.0
         return super().on_token(step)
 
 
@@ -147,9 +147,9 @@ class Timid(JouleBudget):
     """Leaves a tenth of the budget unused."""
 
     def on_token(self, step: Step) -> Stop | None:
-        self.usable_j = 0.9 * self.joules
+        self.gain_bound = 0.1
         stop = super().on_token(step)
-        self.usable_j = self.joules
+        self.gain_bound = 0.0
         return stop
 
 
