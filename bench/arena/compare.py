@@ -8,7 +8,7 @@ import numpy as np
 from bench.arena import controls
 from bench.arena.arms import FULL, MARGINAL
 from bench.arena.outcomes import Played
-from bench.arena.scores import Estimate, Score, beats, score
+from bench.arena.scores import Estimate, Reference, Score
 from bench.calibration.grid import Grid
 from bench.calibration.log import Trace
 from bench.calibration.replay import Outcome, replay_all
@@ -69,32 +69,28 @@ def compare(
         if set(found) != set(keys):
             raise TokenjouleError(f"arm {name} and the log differ: {len(found)} and {len(keys)} questions")
     ran = {name: [found[key] for key in keys] for name, found in arms.items()}
-    lines = [_played(name, found, traces, grid, price, seed) for name, found in ran.items()]
+    reference = Reference(grid, price, seed=seed)
+    lines = [_played(name, found, traces, reference) for name, found in ran.items()]
     outcomes = {line.name: line.outcome for line in lines}
     own = outcomes.get(MARGINAL)
     lines += [
-        Line(name, found, score(grid, found, price, seed=seed), None, None, None, None, None)
+        Line(name, found, reference.score(found), None, None, None, None, None)
         for name, found in _controls(grid, own, price, seed).items()
     ]
-    dealt = {within: _permuted(grid, own, within, seed) for within in (False, True)} if own else {}
     names = {trace.end.category for trace in traces}
     return Arena(
         category=ALL if len(names) > 1 else names.pop(),
         grid=grid,
         price=price,
         lines=tuple(lines),
-        permuted=beats(grid, own, dealt[False], price, seed=seed) if own else None,
-        permuted_within=beats(grid, own, dealt[True], price, seed=seed) if own else None,
-        over_fixed=beats(grid, own, controls.best_fixed(grid, price / POINTS), price, seed=seed)
-        if own
-        else None,
+        permuted=reference.beats(own, _permuted(grid, own, False, seed)) if own else None,
+        permuted_within=reference.beats(own, _permuted(grid, own, True, seed)) if own else None,
+        over_fixed=reference.beats(own, controls.best_fixed(grid, price / POINTS)) if own else None,
         replay=_replayed(traces, rule, own, price) if own and rule else None,
     )
 
 
-def _played(
-    name: str, found: Sequence[Played], traces: Sequence[Trace], grid: Grid, price: float, seed: int
-) -> Line:
+def _played(name: str, found: Sequence[Played], traces: Sequence[Trace], reference: Reference) -> Line:
     outcome = Outcome(
         controls.stops_of(traces, [line.think_tokens for line in found]),
         np.array([line.energy_j for line in found]),
@@ -104,7 +100,7 @@ def _played(
     return Line(
         name=name,
         outcome=outcome,
-        score=score(grid, outcome, price, seed=seed),
+        score=reference.score(outcome),
         played=len(found),
         tokens=float(np.mean([line.new_tokens for line in found])),
         elapsed_s=float(np.mean([line.elapsed_s for line in found])),

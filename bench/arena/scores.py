@@ -4,19 +4,16 @@ Every interval is 95 %, of a paired bootstrap over questions in which hull, best
 anew from the drawn questions.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from bench.arena.controls import best_fixed, first_stably_correct
-from bench.calibration.bootstrap import interval, resamples
-from bench.calibration.grid import Grid
+from bench.arena.controls import first_stably_correct
+from bench.calibration.bootstrap import DRAWS, interval, resamples
+from bench.calibration.grid import Array, Grid
 from bench.calibration.hull import hull
 from bench.calibration.replay import Outcome
 from engine.stop.rule import POINTS
-
-DRAWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +23,12 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, drawn: Array) -> "Estimate":
+        """From its value on all questions and, behind it, on each draw."""
+        known = drawn[1:][~np.isnan(drawn[1:])]
+        return cls(float(drawn[0]), *(interval(known) if len(known) else (float("nan"),) * 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,54 +49,43 @@ class Score:
     closed: Estimate
 
 
-def score(grid: Grid, outcome: Outcome, price: float, *, draws: int = DRAWS, seed: int = 0) -> Score:
-    """An arm on the questions of `grid`, in their order. `price`: accuracy points per joule."""
-    per_j = price / POINTS
-    oracle = first_stably_correct(grid).utility(price)
-    samples = resamples(grid.clusters, draws=draws, seed=seed)
-    everything = np.arange(len(grid.clusters))
+class Reference:
+    """What arms are held against on the questions of `grid`, all of them and drawn. `price`: points per
+    joule.
+    """
 
-    def estimate(of: Callable[[np.ndarray], float]) -> Estimate:
-        drawn = np.array([of(rows) for rows in samples])
-        known = drawn[~np.isnan(drawn)]
-        ends = interval(known) if len(known) else (float("nan"), float("nan"))
-        return Estimate(of(everything), *ends)
+    def __init__(self, grid: Grid, price: float, *, draws: int = DRAWS, seed: int = 0) -> None:
+        self.price = price
+        self._weights = np.zeros((draws + 1, len(grid.clusters)))
+        self._weights[0] = 1.0
+        for draw, rows in enumerate(resamples(grid.clusters, draws=draws, seed=seed), 1):
+            self._weights[draw] = np.bincount(rows, minlength=len(grid.clusters))
+        self._weights /= self._weights.sum(axis=1, keepdims=True)
+        joules, right = self._weights @ grid.energy_j, self._weights @ grid.correct
+        self._full_j, self._full = joules[:, -1], right[:, -1]
+        self._hulls = [hull(*point) for point in zip(joules, right, strict=True)]
+        self._fixed = (right - price / POINTS * joules).max(axis=1)
+        self._oracle = self._weights @ first_stably_correct(grid).utility(price)
 
-    def saved(rows: np.ndarray) -> float:
-        return float(1 - outcome.energy_j[rows].mean() / grid.energy_j[rows, -1].mean())
+    def score(self, outcome: Outcome) -> Score:
+        """Of an arm, on the same questions in the same order."""
+        joules, right = self._weights @ outcome.energy_j, self._weights @ outcome.correct
+        pairs = list(zip(self._hulls, joules, right, strict=True))
+        above = np.array([y - corners.accuracy_at(e) for corners, e, y in pairs])
+        cheaper = np.array([1 - e / corners.energy_at(y) for corners, e, y in pairs])
+        gap = self._oracle - self._fixed
+        way = right - self.price / POINTS * joules - self._fixed
+        closed = np.where(gap > 0, way / np.where(gap > 0, gap, 1.0), np.nan)
+        return Score(
+            accuracy=float(right[0]),
+            energy_j=float(joules[0]),
+            saved=Estimate.of(1 - joules / self._full_j),
+            gained=Estimate.of(right - self._full),
+            at_equal_joules=Estimate.of(above),
+            at_equal_accuracy=Estimate.of(cheaper),
+            closed=Estimate.of(closed),
+        )
 
-    def gained(rows: np.ndarray) -> float:
-        return float((outcome.correct[rows] - grid.correct[rows, -1]).mean())
-
-    def above_hull(rows: np.ndarray) -> float:
-        corners = hull(grid.energy_j[rows].mean(axis=0), grid.correct[rows].mean(axis=0))
-        at_j = float(outcome.energy_j[rows].mean())
-        return float(outcome.correct[rows].mean()) - corners.accuracy_at(at_j)
-
-    def cheaper(rows: np.ndarray) -> float:
-        corners = hull(grid.energy_j[rows].mean(axis=0), grid.correct[rows].mean(axis=0))
-        fixed_j = corners.energy_at(float(outcome.correct[rows].mean()))
-        return 1 - float(outcome.energy_j[rows].mean()) / fixed_j
-
-    def closed(rows: np.ndarray) -> float:
-        part = grid.part(rows)
-        fixed = best_fixed(part, per_j).utility(price).mean()
-        gap = oracle[rows].mean() - fixed
-        return float((outcome.utility(price)[rows].mean() - fixed) / gap) if gap > 0 else float("nan")
-
-    return Score(
-        accuracy=float(outcome.correct.mean()),
-        energy_j=float(outcome.energy_j.mean()),
-        saved=estimate(saved),
-        gained=estimate(gained),
-        at_equal_joules=estimate(above_hull),
-        at_equal_accuracy=estimate(cheaper),
-        closed=estimate(closed),
-    )
-
-
-def beats(grid: Grid, outcome: Outcome, other: Outcome, price: float, *, seed: int = 0) -> Estimate:
-    """By how much more utility an arm has than another, in accuracy, paired by question."""
-    difference = outcome.utility(price) - other.utility(price)
-    drawn = [difference[rows].mean() for rows in resamples(grid.clusters, draws=DRAWS, seed=seed)]
-    return Estimate(float(difference.mean()), *interval(np.array(drawn)))
+    def beats(self, outcome: Outcome, other: Outcome) -> Estimate:
+        """By how much more utility an arm has than another, in accuracy, paired by question."""
+        return Estimate.of(self._weights @ (outcome.utility(self.price) - other.utility(self.price)))
