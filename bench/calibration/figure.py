@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from bench.calibration.fit import Finding
-from bench.calibration.grid import Grid
 from bench.calibration.induction import prices
 from bench.calibration.log import Trace
 from bench.calibration.price import held_out
@@ -52,9 +51,8 @@ def _panel(axes: Any, found: Finding, traces: Sequence[Trace], rule: StoppingRul
         grid = np.linspace(joules.min(), joules.max(), 100)
         curve = [found.saturating.accuracy(float(at)) for at in grid]
         axes.plot(grid, curve, ":", lw=1.2, color=FIT, label="saturating fit")
-    outcomes = [
-        held_out(traces, {found.category: found.axes}, float(at)) for at in prices(Grid.of(traces), 12)
-    ]
+    at = [float(price) for price in prices(found.grid, 12)]
+    outcomes = held_out(traces, {found.category: found.axes}, at)
     axes.plot(
         [outcome.energy_j.mean() for outcome in outcomes],
         [outcome.correct.mean() for outcome in outcomes],

@@ -18,6 +18,7 @@ from bench.calibration.tasks import refuse_test
 from engine.errors import TokenjouleError
 from engine.stop.rule import POINTS, POOLED, Axes, StoppingRule
 
+CHOOSING_RUNS = 1000  # tell which signals matter; more of them take long
 LEAST_RUNS = 20  # of a category: below, five folds hold next to nothing
 
 
@@ -78,7 +79,8 @@ def fit_rule(
     axes: dict[str, Axes] = {}
     for name, part in (*parts.items(), (POOLED, list(traces))):
         say(f"{name}: choosing signals on {len(part)} runs")
-        axes[name] = choose_axes(part, candidates(part, probes=probes))
+        some = part[:: -(-len(part) // CHOOSING_RUNS)]
+        axes[name] = choose_axes(some, candidates(some, probes=probes))
     categories = {name: fit_category(part, axes[name]) for name, part in parts.items()}
     say("choosing the price")
     return StoppingRule(
@@ -99,7 +101,7 @@ def find(category: str, traces: Sequence[Trace], axes: Axes, price: float) -> Fi
     mean_j, accuracy = grid.energy_j.mean(axis=0), grid.correct.mean(axis=0)
     best = best_budget(grid, per_j)
     interval_j, regret, regret_interval = budget_intervals(grid, per_j)
-    rule = held_out(traces, {category: axes}, price)
+    [rule] = held_out(traces, {category: axes}, [price])
     lost = grid.correct[:, -1] - rule.correct
     try:
         saturating = fit_saturating(mean_j, accuracy)

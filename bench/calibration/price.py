@@ -1,6 +1,6 @@
 """Prices from what a user rather has: a mean of joules to spend, or an accuracy that must not be lost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -42,22 +42,25 @@ def price_of_budget(mean_j: Callable[[float], float], budget_j: float, *, start:
     return high
 
 
-def held_out(traces: Sequence[Trace], axes: dict[str, Axes], price: float, *, count: int = 5) -> Outcome:
-    """Each run under a rule of its category that was fitted without its question."""
+def held_out(
+    traces: Sequence[Trace], axes: Mapping[str, Axes], at: Sequence[float], *, count: int = 5
+) -> list[Outcome]:
+    """At each price in points per joule: each run under a rule that was fitted without its question."""
     everything = Grid.of(traces)
-    stops = np.zeros(len(traces), int)
-    energy_j, correct = np.zeros(len(traces)), np.zeros(len(traces))
+    found = [Outcome(np.zeros(len(traces), int), np.zeros(len(traces)), np.zeros(len(traces))) for _ in at]
     for category in axes:
         rows = np.flatnonzero(everything.categories == category)
         for training, unseen in folds(everything.clusters[rows], count):
             rule = fit_category([traces[row] for row in rows[training]], axes[category])
-            found = replay([traces[row] for row in rows[unseen]], rule, price)
-            at = rows[unseen]
-            stops[at], energy_j[at], correct[at] = found.stops, found.energy_j, found.correct
-    return Outcome(stops, energy_j, correct)
+            where = rows[unseen]
+            for price, outcome in zip(at, found, strict=True):
+                part = replay([traces[row] for row in where], rule, price)
+                outcome.stops[where], outcome.energy_j[where] = part.stops, part.energy_j
+                outcome.correct[where] = part.correct
+    return found
 
 
-def default_price(traces: Sequence[Trace], axes: dict[str, Axes], *, loss: float = ALLOWED_LOSS) -> float:
+def default_price(traces: Sequence[Trace], axes: Mapping[str, Axes], *, loss: float = ALLOWED_LOSS) -> float:
     """The highest price at which held-out accuracy is, by its 95 % interval, at most `loss` under full
     thinking.
 
@@ -65,9 +68,8 @@ def default_price(traces: Sequence[Trace], axes: dict[str, Axes], *, loss: float
     """
     grid = Grid.of(traces)
     full = grid.correct[:, -1]
-    tried = prices(grid, _TRIED)
-    for price in tried[::-1]:
-        found = held_out(traces, axes, float(price))
+    tried = [float(price) for price in prices(grid, _TRIED)]
+    for price, found in reversed(list(zip(tried, held_out(traces, axes, tried), strict=True))):
         if paired_interval(found.correct - full, grid.clusters)[0] >= -loss:
-            return float(price)
+            return price
     return 0.0
