@@ -37,7 +37,7 @@ def random_budgets(grid: Grid, seed: int) -> list[Outcome]:
     """Each run after a uniformly random number of steps."""
     rng = np.random.default_rng(seed)
     size = grid.energy_j.shape
-    return [columns(grid, rng.integers(size[1], size=size[0])) for _ in range(SHUFFLES)]
+    return [columns(grid, np.asarray(rng.integers(size[1], size=size[0]))) for _ in range(SHUFFLES)]
 
 
 def permuted(grid: Grid, stops: Columns, seed: int, *, within: bool = False) -> list[Outcome]:

@@ -6,6 +6,7 @@ user's own request with the same seed.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from bench.calibration.log import Entry
 from bench.calibration.priced import Pricer
@@ -165,7 +166,7 @@ def _end(
 
 def _common(
     engine: Engine, pricer: Pricer, question: Question, split: str, result: Generation
-) -> dict[str, object]:
+) -> dict[str, Any]:
     return {
         "model": engine.origin.card.id,
         "quantization": engine.origin.card.quantization,
