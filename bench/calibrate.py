@@ -17,9 +17,11 @@ from pathlib import Path
 from time import monotonic
 
 from bench.calibration import log
-from bench.calibration.fit import Finding, by_category, find, fit_rule
+from bench.calibration.fit import Finding, accuracy_by_joules, by_category, find, fit_rule
 from bench.calibration.log import Trace
+from bench.calibration.price import price_of_budget
 from bench.calibration.priced import Pricer
+from bench.calibration.replay import replay_all
 from bench.calibration.report import findings_table
 from bench.calibration.run import entries_of
 from bench.calibration.tasks import questions, refuse_test
@@ -59,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
     )
     cli.add_argument("--probes", action="store_true", help="let the rule probe at every checkpoint")
     cli.add_argument("--price-joules", type=float, metavar="L", help="tell findings at this price")
+    cli.add_argument(
+        "--mean-joules", type=float, metavar="J", help="the rule's price is the one that spends J a question"
+    )
     cli.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them (needs matplotlib)")
     return cli
 
@@ -76,10 +81,12 @@ def _main(options: argparse.Namespace) -> int:
     else:
         traces, path, curve = run(options)
     rule = fit_rule(traces, probes=options.probes, say=_say)
-    kept = save_curve(replace(curve, stopping=rule), path)
+    if options.mean_joules is not None:
+        rule = replace(rule, price=_price_of(traces, rule, options.mean_joules))
     price = rule.price if options.price_joules is None else options.price_joules
     parts = by_category(traces)
     findings = [find(name, part, rule.categories[name].axes, price) for name, part in parts.items()]
+    kept = save_curve(replace(curve, stopping=rule, accuracy=accuracy_by_joules(findings)), path)
     if options.plot:
         from bench.calibration.figure import draw
 
@@ -99,11 +106,23 @@ def _check(options: argparse.Namespace) -> None:
     price = options.price_joules
     if price is not None and not (math.isfinite(price) and price >= 0):
         raise UsageError(f"--price-joules must be a number of at least 0, not {price}")
+    if options.mean_joules is not None and not (
+        math.isfinite(options.mean_joules) and options.mean_joules > 0
+    ):
+        raise UsageError(f"--mean-joules must be positive, not {options.mean_joules}")
     refuse_test({options.split or "calibration"})
     if options.plot:
         from engine.plot import check_plot
 
         check_plot(str(options.plot))
+
+
+def _price_of(traces: Sequence[Trace], rule: StoppingRule, mean_j: float) -> float:
+    """In points per joule. Raises `UsageError` for a mean that no price comes down to."""
+    try:
+        return price_of_budget(lambda price: float(replay_all(traces, rule, price).energy_j.mean()), mean_j)
+    except ValueError as error:
+        raise UsageError(f"--mean-joules {mean_j:g}: {error}") from error
 
 
 def run(options: argparse.Namespace) -> tuple[list[Trace], Path | None, OperatingCurve]:

@@ -7,15 +7,18 @@ import numpy as np
 
 from bench.arena import controls
 from bench.arena.arms import FULL, MARGINAL
+from bench.arena.noisy_verify import Regret, regret
 from bench.arena.outcomes import Played
 from bench.arena.scores import Estimate, Reference, Score
 from bench.calibration.grid import Grid
 from bench.calibration.log import Trace
 from bench.calibration.replay import Outcome, replay_all
+from bench.testbed.question import CHOICE
 from engine.errors import TokenjouleError
 from engine.stop.rule import POINTS, StoppingRule
 
 ALL = "all"
+VERIFY = {"verify", "verify" + CHOICE}
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Arena:
     shuffled.
 
     `replay`: joules of the rule by the log over those that it really took, and the share of equal stops; both
-    None where no rule played.
+    None where no rule played. `verify`: how far it is from the optimum of the chain that the model follows;
+    only for noisy verification.
     """
 
     category: str
@@ -49,6 +53,7 @@ class Arena:
     permuted_within: Estimate | None
     over_fixed: Estimate | None
     replay: tuple[float, float] | None
+    verify: Regret | None
 
 
 def compare(
@@ -79,7 +84,7 @@ def compare(
     ]
     names = {trace.end.category for trace in traces}
     return Arena(
-        category=ALL if len(names) > 1 else names.pop(),
+        category=ALL if len(names) > 1 else min(names),
         grid=grid,
         price=price,
         lines=tuple(lines),
@@ -87,6 +92,7 @@ def compare(
         permuted_within=reference.beats(own, _permuted(grid, own, True, seed)) if own else None,
         over_fixed=reference.beats(own, controls.best_fixed(grid, price / POINTS)) if own else None,
         replay=_replayed(traces, rule, own, price) if own and rule else None,
+        verify=_verify_regret(traces, own, price) if own and names <= VERIFY else None,
     )
 
 
@@ -134,6 +140,14 @@ def _replayed(traces: Sequence[Trace], rule: StoppingRule, own: Outcome, price: 
     found = replay_all(traces, rule, price)
     same = float((found.stops == own.stops).mean())
     return float(found.energy_j.mean() / own.energy_j.mean()), same
+
+
+def _verify_regret(traces: Sequence[Trace], own: Outcome, price: float) -> Regret | None:
+    """None where the model shows no chain: lines that are all right, or all wrong."""
+    try:
+        return regret(traces, own, price)
+    except TokenjouleError:
+        return None
 
 
 def parts(

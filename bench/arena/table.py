@@ -39,6 +39,13 @@ def findings(arena: Arena) -> list[str]:
     if arena.replay is not None:
         ratio, same = arena.replay
         found.append(f"Replayed from the log: {ratio:.4f} of its joules, {same:.1%} of its stops.")
+    if arena.verify is not None:
+        chain = arena.verify.checker
+        found.append(
+            f"The model's own chain: ε {chain.epsilon:.3f}, fix {chain.fix:.3f}, break {chain.break_:.3f}, "
+            f"another wrong line {chain.rewrite:.3f}. Its optimum is worth {arena.verify.optimum:.4f}, the rule "
+            f"{arena.verify.own:.4f}: regret {arena.verify.share:.1%}."
+        )
     return found
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from bench.calibration import confidence
 from bench.calibration.bootstrap import best_budget, budget_intervals, cheapest_within, paired_interval
 from bench.calibration.grid import Grid
 from bench.calibration.hull import Hull, hull
@@ -29,7 +30,8 @@ class Finding:
     `regret`: what choosing that budget on other questions loses on average, in accuracy, with its interval.
     `safe_budget`: the price-free choice, None where no budget is certain enough. `held_out`: the rule's
     outcome on questions it was not fitted to; `saved` joules of it against full thinking, `lost` accuracy
-    with interval.
+    with its interval. `g_error`: how far P(right if stopped now), from a probe's confidence, is off on
+    held-out questions.
     """
 
     category: str
@@ -47,6 +49,7 @@ class Finding:
     saved: float
     lost: float
     lost_interval: tuple[float, float]
+    g_error: float | None
 
 
 def by_category(traces: Sequence[Trace]) -> dict[str, list[Trace]]:
@@ -123,4 +126,31 @@ def find(category: str, traces: Sequence[Trace], axes: Axes, price: float) -> Fi
         saved=float(1 - rule.energy_j.mean() / mean_j[-1]),
         lost=float(np.mean(lost)),
         lost_interval=paired_interval(lost, grid.clusters),
+        g_error=_g_error(traces),
     )
+
+
+def _g_error(traces: Sequence[Trace]) -> float | None:
+    """None where nothing was probed."""
+    read = [(row, e) for row, t in enumerate(traces) for e in t.checkpoints if e.confidence is not None]
+    if not read:
+        return None
+    values = np.array([entry.confidence for _, entry in read], float)
+    correct = np.array([entry.correct for _, entry in read], float)
+    fitted = confidence.cross_fitted(values, correct, np.array([row for row, _ in read]))
+    return confidence.calibration_error(fitted, correct)
+
+
+def accuracy_by_joules(findings: Sequence[Finding]) -> dict[str, object]:
+    """A(E | category) for the curve file: the corners of each category's hull."""
+    return {
+        "version": 1,
+        "categories": {
+            found.category: {
+                "energy_j": found.hull.energy_j.tolist(),
+                "accuracy": found.hull.accuracy.tolist(),
+                "runs": len(found.grid.clusters),
+            }
+            for found in findings
+        },
+    }

@@ -13,7 +13,17 @@ def findings_table(findings: Sequence[Finding], rule: StoppingRule) -> str:
     """A row for each category, joules to three digits."""
     header = (
         *("category", "runs", "direct", "full", "J direct", "J full", "E* (J)", "95 %", "steps"),
-        *("regret (pt)", "95 %", "safe steps", "saturating E* (J)", "signals", "rule saves", "loses (pt)"),
+        *(
+            "regret (pt)",
+            "95 %",
+            "safe steps",
+            "knee (J)",
+            "saturating E* (J)",
+            "g off by",
+            "signals",
+            "rule saves",
+            "loses (pt)",
+        ),
     )
     head = (
         f"{rule.model} {rule.quantization}; joules: {rule.energy_source}; {rule.runs} runs; "
@@ -38,7 +48,9 @@ def _row(found: Finding, price: float) -> list[str]:
         f"{POINTS * found.regret:.2f}",
         span(found.regret_interval, "{:.2f}", POINTS),
         _steps(found.safe_budget, last),
+        f"{found.hull.energy_j[found.hull.knee()]:.3g}",
         "" if found.saturating is None else f"{found.saturating.best_j(price / POINTS):.3g}",
+        "" if found.g_error is None else f"{POINTS * found.g_error:.1f}",
         signals(found.axes),
         f"{found.saved:.1%}",
         f"{POINTS * found.lost:.2f} ({span(found.lost_interval, '{:.2f}', POINTS)})",

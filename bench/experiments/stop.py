@@ -187,6 +187,7 @@ def summary(arenas: Sequence[Arena], source: str) -> dict[str, object]:
                 "permuted_within": None if arena.permuted_within is None else asdict(arena.permuted_within),
                 "over_fixed": None if arena.over_fixed is None else asdict(arena.over_fixed),
                 "replay": arena.replay,
+                "verify_regret": None if arena.verify is None else arena.verify.share,
             }
             for arena in arenas
         },
