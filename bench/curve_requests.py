@@ -153,7 +153,9 @@ class EngineRequests:
         """What runs one request of this size and gives its steps; cache and session are made before."""
         vocabulary = self._engine.model.config.vocab_size
         prompts = self._rng.integers(vocabulary, size=(size.rows, size.prompt_tokens)).tolist()
-        session = self._engine.start(prompts, max_new_tokens=size.new_tokens, ignore_eos=True)
+        session = self._engine.start(
+            prompts, max_new_tokens=size.new_tokens, ignore_eos=True, share_prompts=False
+        )  # random prompts of a token or two may be the same, and a row of the curve has its own
 
         def run() -> Sequence[StepMark]:
             steps = sum(1 for _ in session.steps())

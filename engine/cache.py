@@ -7,7 +7,7 @@ have come then. Slots past a row's length hold stale numbers that no one reads.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 import torch
 
@@ -21,8 +21,14 @@ class CacheFull(RuntimeError):
 
 @dataclass(slots=True)
 class _Row:
+    """`table`: the pages as a tensor, and their first slot where they are consecutive; None once changed.
+
+    They change once in a page of tokens: a step of 16 rows would make 16 small tensors for nothing.
+    """
+
     pages: list[int] = field(default_factory=list)
     length: int = 0
+    table: tuple[torch.Tensor, int | None] | None = None
 
 
 def new_pool(
@@ -90,6 +96,8 @@ class KVCache:
         if not 0 <= length <= held.length:
             raise ValueError(f"cannot truncate a row of {held.length} positions to {length}")
         keep = -(-length // self.page_size)
+        if keep < len(held.pages):
+            held.table = None
         for page in held.pages[keep:]:
             self._release(page)
         del held.pages[keep:]
@@ -146,21 +154,20 @@ class KVCache:
                 page = held.pages[position // self.page_size]
                 slots.append(page * self.page_size + position % self.page_size)
             positions.extend(range(first, held.length))
-            consecutive = all(b == a + 1 for a, b in zip(held.pages, held.pages[1:], strict=False))
-            spans.append(
-                RowSpan(
-                    start=start,
-                    stop=start + count,
-                    length=held.length,
-                    pages=torch.tensor(held.pages, device=self._device),
-                    first_slot=held.pages[0] * self.page_size if consecutive else None,
-                )
-            )
+            pages, first_slot = self._table(held)
+            spans.append(RowSpan(start, start + count, held.length, pages, first_slot))
             start += count
         at = torch.tensor(positions, device=self._device)
         cos, sin = angles(at, self._frequencies, self._rope_factor)
         written = torch.tensor(slots, device=self._device)
         return Layout(tuple(spans), at, written, cos, sin, self.page_size)
+
+    def _table(self, held: _Row) -> tuple[torch.Tensor, int | None]:
+        if held.table is None:
+            consecutive = all(b == a + 1 for a, b in pairwise(held.pages))
+            first_slot = held.pages[0] * self.page_size if consecutive else None
+            held.table = torch.tensor(held.pages, device=self._device), first_slot
+        return held.table
 
     def _admit(self, row: _Row) -> int:
         self._rows[self._next_row] = row
@@ -203,6 +210,8 @@ class KVCache:
                 layer.values[target] = layer.values[source]
             self._release(shared)
             held.pages[place] = own
+        if copied or fresh:
+            held.table = None
         held.pages.extend(self._take() for _ in range(fresh))
 
     def _take(self) -> int:

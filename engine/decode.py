@@ -2,26 +2,30 @@
 
 One iteration feeds every row's tokens that are not in the cache yet (one, or more behind an injection) in a
 single forward and samples the next token of each. N new tokens cost one prefill and N-1 decode forwards; no
-forward follows the last token. The loop owns stopping; printing, joules and pictures belong to its consumers.
+forward follows the last token. Rows with the same prompt fork one prefill. The loop owns stopping; printing,
+joules and pictures belong to its consumers.
 """
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from engine.ahead import Ahead, DeviceLoop
-from engine.cache import KVCache
 from engine.device_errors import failure_line
 from engine.energy.attribution import Share
 from engine.energy.ledger import Ledger
 from engine.errors import TokenjouleError, UsageError
-from engine.memory import available_bytes
 from engine.model import Model
 from engine.probe import PROBE_ROOM, TRUNCATE
 from engine.probing import Probing
+from engine.request_cache import new_cache
 from engine.rows import Marks, Request, Row
-from engine.sampler import sample
+from engine.sampler import Draw, sample_rows
+from engine.shared_prompt import Prompts, by_prompt
 from engine.steps import (
     Context,
     Hook,
@@ -41,11 +45,13 @@ from engine.thinking import ThinkingFormat
 from engine.tokenizer import Tokenizer
 from kernels.cost import RowWork
 
-PREFILL_CHUNK = 2048  # tokens of one row per prefill forward: bounds activations and attention masks
-
 
 class Decoder:
-    """One request: several rows, decoded together. Iterate over `steps()`; then read `rows`."""
+    """One request: several rows, decoded together. Iterate over `steps()`; then read `rows`.
+
+    `rows_at_once`: rows begin in waves of so many, each when all before it have ended; None: all at once.
+    `share_prompts`: rows with the same prompt fork one prefill; otherwise each computes its own.
+    """
 
     def __init__(
         self,
@@ -59,6 +65,8 @@ class Decoder:
         hooks: Sequence[Hook] = (),
         dial: Dial | None = None,
         probe_mode: str = TRUNCATE,
+        rows_at_once: int | None = None,
+        share_prompts: bool = True,
     ) -> None:
         self._model, self._tokenizer, self._ledger = model, tokenizer, ledger
         self._hooks, self._dial = tuple(hooks), dial or Dial()
@@ -67,23 +75,35 @@ class Decoder:
         asked += [policy.needs for request in requests for policy in request.policies]
         needs = frozenset[str]().union(*asked)
         self._taps = tapped_layers(needs)
-        self._keep_logits = "logits" in needs
+        self._scores = "logprob" in needs
+        self._keep_logits = "logits" in needs or self._scores
         if self._taps and max(self._taps) >= model.config.n_layers:
             raise UsageError(f"hidden:{max(self._taps)} of a model with {model.config.n_layers} layers")
         context = model.config.max_context
         limits = [min(len(r.prompt_ids) + r.max_new_tokens, context) for r in requests]
         room = PROBE_ROOM * len(requests) if "probe" in needs else 0
-        self._cache = _new_cache(model, sum(limits) + room, rows=2 * len(requests))
+        groups = by_prompt(requests, share=share_prompts)
+        self._cache = new_cache(model, requests, limits, groups, room=room)
         self.rows = [
-            Row(number, self._cache.add_row(), request, tokenizer, self._marks, limit, context)
+            Row(number, -1, request, tokenizer, self._marks, limit, context)
             for number, (request, limit) in enumerate(zip(requests, limits, strict=True))
         ]
+        self._prompts = Prompts(
+            model,
+            self._cache,
+            ledger,
+            self.rows,
+            groups,
+            self._choose,
+            taps=self._taps,
+            at_once=rows_at_once or len(requests),
+        )
         for row in self.rows:
             self._reset_policies(row, thinking)
         self._ahead: Ahead | None = None
         loop = self._device_loop()
         if loop is not None:
-            late = needs.isdisjoint({"logits", "probe", "sync"})
+            late = needs.isdisjoint({"logits", "logprob", "probe", "sync"})
             self._ahead = Ahead(loop, self._cache, ledger, late=late)
         wanted = "probe" in needs
         self._probing = Probing(model, tokenizer, self._cache, ledger, probe_mode, wanted=wanted)
@@ -97,8 +117,13 @@ class Decoder:
         """
         if self._taps or any(row.request.sampling.of_answer != row.request.sampling for row in self.rows):
             return None
-        clock = self._ledger.poller.clock
-        return self._model.device_loop(self._cache, self.rows, clock=clock, keep_logits=self._keep_logits)
+        return self._model.device_loop(
+            self._cache,
+            self._prompts.first_wave,
+            clock=self._ledger.poller.clock,
+            keep_logits=self._keep_logits,
+            prefix=self._prompts.in_common,
+        )
 
     @property
     def dial(self) -> Dial:
@@ -111,7 +136,7 @@ class Decoder:
 
     @property
     def active(self) -> list[Row]:
-        return [row for row in self.rows if row.ended is None]
+        return [row for row in self.rows if row.begun and row.ended is None]
 
     def steps(self) -> Iterator[Step]:
         """Every new token of every row, in the order of time. Ends when all rows have ended.
@@ -126,7 +151,10 @@ class Decoder:
                     if row.chosen is not None:
                         yield from self._emit(row, row.chosen)
                 if not self.active:
-                    return
+                    if not self._prompts.waiting:
+                        return
+                    self._prompts.next_wave()
+                    continue
                 self._decode()
                 yield from self._run_probes()
         except TokenjouleError as error:
@@ -152,20 +180,16 @@ class Decoder:
                 raise
             self._fail(line)
 
-    def cancel(self) -> None:
-        """End what is still running with reason `cancelled`."""
-        for row in self.active:
-            row.end(StopReason.CANCELLED)
+    def cancel(self, rows: Collection[int] | None = None) -> None:
+        """End what has not ended, of `rows` (None: of all), with reason `cancelled`."""
+        for row in self.active + self._prompts.waiting:
+            if rows is None or row.number in rows:
+                row.end(StopReason.CANCELLED)
 
     def _prefill(self) -> None:
-        """All prompts, each in chunks; the first token of each row is chosen at its end."""
-        elapsed = 0.0
-        for row in self.rows:
-            prompt = len(row.request.prompt_ids)
-            for start in range(0, prompt, PREFILL_CHUNK):
-                elapsed += self._forward([row], "prefill", upto=min(start + PREFILL_CHUNK, prompt))
-            self._ledger.count(Phase.PREFILL, prompt)
-        prefill = Prefill(tuple(len(row.request.prompt_ids) for row in self.rows), elapsed)
+        """All prompts; the first token of each row that begins now is chosen at its end."""
+        elapsed_s = self._prompts.compute()
+        prefill = Prefill(tuple(len(row.request.prompt_ids) for row in self.rows), elapsed_s)
         for hook in self._hooks:
             _call(hook.on_prefill, prefill)
 
@@ -176,21 +200,23 @@ class Decoder:
         lacking = {len(row.tokens) - self._cache.length(row.cache_row) for row in rows}
         if ahead is not None and (ahead.is_busy or lacking == {1}):
             ahead.next(rows)
+            chosen = [row for row in rows if row.chosen is not None and row.logits is not None]
+            if self._scores and chosen:
+                _score(chosen, torch.stack([row.logits for row in chosen if row.logits is not None]))
         else:
-            self._forward(rows, "decode")
+            self._forward(rows)
 
-    def _forward(self, rows: Sequence[Row], kind: str, *, upto: int | None = None) -> float:
-        """Feed what the rows' cache lacks (a prefill: up to position `upto`), sample. Returns seconds."""
+    def _forward(self, rows: Sequence[Row]) -> None:
+        """Feed what the rows' cache lacks, and choose the next token of each."""
         fed: list[int] = []
         new: dict[int, int] = {}
         shares, work = [], []
         for row in rows:
-            tokens = row.tokens[self._cache.length(row.cache_row) : upto]
+            tokens = row.tokens[self._cache.length(row.cache_row) :]
             fed += tokens
             new[row.cache_row] = len(tokens)
-            phase = Phase.PREFILL if kind == "prefill" else row.phase
-            shares.append(Share(row.number, phase, len(tokens)))
-            work.append(RowWork(len(tokens), self._cache.length(row.cache_row) + len(tokens)))
+            shares.append(Share(row.number, row.phase, len(tokens)))
+            work.append(RowWork(len(tokens), len(row.tokens)))
         riders = list(self._probing.riders.shares())
         for cache_row, tokens, share, row_work in riders:
             fed += tokens
@@ -198,27 +224,25 @@ class Decoder:
             shares.append(share)
             work.append(row_work)
         before_j = self._ledger.spent().spent_j if riders else 0.0
-        self._ledger.begin(kind, work)
+        self._ledger.begin("decode", work)
         layout = self._cache.extend(new)
         logits, hidden = self._model.forward(fed, layout, self._cache, taps=self._taps)
-        forward = len(self._ledger.marks)
-        for index, row in enumerate(rows):
-            if upto is not None and upto < len(row.request.prompt_ids):
-                continue
-            row.logits = logits[index] if self._keep_logits else None
-            row.hidden = {layer: states[index] for layer, states in hidden.items()}
-            row.last_forward = None if kind == "prefill" else forward
-            row.chosen = sample(
-                logits[index],
-                row.sampling,
-                seen=row.tokens,
-                row=row.number,
-                position=len(row.tokens),
-            )
-        elapsed_s = self._ledger.end(shares)
+        self._choose(rows, logits[: len(rows)], hidden, forward=len(self._ledger.marks))
+        self._ledger.end(shares)
         if riders:
             self._probing.hear(logits[len(rows) :], self._ledger.spent().spent_j - before_j)
-        return elapsed_s
+
+    def _choose(
+        self, rows: Sequence[Row], logits: Tensor, hidden: Mapping[int, Tensor], *, forward: int | None
+    ) -> None:
+        """The next token of each row. logits (B, V), hidden {layer: (B, E)}; `forward`: which gave them."""
+        draws = [Draw(row.sampling, row.tokens, row.number, len(row.tokens)) for row in rows]
+        for index, (row, token) in enumerate(zip(rows, sample_rows(logits, draws), strict=True)):
+            row.logits = logits[index] if self._keep_logits else None
+            row.hidden = {layer: states[index] for layer, states in hidden.items()}
+            row.last_forward, row.chosen = forward, token
+        if self._scores:
+            _score(rows, logits)
 
     def _emit(self, row: Row, token: int) -> Iterator[Step]:
         """One chosen token, what the policies make of it, and the tokens they inject."""
@@ -249,6 +273,7 @@ class Decoder:
             _predict=self._predict,
             _budget_j=self._dial.budget_j,
             _logits=row.logits if chosen else None,
+            _log_probability=row.log_probability if chosen else None,
             _hidden=row.hidden if chosen else {},
         )
 
@@ -325,28 +350,16 @@ class Decoder:
 
     def _fail(self, message: str) -> None:
         self.error = self.error or message  # the first is the cause of those that follow
-        for row in self.active:
+        for row in self.active + self._prompts.waiting:
             row.end(StopReason.ERROR)
 
 
-def _new_cache(model: Model, positions: int, *, rows: int) -> KVCache:
-    """Raises `TokenjouleError` where it does not fit.
-
-    On a CPU its memory is taken only as it is written: too much would end the process in mid-answer.
-    """
-    wanted, free = model.cache_bytes(positions, rows=rows), available_bytes(model.backend.device)
-    if free is not None and wanted > free:
-        raise TokenjouleError(
-            f"a key/value cache of {positions} positions takes {wanted / 1e9:.1f} GB, {free / 1e9:.1f} GB of "
-            f"memory are free on {model.backend.device}; fewer rows or new tokens need less"
-        )
-    try:
-        return model.request_cache(positions, rows=rows)
-    except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises the latter
-        line = failure_line(error)
-        if line is None:
-            raise
-        raise TokenjouleError(f"{line} (in a key/value cache of {positions} positions)") from error
+def _score(rows: Sequence[Row], logits: Tensor) -> None:
+    """The log-probability of every row's chosen token; logits (B, V)."""
+    chosen = torch.tensor([[row.chosen] for row in rows], device=logits.device)
+    found = logits.log_softmax(-1).gather(-1, chosen)[:, 0].tolist()
+    for row, log_probability in zip(rows, found, strict=True):
+        row.log_probability = log_probability
 
 
 def _call(method: Callable[..., Any], *arguments: object) -> Any:

@@ -52,11 +52,12 @@ class CapturedSteps:
 
 
 class GpuLoop:
-    """See `engine.ahead.DeviceLoop`. `rows` are all that will ever be loaded: what they take is captured now.
+    """See `engine.ahead.DeviceLoop`. What as many as `rows` take is captured now; more are never loaded.
 
     Rows that have ended rest in their places until half of the places do, and a smaller step takes over.
-    Rows that are forks of one when the loop is made read what they share once for all, in every size of step
-    where that pays. What a row computes then depends on the others in its last bits; elsewhere it does not.
+    Rows that are forks of one when the loop is made, or will share a `prefix`, read what they share once for
+    all, in every size of step where that pays. What a row computes then depends on the others in its last
+    bits; elsewhere it does not.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class GpuLoop:
         *,
         clock: Callable[[], float],
         keep_logits: bool,
+        prefix: int | None = None,
     ) -> None:
         self._steps, self._cache, self._keep_logits = steps, cache, keep_logits
         self._shape = StepShape(
@@ -75,7 +77,7 @@ class GpuLoop:
             kind=max(_kind(row.request.sampling) for row in rows),
             penalised=any(row.request.sampling.repetition_penalty != 1 for row in rows),
         )
-        self._prefix = cache.shared([row.cache_row for row in rows])
+        self._prefix = cache.shared([row.cache_row for row in rows]) if prefix is None else prefix
         for power in range(self._shape.rows.bit_length()):
             steps.of(self._sized(1 << power))
         self._clock = DeviceClock(steps.parts.backend.device, clock)

@@ -12,23 +12,22 @@ from threading import Lock
 from types import TracebackType
 
 from engine.chat import ChatTemplate
-from engine.config import ModelConfig
 from engine.decode import Decoder
 from engine.device_errors import device_failures
 from engine.energy.curve import CurveKey, OperatingCurve
 from engine.energy.curve_predict import CurvePredictor
 from engine.energy.curve_store import find_curve, fingerprint
 from engine.energy.ledger import Ledger
-from engine.energy.meter import Meter, Reading
+from engine.energy.meter import Meter
 from engine.energy.nvml import uuid_of_cuda_device
 from engine.energy.poller import Poller
 from engine.energy.predict import Predictor
-from engine.energy.report import joules
+from engine.energy.report import joules, mean_w
 from engine.energy.sources import host_meter, open_meter, require_measured
 from engine.energy.warmup import warm_up
 from engine.errors import MeterError, TokenjouleError, UsageError
 from engine.loading import LoadStep, OnProgress, Work, ignore
-from engine.locate import Location, locate
+from engine.locate import locate
 from engine.model import Model
 from engine.placement import check_memory, choose_backend, choose_device, choose_dtype, device_name
 from engine.probe import MODES, TRUNCATE
@@ -38,7 +37,8 @@ from engine.rows import Request, own_copy
 from engine.sampler import Sampling
 from engine.schemes import NONE, choose_scheme
 from engine.session import Origin, Session
-from engine.source import open_checkpoint, read_config
+from engine.shared_prompt import by_prompt
+from engine.source import open_checkpoint, open_tokenizer, read_config
 from engine.steps import Hook, StopPolicy
 from engine.stop import JouleBudget, TokenBudget
 from engine.stop.auto import auto_policy
@@ -176,7 +176,7 @@ class Engine:
             thinking=ThinkingFormat.discover(where.directory, tokenizer) if where.directory else None,
             predictor=CurvePredictor(curve) if curve else warmed,
             curve_key=curve_key,
-            power_w=power_w or meter.sensor.peak_w or _mean_w(before, after),
+            power_w=power_w or meter.sensor.peak_w or mean_w(before, after),
             setup_j=joules(after.energy_uj - before.energy_uj),
             host=host_meter(meter),
         )
@@ -248,9 +248,14 @@ class Engine:
         answer_tokens: int = ANSWER_TOKENS,
         chat: bool = False,
         system: str | None = None,
+        rows_at_once: int | None = None,
+        share_prompts: bool = True,
     ) -> Session:
         """Check the request and make its session; nothing has been computed yet.
 
+        Rows with the same prompt share one prefill, in equal parts of its joules, unless `share_prompts` is
+        False; their tokens are the same either way, but for the last bits of a GPU's shared attention.
+        `rows_at_once`: rows begin in waves of so many; a later wave finds the prompt computed and paid for.
         `answer_tokens` bounds the answer behind thinking that was cut short; `answer_temperature` is that of
         answers where it is not `temperature`. Every row gets its own deep copy of `policies`; a string among
         them is a name, as `--stop` has them ("confidence:threshold=0.9", "auto"). Named policies spend at
@@ -265,7 +270,12 @@ class Engine:
             raise MeterError(f"the meter failed: {self.poller.failure}")
         if isinstance(prompts, str):
             raise UsageError("prompts must be a list; for one prompt there is generate()")
-        for name, value in (("max_new_tokens", max_new_tokens), ("answer_tokens", answer_tokens)):
+        counts = {
+            "max_new_tokens": max_new_tokens,
+            "answer_tokens": answer_tokens,
+            "rows_at_once": rows_at_once,
+        }
+        for name, value in counts.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
         if probe_mode not in MODES:
@@ -304,7 +314,7 @@ class Engine:
             power=self.curve.power if self.curve else None,
         )
         if dial.budget_j is not None:
-            self._check_budget(dial.budget_j, requests)
+            self._check_budget(dial.budget_j, requests, share=share_prompts)
         decoder = Decoder(
             self.model,
             self.tokenizer,
@@ -315,14 +325,17 @@ class Engine:
             hooks=hooks,
             dial=dial,
             probe_mode=probe_mode,
+            rows_at_once=rows_at_once,
+            share_prompts=share_prompts,
         )
         backend = self.model.backend
         profiled = backend if isinstance(backend, ProfiledBackend) else None
         return Session(decoder, ledger, self.origin, hooks, self._running, profiled=profiled)
 
-    def _check_budget(self, budget_j: float, requests: Sequence[Request]) -> None:
+    def _check_budget(self, budget_j: float, requests: Sequence[Request], *, share: bool) -> None:
         """Refuse what cannot be kept."""
-        minimum_j = self._minimum_j([len(request.prompt_ids) for request in requests])
+        computed = [requests[group[0]] for group in by_prompt(requests, share=share)]
+        minimum_j = self._minimum_j([len(request.prompt_ids) for request in computed])
         if budget_j < minimum_j:
             raise TokenjouleError(
                 f"a budget of {budget_j:g} J is less than the predicted minimum of {minimum_j:.3g} J, "
@@ -384,16 +397,3 @@ class Engine:
             question=text,
             category=category,
         )
-
-
-def _mean_w(before: Reading, after: Reading) -> float | None:
-    """Watts between two readings; None where the counter stood still."""
-    rise_j = joules(after.energy_uj - before.energy_uj)
-    return rise_j / (after.time_s - before.time_s) if rise_j > 0 else None
-
-
-def open_tokenizer(where: Location, config: ModelConfig) -> Tokenizer:
-    """The model's own; of bytes for random weights, which need none. Raises `TokenjouleError`."""
-    if where.directory is None or (config.shape_only and not (where.directory / "tokenizer.json").exists()):
-        return Tokenizer.bytes(config.vocab_size)
-    return Tokenizer.load(where.directory)

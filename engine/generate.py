@@ -82,6 +82,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="T",
         help="of the answer behind the thinking (default: as --temperature)",
     )
+    way = cli.add_argument_group("strategy")
+    way.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help="direct, cot, vote or best-of-n (default: cot on a model that thinks, else direct)",
+    )
+    way.add_argument("--samples", type=_count, metavar="K", help="of vote and best-of-n (default 16)")
+    way.add_argument("--choices", metavar="A,B,…", help="answers of one token, read from one forward")
+    way.add_argument(
+        "--vote-until",
+        choices=("all", "decided", "posterior", "unanimous", "price"),
+        help="when a vote ends sampling (default: decided)",
+    )
+    way.add_argument("--independent-samples", action="store_true", help="each sample prefills by itself")
     budget = cli.add_argument_group("budget")
     budget.add_argument("--budget-joules", type=_positive, metavar="J", help="for the whole request")
     budget.add_argument("--budget-tokens", type=_count, metavar="N", help="of thinking")
@@ -113,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         "--price-joules",
         type=float,
         metavar="L",
-        help="accuracy points that a joule must gain, for --stop auto",
+        help="accuracy points that a joule must gain, for --stop auto and --vote-until price",
     )
     budget.add_argument(
         "--category", metavar="NAME", help="of the question, where a calibration knows several"
@@ -175,6 +189,29 @@ def _check(options: argparse.Namespace) -> None:
         options.answer_temperature,
     )
     Dial(price=options.price_joules)
+    _strategy(options)
+
+
+def _strategy(options: argparse.Namespace) -> Any:
+    """The strategy asked for; None where none is named, which is for the model to say."""
+    with deferred_interrupt():
+        from engine.strategy.names import strategy_named
+
+    given = {
+        "samples": options.samples,
+        "choices": [] if options.choices is None else options.choices.split(","),
+        "until": options.vote_until,
+        # Another price is for the stop policies to weigh.
+        "price_joules": options.price_joules if options.vote_until == "price" else None,
+        "independent": options.independent_samples,
+    }
+    if options.strategy is None:
+        if any(given.values()):
+            raise UsageError("samples, choices and what ends a vote go with --strategy")
+        return None
+    if options.choices == "":
+        raise UsageError("--choices needs answers, with commas between them")
+    return strategy_named(options.strategy, temperature=options.temperature, **given)
 
 
 def _check_files(options: argparse.Namespace) -> None:
@@ -273,7 +310,7 @@ def _run(options: argparse.Namespace) -> int:
 
     prompt = None if options.prompts is not None else _prompt(options)
     policies = _policies(options)
-    with Runner.open(options, policies) as runner:
+    with Runner.open(options, policies, _strategy(options)) as runner:
         if prompt is None:
             return run_prompts(runner, options.prompts, options.output)
         return run_one(runner, prompt, stdout=sys.stdout)

@@ -81,16 +81,25 @@ class Model:
         return self._cache_over(self._steps.parts.caches, pages)
 
     def device_loop(
-        self, cache: KVCache, rows: Sequence[Row], *, clock: Callable[[], float], keep_logits: bool
+        self,
+        cache: KVCache,
+        rows: Sequence[Row],
+        *,
+        clock: Callable[[], float],
+        keep_logits: bool,
+        prefix: int | None = None,
     ) -> DeviceLoop | None:
-        """Decode steps over a `request_cache` that need no host in between; None where there are none."""
+        """Decode steps over a `request_cache` that need no host in between; None where there are none.
+
+        `prefix`: how many first positions the rows will share when they begin; None: what they share now.
+        """
         if self._steps is None:
             return None
         from engine.device_loop import MOST_ROWS, GpuLoop
 
         if len(rows) > MOST_ROWS:
             return None
-        return GpuLoop(self._steps, cache, rows, clock=clock, keep_logits=keep_logits)
+        return GpuLoop(self._steps, cache, rows, clock=clock, keep_logits=keep_logits, prefix=prefix)
 
     def captured_steps(self, pool: Sequence[LayerCache]) -> CapturedSteps:
         """Decode steps over the pages of `pool`, for a backend that captures them."""

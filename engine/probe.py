@@ -104,9 +104,6 @@ def _shares(choices: Sequence[str], logits: Tensor, tokenizer: Tokenizer) -> Map
     """Each choice's part of the probability that the choices have together."""
     if not choices:
         return {}
-    ids = [tokenizer.encode_inside(choice) for choice in choices]
-    for choice, tokens in zip(choices, ids, strict=True):
-        if len(tokens) != 1:
-            raise TokenjouleError(f"the choice {choice!r} is {len(tokens)} tokens of this model, not one")
-    shares = logits[torch.tensor([token for (token,) in ids], device=logits.device)].softmax(-1).tolist()
-    return dict(zip(choices, shares, strict=True))
+    from engine.strategy.choices import Choices  # which stands above the decode loop
+
+    return Choices(choices, tokenizer).probabilities(logits)

@@ -46,10 +46,22 @@ def announce(engine: Engine) -> None:
 
 
 class Progress:
-    """Shows one request. `stdout` None: its text is not streamed. `quiet`: nothing on stderr."""
+    """Shows one request. `stdout` None: its text is not shown. `quiet`: nothing on stderr.
 
-    def __init__(self, stdout: TextIO | None, *, quiet: bool, budget_j: float | None, source: str) -> None:
+    `streams`: the text comes token by token; otherwise, as with several samples, at the end.
+    """
+
+    def __init__(
+        self,
+        stdout: TextIO | None,
+        *,
+        quiet: bool,
+        budget_j: float | None,
+        source: str,
+        streams: bool = True,
+    ) -> None:
         self._stdout, self._quiet, self._budget_j, self._source = stdout, quiet, budget_j, source
+        self._streams = streams
         self._console = Console(stderr=True, highlight=False)
         self._live: Live | None = None
         self._printed = 0
@@ -72,7 +84,8 @@ class Progress:
     def on_step(self, step: Step) -> None:
         """A token came."""
         self._tokens += 1
-        self._stream(step.text)
+        if self._streams:
+            self._stream(step.text)
         interval_s = _REDRAW_S if self._live else _LINE_S
         now = time.monotonic()
         if self._quiet or now - self._shown_s < interval_s:
@@ -85,16 +98,20 @@ class Progress:
         else:
             print(status, file=sys.stderr, flush=True)
 
-    def finish(self, result: Generation) -> None:
-        """The request is over: what was held back of the text, a newline, the summary."""
+    def finish(self, result: Generation, samples: str | None = None) -> None:
+        """The request is over: what was held back of the text, a newline, the summary.
+
+        `samples`: a line about the others that `result` was chosen from.
+        """
         self._stream(result.text[self._printed :])
         self._end_live()
         if self._stdout is not None:
             self._stdout.write("\n")
             self._stdout.flush()
         if not self._quiet:
-            for line in summary(result):
-                print(line, file=sys.stderr)
+            for line in [samples, *summary(result)]:
+                if line is not None:
+                    print(line, file=sys.stderr)
 
     def _stream(self, text: str) -> None:
         self._printed += len(text)

@@ -36,11 +36,11 @@ def run_prompts(runner: Runner, source: str, output: str | None) -> int:
             if item.id in done:
                 continue
             try:
-                result = runner.run(item.prompt, stdout=None, category=item.category)
-                if result.stop.answer_end is StopReason.CANCELLED:
+                found = runner.run(item.prompt, stdout=None, category=item.category)
+                if found.cancelled or found.result.stop.answer_end is StopReason.CANCELLED:
                     return EXIT_CANCELLED
-                failure = failure_of(result, measured=runner.options.require_measured)
-                outcome: dict[str, Any] = {**result.to_json(), "error": failure}
+                failure = failure_of(found.result, measured=runner.options.require_measured)
+                outcome: dict[str, Any] = {**found.to_json(), "error": failure}
             except TokenjouleError as error:
                 outcome = {"error": str(error)}
             if outcome["error"] is not None:

@@ -100,7 +100,8 @@ class Generation:
 
     `per_token_j` has one entry per new token: the row's joules of the forward that chose it, None for the
     first (prefill chose it) and for injected ones (no forward chose them). `per_token_model_j`: the same by
-    the power model, without the noise of the ticks; None where no model attributed.
+    the power model, without the noise of the ticks; None where no model attributed. `category`: of the
+    question, as the request named it.
     """
 
     row: int
@@ -121,6 +122,7 @@ class Generation:
     error: str | None = None
     profile: tuple[StageTime, ...] | None = None
     per_token_model_j: tuple[float | None, ...] | None = None
+    category: str | None = None
 
     @property
     def joules_per_token(self) -> float | None:
@@ -169,13 +171,12 @@ class Generation:
             },
             "backend": self.backend,
             "device": self.device,
-            "strategy": "direct",
+            "category": self.category,
             "prompt_tokens": self.prompt_tokens,
             "new_tokens": len(self.token_ids),
             "token_ids": list(self.token_ids),
             "text": self.text,
             "answer": self.answer,
-            "samples": None,
             "stop": {
                 "reason": str(self.stop.reason),
                 "policy": self.stop.policy,

@@ -21,12 +21,16 @@ from kernels.cost import RowWork
 
 @dataclass(slots=True)
 class Rider:
-    """One probe under way. `feeds`: its tokens of the next step; `read`: what it has read."""
+    """One probe under way. `feeds`: its tokens of the next step; `read`: what it has read.
+
+    `phase`: the row's when it was asked, beyond which nobody wants to know.
+    """
 
     row: Row
     step: Step
     policies: Sequence[StopPolicy]
     probe: Probe
+    phase: Phase
     cache_row: int
     feeds: list[int]
     read: list[int] = field(default_factory=list)
@@ -54,15 +58,17 @@ class Riders:
         if not asked or taken + len(lacking) + len(asked) > self._tokens:
             return False
         fork = self._cache.fork(row.cache_row)
-        self._riding.append(Rider(row, step, policies, probe, fork, [*lacking, *asked]))
+        self._riding.append(Rider(row, step, policies, probe, row.phase, fork, [*lacking, *asked]))
         return True
 
     def board(self, rows: Sequence[Row]) -> None:
         """Decide who takes part in the next step of `rows`: those still wanted, as far as they fit."""
+        self.aboard = []
+        if not self._riding:
+            return
         for rider in [rider for rider in self._riding if not _is_wanted(rider)]:
             self._leave(rider)
         room = self._tokens - self._lacking(rows)
-        self.aboard = []
         for rider in self._riding:
             if len(rider.feeds) <= room:
                 room -= len(rider.feeds)
@@ -104,4 +110,4 @@ class Riders:
 
 def _is_wanted(rider: Rider) -> bool:
     """Whether the reading can still matter: the row goes on in the phase in which it was asked."""
-    return rider.row.ended is None and rider.row.phase is rider.step.phase
+    return rider.row.ended is None and rider.row.phase is rider.phase

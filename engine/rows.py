@@ -62,8 +62,9 @@ class Marks:
 class Row:
     """State of one row. `tokens`: prompt and new ones; `limit`: how long `tokens` may get.
 
-    `chosen`: the token sampled by the last forward, not yet part of the row. `from_forward`: for each new
-    token the number of the forward that chose it, None for the first (prefill's) and for injected ones.
+    `begun`: it runs or has run; until then it has no `cache_row`. `chosen`: the token sampled by the
+    last forward, not yet part of the row. `from_forward`: for each new token the number of the forward that
+    chose it, None for the first (prefill's) and for injected ones.
     `probes`: how many were read on this row, `ridden` of them with its own steps.
     """
 
@@ -74,10 +75,12 @@ class Row:
     marks: Marks | None
     limit: int
     max_context: int
+    begun: bool = False
     tokens: list[int] = field(init=False)
     phase: Phase = field(init=False)
     chosen: int | None = None
     logits: Tensor | None = None
+    log_probability: float | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     last_forward: int | None = None
     from_forward: list[int | None] = field(default_factory=list)
@@ -136,7 +139,9 @@ class Row:
         if injected:  # a stop sequence is for what the model writes: the closer or the prefix may hold it
             piece = self._stops.finish() + self._stream.push(token)
         elif token not in self.request.eos_ids:  # which is no text, even where the tokenizer could write it
-            piece, stopped = self._stops.push(self._stream.push(token), self._stream.pending)
+            piece = self._stream.push(token)
+            if self.request.stop_sequences:  # `pending` decodes: nothing to ask for at every token of 16 rows
+                piece, stopped = self._stops.push(piece, self._stream.pending)
         self.text += piece
         before = self.phase
         self._follow_phase()

@@ -14,6 +14,9 @@ from engine.plot import draw_request
 from engine.progress import Progress, announce
 from engine.result import Generation
 from engine.steps import StopPolicy, StopReason
+from engine.stop.names import AUTO
+from engine.strategy.base import Outcome, Strategy
+from engine.strategy.names import default_strategy
 from engine.trace import Trace
 
 
@@ -21,13 +24,23 @@ class Runner:
     """An engine loaded as the options say, and what each request is run with."""
 
     def __init__(
-        self, engine: Engine, options: argparse.Namespace, policies: Sequence[StopPolicy | str]
+        self,
+        engine: Engine,
+        options: argparse.Namespace,
+        policies: Sequence[StopPolicy | str],
+        strategy: Strategy | None = None,
     ) -> None:
         self.engine, self.options, self.policies = engine, options, list(policies)
+        self.strategy = strategy or default_strategy(engine)
         self.trace = Trace(options.trace, keep=options.output is not None) if options.trace else None
 
     @classmethod
-    def open(cls, options: argparse.Namespace, policies: Sequence[StopPolicy | str]) -> "Runner":
+    def open(
+        cls,
+        options: argparse.Namespace,
+        policies: Sequence[StopPolicy | str],
+        strategy: Strategy | None = None,
+    ) -> "Runner":
         if not options.quiet:
             print(f"loading {options.model or 'the bundled model'}", file=sys.stderr, flush=True)
         with LoadingLine(quiet=options.quiet) as line:
@@ -45,7 +58,7 @@ class Runner:
             )
         if not options.quiet:
             announce(engine)
-        return cls(engine, options, policies)
+        return cls(engine, options, policies, strategy)
 
     def __enter__(self) -> "Runner":
         return self
@@ -57,14 +70,15 @@ class Runner:
         if self.trace:
             self.trace.close()
 
-    def run(self, prompt: str, *, stdout: TextIO | None, category: str | None = None) -> Generation:
+    def run(self, prompt: str, *, stdout: TextIO | None, category: str | None = None) -> Outcome:
         """One request to its end; the text streams to `stdout` where that is given. Ctrl-C ends it early.
 
         `category`: the prompt's own, in place of the one of all.
         """
         options = self.options
-        session = self.engine.start(
-            [prompt],
+        attempt = self.strategy.begin(
+            self.engine,
+            prompt,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
             top_k=options.top_k,
@@ -79,7 +93,7 @@ class Runner:
             probe_share=options.probe_share,
             probe_mode=options.probe_mode,
             category=category or options.category,
-            price_joules=options.price_joules,
+            price_joules=self._price(),
             budget_joules=options.budget_joules,
             budget_tokens=options.budget_tokens,
             answer_tokens=options.answer_tokens,
@@ -87,27 +101,39 @@ class Runner:
             system=options.system,
         )
         source = self.engine.poller.meter.name
-        with Progress(stdout, quiet=options.quiet, budget_j=options.budget_joules, source=source) as progress:
+        with Progress(
+            stdout,
+            quiet=options.quiet,
+            budget_j=options.budget_joules,
+            source=source,
+            streams=self.strategy.streams,
+        ) as progress:
             try:
-                for step in session.steps():
+                for step in attempt.steps():
                     progress.on_step(step)
                     if self.trace:
                         self.trace.on_step(step)
             except KeyboardInterrupt:
-                session.cancel()
-            [result] = session.results()
-            progress.finish(result)
+                attempt.cancel()
+            outcome = attempt.outcome()
+            progress.finish(outcome.result, outcome.line())
         if self.trace:
-            self.trace.on_end(session.ledger, result)
-        return result
+            self.trace.on_end(attempt.session.ledger, outcome.result, outcome.to_json())
+        return outcome
+
+    def _price(self) -> float | None:
+        """For stop policies: where a vote ends at the price, `auto` alone weighs it as well."""
+        options = self.options
+        return options.price_joules if options.vote_until != "price" or AUTO in options.stop else None
 
 
 def run_one(runner: Runner, prompt: str, *, stdout: TextIO) -> int:
     """One prompt to stdout; the exit status."""
     options = runner.options
-    result = runner.run(prompt, stdout=None if options.json else stdout)
+    outcome = runner.run(prompt, stdout=None if options.json else stdout)
+    result = outcome.result
     if options.json:
-        stdout.write(json.dumps(result.to_json()) + "\n")  # ASCII: any terminal or locale can print it
+        stdout.write(json.dumps(outcome.to_json()) + "\n")  # ASCII: any terminal or locale can print it
         stdout.flush()
     if options.plot:
         draw_request(result, options.plot)
@@ -116,7 +142,7 @@ def run_one(runner: Runner, prompt: str, *, stdout: TextIO) -> int:
     failure = failure_of(result, measured=options.require_measured)
     if failure is not None:
         raise TokenjouleError(failure)  # the text is out by now
-    return EXIT_CANCELLED if result.stop.answer_end is StopReason.CANCELLED else 0
+    return EXIT_CANCELLED if outcome.cancelled or result.stop.answer_end is StopReason.CANCELLED else 0
 
 
 def failure_of(result: Generation, *, measured: bool) -> str | None:

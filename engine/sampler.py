@@ -7,6 +7,7 @@ A row's draw depends on nothing but its key and its logits, so its neighbours ca
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,23 +55,67 @@ class Sampling:
             return self
         return replace(self, temperature=self.answer_temperature)
 
+    @property
+    def has_filters(self) -> bool:
+        """Whether any token may be excluded."""
+        return not (self.top_k is None and self.top_p is None and self.min_p is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What one row's next token depends on, beside its logits. `seen`: its tokens so far, prompt included.
+
+    (seed, `row`, `position`) is the key of its random number.
+    """
+
+    sampling: Sampling
+    seen: Sequence[int]
+    row: int
+    position: int
+
 
 def sample(logits: Tensor, sampling: Sampling, *, seen: Sequence[int], row: int, position: int) -> int:
-    """The next token of one row. logits (V,) fp32; `seen`: the row's tokens so far, prompt included.
+    """The next token of one row; logits (V,) fp32."""
+    return sample_rows(logits[None], [Draw(sampling, seen, row, position)])[0]
 
-    The draw inverts the cumulative distribution at one uniform number of the counter-based Philox
-    generator (Salmon et al., SC'11) with key `seed` and counter (row, position).
+
+def sample_rows(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+    """The next token of every row, the same as one by one; logits (B, V) fp32.
+
+    Rows that are sampled alike go through each operation together: on a tiny model the calls, not the
+    numbers, are what 16 rows of their own would wait for.
     """
+    alike: dict[Sampling, list[int]] = {}
+    for index, draw in enumerate(draws):
+        alike.setdefault(draw.sampling, []).append(index)
+    if len(alike) == 1:
+        return _sample_alike(logits, draws[0].sampling, draws)
+    tokens = [0] * len(draws)
+    for sampling, indices in alike.items():
+        found = _sample_alike(logits[indices], sampling, [draws[index] for index in indices])
+        for index, token in zip(indices, found, strict=True):
+            tokens[index] = token
+    return tokens
+
+
+def _sample_alike(logits: Tensor, sampling: Sampling, draws: Sequence[Draw]) -> list[int]:
+    """Each draw inverts the row's cumulative distribution at one uniform number."""
     if sampling.repetition_penalty != 1.0:
-        logits = penalised(logits, seen, sampling.repetition_penalty)
+        rows = zip(logits, draws, strict=True)
+        logits = torch.stack([penalised(row, draw.seen, sampling.repetition_penalty) for row, draw in rows])
     if sampling.temperature == 0:
-        return int(logits.argmax())
-    kept = filtered(logits / sampling.temperature, sampling)
+        return list(map(int, logits.argmax(-1).tolist()))
+    kept = logits / sampling.temperature
+    if sampling.has_filters:
+        kept = torch.stack([filtered(row, sampling) for row in kept])
     # fp64, so that 128k small probabilities add up to 1 to well below the uniform's own resolution.
     cumulative = kept.double().softmax(-1).cumsum(-1)
-    draw = _uniform(sampling.seed, row, position) * float(cumulative[-1])
-    chosen = int(torch.searchsorted(cumulative, draw, right=True))
-    return min(chosen, int(kept.isfinite().nonzero()[-1]))
+    uniforms = torch.tensor(_uniforms(draws), dtype=torch.float64, device=logits.device)
+    at = (uniforms * cumulative[:, -1])[:, None]
+    tokens = torch.searchsorted(cumulative, at, right=True)[:, 0].tolist()
+    last = kept.shape[-1]
+    # A product that rounds up to the whole sum lands behind the last token.
+    return [int(kept[row].isfinite().nonzero()[-1]) if t == last else t for row, t in enumerate(tokens)]
 
 
 def penalised(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
@@ -109,6 +154,17 @@ def _nucleus(probabilities: Tensor, p: float) -> Tensor:
         count *= 16
 
 
-def _uniform(seed: int, row: int, position: int) -> float:
-    """In [0, 1)."""
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, row, position])).random())
+def _uniforms(draws: Sequence[Draw]) -> list[float]:
+    """One number in [0, 1) for each draw: the first of the counter-based Philox generator (Salmon et al.,
+    SC'11) with key `seed` and counter (row, position).
+
+    One generator is set to key after key: 2 µs each on an EPYC, where making one for each takes 18.
+    """
+    generator = np.random.Philox(key=0)
+    state: Any = generator.state
+    numbers = []
+    for draw in draws:
+        state["state"] = {"key": (draw.sampling.seed, 0), "counter": (0, 0, draw.row, draw.position)}
+        generator.state = state
+        numbers.append((generator.random_raw() >> 11) * 2.0**-53)
+    return numbers

@@ -1,7 +1,7 @@
 """One request from its prompts to its results: the decode loop and the ledger, run together."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -86,8 +86,14 @@ class Session:
         finally:
             self._release()
 
-    def cancel(self) -> None:
-        self._decoder.cancel()
+    def cancel(self, rows: Collection[int] | None = None) -> None:
+        """End what still runs or waits, of `rows` (None: of all)."""
+        self._decoder.cancel(rows)
+
+    def answer(self, row: int) -> str | None:
+        """What a row has answered so far; all its text on a model that does not mark its thinking."""
+        found = self._decoder.rows[row]
+        return found.text if found.marks is None else found.answer()
 
     def results(self) -> list[Generation]:
         """Settle the account: one result per row, the same when asked again. Calls the hooks' `on_end`."""
@@ -163,6 +169,7 @@ class Session:
             timing=timing,
             error=self._decoder.error,
             profile=None if self._profiled is None else self._profile(self._profiled, report),
+            category=row.request.category,
         )
 
     def _profile(self, profiled: ProfiledBackend, report: EnergyReport) -> tuple[StageTime, ...]:

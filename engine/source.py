@@ -1,4 +1,4 @@
-"""The config and the weights of a model that `locate` found."""
+"""The config, the weights and the tokenizer of a model that `locate` found."""
 
 import torch
 
@@ -7,6 +7,7 @@ from engine.errors import UsageError
 from engine.locate import Location
 from engine.presets import PRESETS
 from engine.shards import SafetensorsCheckpoint
+from engine.tokenizer import Tokenizer
 from engine.weights import Checkpoint, RandomCheckpoint
 
 
@@ -31,3 +32,10 @@ def open_checkpoint(
         return RandomCheckpoint(config, seed, device=device)
     assert where.directory is not None
     return SafetensorsCheckpoint(where.directory, config)
+
+
+def open_tokenizer(where: Location, config: ModelConfig) -> Tokenizer:
+    """The model's own; of bytes for random weights, which need none. Raises `TokenjouleError`."""
+    if where.directory is None or (config.shape_only and not (where.directory / "tokenizer.json").exists()):
+        return Tokenizer.bytes(config.vocab_size)
+    return Tokenizer.load(where.directory)

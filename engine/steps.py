@@ -1,8 +1,9 @@
 """What the decode loop shows of itself (`Step`), what may steer it (`StopPolicy`), what may watch (`Hook`).
 
 A hook or policy names what it `needs`; what no one asks for is neither computed nor kept:
-"logits" (V,) fp32 that the token was chosen from; "hidden:L" (E,) state after layer L at the position that
-gave the token; "probe" the policy returns `Probe`; "sync" it must act before the next token is computed.
+"logits" (V,) fp32 that the token was chosen from; "logprob" the token's log-probability by these; "hidden:L"
+(E,) state after layer L at the position that gave the token; "probe" the policy returns `Probe`; "sync" it
+must act before the next token is computed.
 On a GPU steps run one ahead of what the host has read: a policy with none of these needs acts one step late,
 and what was fed in vain is booked as `discarded`.
 """
@@ -160,12 +161,22 @@ class Step:
     _budget_j: float | None = None
     _logits: Tensor | None = None
     _hidden: Mapping[int, Tensor] = field(default_factory=dict)
+    _log_probability: float | None = None
 
     def logits(self) -> Tensor:
         """(V,) fp32. Raises `ValueError` unless "logits" is among the needs (forced tokens have none)."""
         if self._logits is None:
             raise ValueError('no logits here: "logits" is not in needs, or the token was injected')
         return self._logits
+
+    def log_probability(self) -> float:
+        """Of the token by the model itself, in nats: before temperature, filters and penalty.
+
+        Raises `ValueError` unless "logprob" is among the needs (forced tokens have none).
+        """
+        if self._log_probability is None:
+            raise ValueError('no log-probability: "logprob" is not in needs, or the token was injected')
+        return self._log_probability
 
     def hidden(self, layer: int) -> Tensor:
         """(E,). Raises `ValueError` unless "hidden:<layer>" is among the needs."""
@@ -232,6 +243,8 @@ def tapped_layers(needs: frozenset[str]) -> frozenset[int]:
         name, _, layer = need.partition(":")
         if name == "hidden" and layer.isdigit():
             layers.add(int(layer))
-        elif need not in ("logits", "probe", "sync"):
-            raise UsageError(f'unknown need {need!r}; known: "logits", "hidden:LAYER", "probe", "sync"')
+        elif need not in ("logits", "logprob", "probe", "sync"):
+            raise UsageError(
+                f'unknown need {need!r}; known: "logits", "logprob", "hidden:LAYER", "probe", "sync"'
+            )
     return frozenset(layers)

@@ -69,6 +69,8 @@ class Tokenizer:
         self._added_ids = {token.content: token_id for token_id, token in added.items()}
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.anchor_id = self._find_anchor()
+        self.anchor_length = len(self.decode([self.anchor_id]))
+        self._bytes_of: dict[int, builtins.bytes] = {}  # kept: every row asks at every token
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
@@ -162,6 +164,11 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> "builtins.bytes":
         """What a token contributes, whole characters or a part of one; b"" for special and unknown tokens."""
+        if token_id not in self._bytes_of:
+            self._bytes_of[token_id] = self._find_bytes(token_id)
+        return self._bytes_of[token_id]
+
+    def _find_bytes(self, token_id: int) -> "builtins.bytes":
         if not self._has_text(token_id):
             return b""
         token = self._token(token_id)
@@ -231,12 +238,12 @@ class _TokenStream:
         utf8.decode(b"".join(map(tokenizer.token_bytes, recent_ids)))
         whole = len(recent_ids) - len(utf8.getstate()[0])  # an unfinished character's tokens are a byte each
         self._before = [tokenizer.anchor_id] if whole else []
+        self._skipped = len(tokenizer.decode(self._before))
         self._held = recent_ids[whole:]
 
     @property
     def pending(self) -> str:
-        before = self._tokenizer.decode(self._before)
-        return self._tokenizer.decode(self._before + self._held)[len(before) :]
+        return self._tokenizer.decode(self._before + self._held)[self._skipped :]
 
     def push(self, token_id: int) -> str:
         if not self._tokenizer.token_bytes(token_id):
@@ -248,6 +255,7 @@ class _TokenStream:
         text = self.pending
         if self._held:
             self._before, self._held = [self._tokenizer.anchor_id], []
+            self._skipped = self._tokenizer.anchor_length
         return text
 
 

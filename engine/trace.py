@@ -5,6 +5,7 @@ The file is also a recording: `--energy-source replay:FILE` reads its `reading` 
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import IO, Any
 
@@ -50,8 +51,8 @@ class Trace:
             }
         )
 
-    def on_end(self, ledger: Ledger, result: Generation) -> None:
-        """The readings of this request, its forwards with their joules, and the result."""
+    def on_end(self, ledger: Ledger, result: Generation, outcome: Mapping[str, Any]) -> None:
+        """The readings of this request, its forwards with their joules, and the outcome as JSON has it."""
         for reading in ledger.readings():
             self._write(
                 {
@@ -79,7 +80,7 @@ class Trace:
                     "energy_j": sum(joules for joules, _ in known) if known else None,
                 }
             )
-        self._write({"event": "end", "request": self._request, "result": result.to_json()})
+        self._write({"event": "end", "request": self._request, "result": outcome})
         self._request += 1
 
     def close(self) -> None:

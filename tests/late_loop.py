@@ -64,7 +64,7 @@ def run_late(engine: Engine, monkeypatch: pytest.MonkeyPatch, **settings: Any) -
     """From now on the engine's requests run through such loops, kept in the list that is returned."""
     made: list[LateLoop] = []
 
-    def device_loop(cache: KVCache, rows: Any, *, clock: Any, keep_logits: bool) -> LateLoop:
+    def device_loop(cache: KVCache, rows: Any, *, clock: Any, keep_logits: bool, prefix: int) -> LateLoop:
         made.append(LateLoop(engine.model, cache, keep_logits=keep_logits))
         for name, value in settings.items():
             setattr(made[-1], name, value)

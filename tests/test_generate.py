@@ -376,7 +376,7 @@ def test_thoughts_and_answers_have_a_temperature_each(capsys: pytest.CaptureFixt
     def answers(*arguments: str) -> set[str]:
         seeds = (("--seed", str(seed)) for seed in range(4))
         runs = [
-            run(capsys, PROMPT, "--json", "--stop", "token:tokens=4", "--temperature", "2", *s, *arguments)
+            run(capsys, PROMPT, "--json", "--stop", "token:tokens=9", "--temperature", "3", *s, *arguments)
             for s in seeds
         ]
         found = [json.loads(out) for _, out, _ in runs]
@@ -405,7 +405,9 @@ def test_the_category_of_a_prompt_reaches_the_policy(
     prompts.write_text('{"prompt": "1+1=", "category": "recall"}\n{"prompt": "2+1="}\n')
     options = ("--category", "chain", "--stop", f"{file}:Named", "--quiet")
     _, out, _ = run(capsys, "--prompts", str(prompts), *options)
-    used = [json.loads(line)["stop"]["policies"][0]["parameters"]["category"] for line in out.splitlines()]
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [result["category"] for result in found] == ["recall", "chain"]
+    used = [result["stop"]["policies"][0]["parameters"]["category"] for result in found]
     assert used == ["recall", "chain"]
     prompts.write_text('{"prompt": "1+1=", "category": 3}\n')
     status, _, err = run(capsys, "--prompts", str(prompts), "--quiet")

@@ -166,12 +166,21 @@ def test_more_rows_than_memory_are_refused_and_cost_nothing(
         assert engine.model.cache_bytes(16, rows=2) == row
         cache = engine.model.new_cache(16, rows=2)
         assert row == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-        monkeypatch.setattr("engine.decode.available_bytes", lambda device: 4 * row)
+        monkeypatch.setattr("engine.request_cache.available_bytes", lambda device: 4 * row)
         prompt = [5, 6, 7, 8]
-        assert len(engine.generate_many([prompt] * 4, max_new_tokens=12)) == 4
+        prompts = [[*prompt[:3], 8 + number] for number in range(5)]
+        assert len(engine.generate_many(prompts[:4], max_new_tokens=12)) == 4
         with pytest.raises(TokenjouleError, match="cache of 80 positions takes 0") as caught:
-            engine.generate_many([prompt] * 5, max_new_tokens=12)
+            engine.generate_many(prompts, max_new_tokens=12)
         assert "\n" not in str(caught.value)
         with pytest.raises(TokenjouleError, match="fewer rows or new tokens"):
-            engine.start([prompt] * 4, max_new_tokens=60)
+            engine.start(prompts[:4], max_new_tokens=60)
         assert len(engine.generate(prompt, max_new_tokens=12).token_ids) == 12
+        # 4 positions of the prompt once and 12 of each row, with 2 pages a row and 1 of the prompt's to spare
+        monkeypatch.setattr(
+            "engine.request_cache.available_bytes", lambda device: (4 + 5 * 12 + 11 * 16) * 576
+        )
+        assert len(engine.generate_many([prompt] * 5, max_new_tokens=12)) == 5
+        monkeypatch.setattr("engine.request_cache.available_bytes", lambda device: 63 * 576)
+        with pytest.raises(TokenjouleError, match="cache of 64 positions"):
+            engine.start([prompt] * 5, max_new_tokens=12)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.engine import Engine, open_tokenizer
+from engine.engine import Engine
 from engine.loading import LoadingLine
 from engine.locate import locate
 from engine.placement import choose_backend, choose_device, choose_dtype
 from engine.schemes import NONE, choose_scheme
-from engine.source import read_config
+from engine.source import open_tokenizer, read_config
 from engine.tokenizer import Tokenizer
 
 # Near the paper's: its text names Mistral and Llamas, of the 7B class, on one GPU.

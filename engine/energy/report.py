@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.energy.attribution import Attribution, StepMark, split
-from engine.energy.meter import MICROJOULES_PER_JOULE, Sensor
+from engine.energy.meter import MICROJOULES_PER_JOULE, Reading, Sensor
 from engine.energy.row_parts import row_parts
 from engine.steps import Phase
 from kernels.cost import Dims
@@ -122,6 +122,12 @@ class EnergyReport:
 def joules(energy_uj: float) -> float:
     """From microjoules."""
     return energy_uj / MICROJOULES_PER_JOULE
+
+
+def mean_w(before: Reading, after: Reading) -> float | None:
+    """Watts between two readings; None where the counter stood still."""
+    rise_j = joules(after.energy_uj - before.energy_uj)
+    return rise_j / (after.time_s - before.time_s) if rise_j > 0 else None
 
 
 def uncertainty_j(energy_uj: int, sd_uj: float, sensor: Sensor) -> float | None:

@@ -52,7 +52,10 @@ def dial_of(policies: Sequence[object], price: float | None) -> Dial:
     dial = next((dial for dial in dials if isinstance(dial, Dial)), Dial())
     if price is not None:
         if not any(getattr(policy, "reads_price", False) for policy in policies):
-            raise UsageError("a price per joule was given, and no stop policy here weighs it; auto does")
+            raise UsageError(
+                "a price per joule was given, and no stop policy here weighs it; auto does, and a vote "
+                "until its price"
+            )
         dial.price = price
     return dial
 

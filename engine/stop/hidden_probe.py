@@ -13,7 +13,7 @@ from engine.stop.checkpoints import Checkpoints
 
 
 class HiddenProbe(Policy):
-    """At a step's end, stop when σ(w·h + b) ≥ threshold; h (E,) is the state behind `layer` there.
+    """At a step's end, stop when σ(w·h + b) ≥ threshold; h (E,) is the state behind `layer` that wrote it.
 
     `file`: .npz or .safetensors with w (E,), b and threshold, and layer unless given here, as `layer` and
     `threshold` may be. To be fitted on states at step ends, labelled by whether an answer forced there is

@@ -44,7 +44,7 @@ def test_letters_are_weighed_against_each_other() -> None:
 def test_a_letter_that_is_no_single_token_is_refused() -> None:
     [result], _ = play(thinker(STEPS, ["A"]), AnswerConfidence(choices="Aé"))
     assert result.stop.reason is StopReason.ERROR
-    assert result.error == "the choice 'é' is 2 tokens of this model, not one"
+    assert result.error == "the choice 'é' is not a single token of this model"
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.1, float("nan")])

@@ -55,7 +55,7 @@ def test_probes_stay_within_their_share_of_the_total(runs: int) -> None:
     assert all(share <= allowed for share, allowed, _ in found), max(s / a for s, a, _ in found)
     used = [share / allowed for share, allowed, probes in found if probes >= 5]
     assert len(used) >= runs / 10
-    assert sum(used) / len(used) > 0.7, "and are not refused what they have earned"
+    assert sum(used) / len(used) > 0.6, "and are not refused what they have earned"
 
 
 def test_a_governor_that_forgets_would_be_caught() -> None:

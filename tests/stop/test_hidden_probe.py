@@ -12,14 +12,14 @@ from engine.steps import StopReason
 from engine.stop import HiddenProbe
 from tests.stop.scripted import play, thinker, thought
 
-# The scripted model's state is (steps written, 1): sure from the third step on.
+# The state that wrote a step's end is (steps written before, 1) here: sure from three on.
 PROBE: dict[str, Any] = {
     "w": np.array([2.0, 0.0], np.float32),
     "b": np.array(-5.0, np.float32),
     "threshold": np.array(0.6, np.float32),
     "layer": np.array(0),
 }
-SCRIPT = thinker("abcdef", ["7"])
+SCRIPT = thinker("abcdefgh", ["7"])
 
 
 def write(path: Path, **changes: Any) -> str:
@@ -36,9 +36,9 @@ def test_it_stops_at_the_first_step_whose_state_says_so(tmp_path: Path, name: st
     policy = HiddenProbe(write(tmp_path / name))
     assert policy.needs == {"hidden:0"}
     [result], _ = play(SCRIPT, policy)
-    assert (thought(result), result.stop.policy, result.stop.probes) == ("a\nb\nc\n", "HiddenProbe", 0)
+    assert (thought(result), result.stop.policy, result.stop.probes) == ("a\nb\nc\nd\n", "HiddenProbe", 0)
     [result], _ = play(SCRIPT, HiddenProbe(str(tmp_path / name), threshold=0.99))
-    assert thought(result) == "a\nb\nc\nd\ne\n"
+    assert thought(result) == "a\nb\nc\nd\ne\nf\n"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The whole engine on the Triton kernels: the reference backend's tokens, with steps that run ahead."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +243,22 @@ def test_rows_of_the_same_prompt_that_are_no_forks_share_nothing(engine: Engine,
     forks.loop.load(forks.rows)
     assert forks.loop.read_once == 0
     forks.step()
+
+
+@pytest.mark.usefixtures("always_shared")
+def test_rows_of_a_request_read_their_prompt_once(
+    engine: Engine, reference: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_once: list[int] = []
+    right = GpuLoop.load
+
+    def load(loop: GpuLoop, rows: Sequence[Row]) -> None:
+        right(loop, rows)
+        read_once.append(loop.read_once)
+
+    monkeypatch.setattr(GpuLoop, "load", load)
+    prompt = [5 + (7 * i) % 80 for i in range(35)]
+    [expected] = reference.generate_many([prompt], max_new_tokens=4)
+    found = engine.generate_many([prompt] * 2, max_new_tokens=4)
+    assert [row.token_ids for row in found] == [expected.token_ids] * 2
+    assert read_once[0] == 32

@@ -1,0 +1,67 @@
+"""The sample that the model itself finds likeliest, by the mean log-probability of its new tokens."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from engine.result import Generation
+from engine.steps import Step
+from engine.strategy.base import Attempt, Outcome
+from engine.strategy.samples import Read, Samples, as_written, check_samples
+
+if TYPE_CHECKING:
+    from engine.engine import Engine, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class BestOfN:
+    """`samples` rows on one prefill. `read`: what of an answer counts; a sample without one comes last.
+
+    `independent`: each row computes the prompt by itself.
+    """
+
+    samples: int = 16
+    read: Read = as_written
+    independent: bool = False
+    name: str = "best-of-n"
+    streams: bool = False
+
+    def __post_init__(self) -> None:
+        check_samples(self.samples)
+
+    def begin(self, engine: "Engine", prompt: "Prompt", **options: Any) -> Attempt:
+        temperature = options.get("temperature", 0.0)
+        rows = Samples.begin(
+            engine,
+            prompt,
+            self.samples,
+            self.read,
+            strategy=self.name,
+            share_prompts=not self.independent,
+            **options,
+        )
+
+        def watch(step: Step) -> None:
+            if step.stop is not None:
+                rows.end(step.row, step.stop)
+
+        def conclude(results: Sequence[Generation]) -> Outcome:
+            found = rows.settled(results)
+
+            def score(number: int) -> tuple[bool, float, int]:
+                sample = found[number][1]
+                likely = -math.inf if sample.log_probability is None else sample.log_probability
+                return sample.answer is not None, likely, -number
+
+            best, sample = found[max(range(len(found)), key=score)]
+            samples = tuple(sample for _, sample in found)
+            return Outcome(
+                self.name,
+                replace(best, answer=sample.answer),
+                temperature,
+                samples=samples,
+                ended="all samples were drawn",
+            )
+
+        return Attempt(rows.session, conclude, watch)

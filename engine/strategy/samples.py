@@ -1,0 +1,92 @@
+"""Several samples of one prompt as rows of one request: what they share, and what each came to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import UsageError
+from engine.result import Generation
+from engine.steps import StopReason
+from engine.strategy.base import Sample, has_begun, row_j
+from engine.strategy.likelihood import Likelihood
+
+if TYPE_CHECKING:
+    from engine.engine import Engine, Prompt
+    from engine.session import Session
+
+MOST_SAMPLES = 16  # the paper's, and the rows that a step on a GPU takes
+
+Read = Callable[[str], str | None]
+
+
+def as_written(answer: str) -> str | None:
+    """The answer is what stands there; None where nothing does."""
+    return answer.strip() or None
+
+
+def check_samples(samples: int) -> None:
+    """Raises `UsageError`."""
+    if not 1 <= samples <= MOST_SAMPLES:
+        raise UsageError(f"samples must be 1 to {MOST_SAMPLES}, not {samples}")
+
+
+def check_temperature(strategy: str, temperature: float) -> None:
+    """Raises `UsageError` where samples of text would all be the same."""
+    if temperature == 0:
+        raise UsageError(f"{strategy} at temperature 0 would sample the same text again and again")
+
+
+@dataclass(slots=True)
+class Samples:
+    """The rows of a running session. `read` makes of a row's answer what is counted, None for no answer."""
+
+    session: "Session"
+    likelihood: Likelihood
+    read: Read
+    answers: dict[int, str | None] = field(default_factory=dict)
+
+    @classmethod
+    def begin(
+        cls,
+        engine: "Engine",
+        prompt: "Prompt",
+        samples: int,
+        read: Read,
+        *,
+        strategy: str,
+        **options: Any,
+    ) -> "Samples":
+        """The session of so many rows of one prompt; `strategy` names it where it is refused."""
+        check_temperature(strategy, options.get("temperature", 0.0))
+        likelihood = Likelihood()
+        hooks = [*options.pop("hooks", ()), likelihood]
+        return cls(engine.start([prompt] * samples, hooks=hooks, **options), likelihood, read)
+
+    def end(self, row: int, reason: StopReason) -> None:
+        """A row has ended: its answer is known."""
+        self.answers[row] = self._answer(row, reason)
+
+    def settled(self, results: Sequence[Generation]) -> list[tuple[Generation, Sample]]:
+        """Of every row that began, in order, with the answer that it came to."""
+        found = []
+        for result in results:
+            if has_begun(result):
+                answer = self.answers.get(result.row)
+                found.append((result, self._sample(result, answer)))
+        return found
+
+    def _sample(self, result: Generation, answer: str | None) -> Sample:
+        return Sample(
+            token_ids=result.token_ids,
+            text=result.text,
+            answer=answer,
+            stop=str(result.stop.reason),
+            energy_j=row_j(result),
+            log_probability=self.likelihood.mean(result.row),
+        )
+
+    def _answer(self, row: int, reason: StopReason) -> str | None:
+        if reason in (StopReason.CANCELLED, StopReason.ERROR):
+            return None
+        written = self.session.answer(row)
+        return None if written is None else self.read(written)
