@@ -14,7 +14,7 @@ from engine.profile import ProfiledBackend, StageTime, shared_by_time
 from engine.result import Applied, Budget, Ended, Generation, ModelCard, Timing
 from engine.rows import Row
 from engine.steps import Hook, Phase, Step, StopPolicy, StopReason
-from engine.stop.base import name_of
+from engine.stop.base import Policy, name_of
 from engine.stop.dial import Dial
 from engine.stop.joule import JouleBudget
 from kernels import cost
@@ -217,6 +217,7 @@ class Session:
 
 
 def _applied(policy: StopPolicy) -> Applied:
-    """What a result says of a policy; a user's own may tell no more than its class."""
-    parameters, description = getattr(policy, "parameters", {}), getattr(policy, "description", "")
-    return Applied(name_of(policy), dict(parameters), str(description))
+    """What a result says of a policy; one that is no `Policy` tells no more than its name."""
+    if isinstance(policy, Policy):
+        return Applied(policy.name, dict(policy.parameters), policy.description)
+    return Applied(name_of(policy), {})

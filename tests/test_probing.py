@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from engine.engine import Engine
-from engine.sampler import Sampling
 from engine.steps import Phase, Probe, ProbeReading, Step, Stop, StopReason
-from engine.stop import AnswerStability, Policy, TokenBudget
+from engine.stop import AnswerStability, Policy
 from tests.letters import CountedMeter
 from tests.stop.scripted import play, thinker, thought
 
@@ -195,17 +194,3 @@ def test_nothing_is_asked_of_a_row_that_answers(mode: str) -> None:
 
     [result], _ = play(thinker(["a=1"], ["7"]), Late(), tokens=16, probe_mode=mode)
     assert (result.answer, result.error, result.stop.probes) == ("7", None, 4)
-
-
-@pytest.mark.parametrize("temperature", [None, 0.0, 1.0])
-def test_an_answer_can_have_a_temperature_of_its_own(temperature: float | None) -> None:
-    """Half of the answers are "z" where they are sampled; none where they are read greedily."""
-    script = thinker(["a=1"], ["7"], [0.6])
-    answers = set()
-    for seed in range(12):
-        sampling = Sampling(1.0, seed=seed, answer_temperature=temperature)
-        [free], _ = play(script, sampling=sampling)
-        [forced], _ = play(script, TokenBudget(2), sampling=sampling)
-        answers |= {free.answer, forced.answer}
-    assert answers == ({"7"} if temperature == 0 else {"7", "z7", "z"} & answers)
-    assert (len(answers) > 1) == (temperature != 0)
