@@ -97,8 +97,8 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 def with_kept(curve: OperatingCurve, path: Path) -> tuple[OperatingCurve, str]:
     """`curve` with what the curve at `path`, which it is to replace, holds beside a fit; and a remark.
 
-    Accuracy stays where both are curves of the same, powers where both are fits of the same run: its records
-    alone do not tell them again.
+    Accuracy and stopping rule stay where both are curves of the same, powers where both are fits of the same
+    run: its records alone do not tell them again.
     """
     if not path.is_file():
         return curve, ""
@@ -110,7 +110,8 @@ def with_kept(curve: OperatingCurve, path: Path) -> tuple[OperatingCurve, str]:
         return curve, f"replaced: the curve of another model, device or source in {path}"
     if curve.power is None and before.provenance == curve.provenance:
         curve = replace(curve, power=before.power)
-    return replace(curve, accuracy=before.accuracy), ""
+    remark = "kept the stopping rule, whose joules are those of the curve before" if before.stopping else ""
+    return replace(curve, accuracy=before.accuracy, stopping=before.stopping), remark
 
 
 def _check(options: argparse.Namespace) -> None:

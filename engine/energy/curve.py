@@ -13,10 +13,13 @@ shifted by the one step that prefill saves. `curve_fit` fits, `curve_store` keep
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.energy.power_model import PowerModel
 from engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from engine.stop.rule import StoppingRule  # imports policies, which import the ledger, which imports this
 
 TERMS = ("base", "prompt", "token", "square", "step", "row_step", "position")
 CONFIDENCE = 0.95
@@ -165,7 +168,9 @@ class OperatingCurve:
     """Joules and seconds of requests on one model and device. `measured`: whether its joules were.
 
     `accuracy` (of answers, by category) belongs to others and is kept as it is. `power`: what each kind of
-    work draws, for attribution; None where the sensor could not tell.
+    work draws, for attribution; None where the sensor could not tell. `stopping`: where thinking stops
+    paying, in the joules of this curve; None until `bench.calibrate` has fitted it. Raises `UsageError` for a
+    rule of another model or quantisation.
     """
 
     fits: CurveKey
@@ -176,6 +181,11 @@ class OperatingCurve:
     provenance: Provenance
     accuracy: Mapping[str, Any] | None = None
     power: PowerModel | None = None
+    stopping: "StoppingRule | None" = None
+
+    def __post_init__(self) -> None:
+        if self.stopping is not None:
+            self.stopping.require(self.fits.model, self.fits.quantization)
 
     @property
     def off(self) -> float:

@@ -24,7 +24,7 @@ def from_json(content: object) -> OperatingCurve:
     schema = given.pop("schema", None)
     if schema != SCHEMA:
         raise ValueError(f"its schema is {schema!r}, not {SCHEMA!r}")
-    given = {"accuracy": None, "power": None, **given}
+    given = {"accuracy": None, "power": None, "stopping": None, **given}
     if given["accuracy"] is not None:
         version = _object(given["accuracy"], "accuracy").get("version")
         if isinstance(version, bool) or not isinstance(version, int):
@@ -48,7 +48,10 @@ def _unnamed(raw: object, name: str) -> dict[str, Any]:
 def _made(kind: Any, raw: object, name: str) -> Any:
     """The value of the annotated type `kind` in its JSON form `raw`; `name` is for errors."""
     if is_dataclass(kind):
-        given, kinds = _object(raw, name or "the file"), get_type_hints(kind)
+        from engine.stop.rule import StoppingRule  # when modules load, it would come in a circle
+
+        given = _object(raw, name or "the file")
+        kinds = get_type_hints(kind, localns={"StoppingRule": StoppingRule})
         wrong = set(given) ^ {field.name for field in fields(kind)}
         if wrong:
             raise ValueError(

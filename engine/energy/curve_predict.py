@@ -2,11 +2,19 @@
 
 from collections.abc import Sequence
 
-from engine.energy.curve import OperatingCurve, request_features, step_features
+from engine.energy.curve import Features, OperatingCurve, request_features, step_features
 from engine.energy.predict import Predictor, StepPredictor
 from kernels.cost import RowWork
 
 CURVE_REFUSED = "warm-up (curve refused)"
+
+
+def forward_features(rows: Sequence[RowWork]) -> Features:
+    """Of a step; what a row is fed beyond one token (an injection) costs what prefill takes for it."""
+    _, _, _, _, step, row, position = step_features(len(rows), sum(work.length for work in rows))
+    further = sum(work.new - 1 for work in rows)
+    squares = sum(work.length**2 - (work.length - work.new + 1) ** 2 for work in rows)
+    return (0.0, 0.0, float(further), float(squares), step, row, position)
 
 
 class CurvePredictor(Predictor):
@@ -19,11 +27,7 @@ class CurvePredictor(Predictor):
         self.curve: OperatingCurve = curve
 
     def model_seconds(self, rows: Sequence[RowWork]) -> float:
-        """A step; what a row is fed beyond one token (an injection) costs what prefill takes for it."""
-        _, _, _, _, step, row, position = step_features(len(rows), sum(work.length for work in rows))
-        further = sum(work.new - 1 for work in rows)
-        squares = sum(work.length**2 - (work.length - work.new + 1) ** 2 for work in rows)
-        return self.curve.seconds.expected((0.0, 0.0, float(further), float(squares), step, row, position))
+        return self.curve.seconds.expected(forward_features(rows))
 
     def prefill_seconds(self, tokens: int) -> float:
         return self.curve.seconds.expected(request_features([tokens], 1, 1))

@@ -11,7 +11,9 @@ from engine.stop.governor import ProbeGovernor
 from engine.stop.hidden_probe import HiddenProbe
 from engine.stop.joule import JouleBudget
 from engine.stop.load import load_policy
+from engine.stop.marginal_value import MarginalValue
 from engine.stop.names import policy_named
+from engine.stop.rule import StoppingRule
 from engine.stop.stability import AnswerStability, TailStability
 from engine.stop.step import StepBudget
 from engine.stop.token import TokenBudget
@@ -28,9 +30,11 @@ __all__ = [
     "GiveUp",
     "HiddenProbe",
     "JouleBudget",
+    "MarginalValue",
     "Policy",
     "ProbeGovernor",
     "StepBudget",
+    "StoppingRule",
     "TailStability",
     "TokenBudget",
     "Wrapper",

@@ -3,6 +3,7 @@
 from engine.energy.curve import OperatingCurve
 from engine.steps import StopPolicy
 from engine.stop.base import Policy, Wrapper
+from engine.stop.marginal_value import MarginalValue
 from engine.stop.stability import AnswerStability
 
 
@@ -24,6 +25,9 @@ def auto_policy(curve: OperatingCurve | None, *, thinks: bool) -> Auto:
     """What `auto` is on a model with this operating curve. `thinks`: it marks its thinking."""
     if not thinks:
         return Auto(Policy(), "this model does not mark its thinking, so nothing is stopped")
+    if curve is not None and curve.stopping is not None:
+        why = f"the stopping rule that was calibrated for this model, {curve.stopping.date}"
+        return Auto(MarginalValue(rule=curve.stopping), why)
     return Auto(
         AnswerStability(),
         "answer stability, as no stopping rule was calibrated for this model here; a price is not weighed",

@@ -1,0 +1,87 @@
+"""What a policy made of a question when it really ran: one line a question and arm, `tokenjoule.stop/1`."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from engine.errors import TokenjouleError
+
+SCHEMA = "tokenjoule.stop/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """`arm`: as `bench.arena.arms` spells it. `think_tokens`: written before the thinking ended.
+
+    `energy_j`: of every forward that ran, probes included, by the operating curve that `energy_source` names;
+    `probe_j` is of which. `ledger_j`: what the meter booked; null where it told nothing. `price`: accuracy
+    points per joule that the arm was run with, null where it weighs none. `run`: id of the run's stamp.
+    """
+
+    arm: str
+    model: str
+    quantization: str
+    category: str
+    question: str
+    seed: int
+    split: str
+    answer: str
+    correct: bool
+    reason: str
+    forced: bool
+    think_tokens: int
+    new_tokens: int
+    energy_j: float
+    probe_j: float
+    ledger_j: float | None
+    elapsed_s: float
+    price: float | None
+    energy_source: str
+    run: str
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.arm, self.category, self.seed
+
+
+def append(path: Path, played: Played) -> None:
+    """One line, in one write. Raises `TokenjouleError`."""
+    line = json.dumps({"schema": SCHEMA, **asdict(played)}, allow_nan=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            os.write(file.fileno(), line.encode())
+    except OSError as error:
+        raise TokenjouleError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read(paths: Iterable[Path]) -> list[Played]:
+    """Lines of other schemas are left out. Raises `TokenjouleError` naming file and line of a bad one."""
+    found = []
+    names = {field.name for field in fields(Played)}
+    for path in paths:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise TokenjouleError(f"cannot read {path}: {error}") from error
+        for number, line in enumerate(filter(str.strip, lines), 1):
+            try:
+                given = json.loads(line)
+                if given.pop("schema") != SCHEMA:
+                    continue
+                if set(given) != names:
+                    raise ValueError(f"wrong fields: {', '.join(sorted(set(given) ^ names))}")
+                found.append(Played(**given))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise TokenjouleError(f"{path}:{number}: not an outcome of {SCHEMA}: {error}") from error
+    return found
+
+
+def one_setting(played: Sequence[Played]) -> tuple[str, str, str]:
+    """(model, quantisation, energy source) of all of them. Raises `TokenjouleError` for several."""
+    found = {(line.model, line.quantization, line.energy_source) for line in played}
+    if len(found) != 1:
+        raise TokenjouleError(f"the outcomes are of {len(found)} models or energy sources, not of one")
+    return found.pop()

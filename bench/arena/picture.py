@@ -1,0 +1,73 @@
+"""The main picture: accuracy against joules, the hull of fixed budgets, every arm and the oracles."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.arena.arms import MARGINAL
+from bench.arena.compare import Arena
+from bench.calibration.hull import hull
+from engine.errors import TokenjouleError
+from engine.plot import check_plot
+
+# Okabe and Ito's palette for colour-blind readers.
+BUDGETS, HULL, RULE, ORACLE, CONTROL, OTHER = "#999999", "#000000", "#D55E00", "#009E73", "#CC79A7", "#0072B2"
+_COLUMNS = 3
+
+
+def draw(arenas: Sequence[Arena], title: str, path: Path) -> None:
+    """Write the picture, a panel for each arena. Raises `TokenjouleError` where it cannot."""
+    check_plot(str(path))
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(len(arenas), _COLUMNS)
+    lines = -(-len(arenas) // columns)
+    figure = Figure(figsize=(4.6 * columns, 1.2 + 3.6 * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, arena in enumerate(arenas, 1):
+        _panel(figure.add_subplot(lines, columns, place), arena, named=place == 1)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    try:
+        figure.savefig(path, dpi=140)
+    except (OSError, ValueError) as error:
+        raise TokenjouleError(f"cannot write {path}: {error}") from error
+
+
+def _panel(axes: Any, arena: Arena, *, named: bool) -> None:
+    joules, accuracy = arena.grid.energy_j.mean(axis=0), arena.grid.correct.mean(axis=0)
+    axes.plot(joules, accuracy, ".", ms=4, color=BUDGETS, label="fixed budgets of 0, 1, … steps")
+    corners = hull(joules, accuracy)
+    axes.plot(corners.energy_j, corners.accuracy, "-", lw=1, color=HULL, label="their hull")
+    ours = sorted(
+        (line.score.energy_j, line.score.accuracy) for line in arena.lines if line.name.startswith(MARGINAL)
+    )
+    if ours:
+        axes.plot(*zip(*ours, strict=True), "-o", ms=4, lw=1.2, color=RULE, label="marginal value, by price")
+    for line in arena.lines:
+        at = (line.score.energy_j, line.score.accuracy)
+        if line.name == MARGINAL:
+            axes.plot(*at, "*", ms=12, color=RULE, label="marginal value, default price")
+        elif line.name.startswith("oracle"):
+            axes.plot(*at, "^", ms=6, color=ORACLE, label=None)
+            axes.annotate(
+                line.name.removeprefix("oracle: "), at, fontsize=6, xytext=(3, 3), textcoords="offset points"
+            )
+        elif line.name.startswith(("permuted", "random")):
+            axes.plot(*at, "x", ms=5, color=CONTROL)
+            _name(axes, line.name, at, -7)
+        elif line.played is not None and not line.name.startswith(MARGINAL):
+            axes.plot(*at, "s", ms=4, color=OTHER)
+            if named:
+                _name(axes, line.name, at, 3)
+    axes.set_title(f"{arena.category}, {len(arena.grid.clusters)} questions", fontsize=9, loc="left")
+    axes.set_xlabel("J per question", fontsize=8)
+    axes.set_ylabel("accuracy", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _name(axes: Any, text: str, at: tuple[float, float], above: int) -> None:
+    axes.annotate(text, at, fontsize=6, xytext=(3, above), textcoords="offset points")

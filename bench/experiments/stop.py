@@ -1,0 +1,202 @@
+"""The arena of stop policies: each against fixed and random budgets, shuffled stops and oracles, at equal
+joules.
+
+    python -m bench.experiments.stop --model DIR --questions 100 --log LOG.jsonl --out RUNS.jsonl
+    python -m bench.experiments.stop … --policy FILE.py:CLASS      one policy more, a user's own
+    python -m bench.experiments.stop --from RUNS.jsonl --log LOG.jsonl [--plot FILE.png]
+
+Policies really run, with their probes on the bill; what could have been comes from a checkpoint log of the
+same questions, which is made first where it lacks some. docs/stopping.md has the method and both formats.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench.arena import outcomes
+from bench.arena.arms import Arm, arm, usual
+from bench.arena.compare import Arena, parts
+from bench.arena.play import play
+from bench.arena.table import tables
+from bench.calibrate import collect
+from bench.calibration import log
+from bench.calibration.log import Trace
+from bench.calibration.priced import Pricer
+from bench.calibration.tasks import questions
+from bench.stamp import stamp
+from engine.cli import Parser, guarded, leave
+from engine.energy.curve import OperatingCurve
+from engine.energy.curve_store import load_curve
+from engine.engine import Engine
+from engine.errors import TokenjouleError, UsageError
+from engine.stop.rule import StoppingRule
+
+SCHEMA = "tokenjoule.bench.stop/1"
+RUN_ONLY = (
+    *("model", "backend", "device", "dtype", "quantize", "energy_source"),
+    *("tasks", "split", "reason", "questions", "policy", "only", "out"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = Parser(prog="bench.experiments.stop", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    ran = cli.add_argument_group("what to run")
+    ran.add_argument("--model", metavar="DIR|HF-ID", help="default: the bundled model")
+    ran.add_argument("--backend", choices=("auto", "gpu", "cpu", "torch"))
+    ran.add_argument("--device", metavar="N", help="CUDA device, or cpu")
+    ran.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"))
+    ran.add_argument("--quantize", choices=("none", "int8", "int4"))
+    ran.add_argument("--energy-source", metavar="SOURCE", help="default: auto")
+    ran.add_argument("--tasks", metavar="testbed[:CATEGORY,…]", help="default: all of the test bed")
+    ran.add_argument("--split", metavar="NAME", help="default: development")
+    ran.add_argument("--reason", metavar="TEXT", help="why the test split is opened; goes on record")
+    ran.add_argument("--questions", type=int, metavar="N", help="of each category (default 100)")
+    ran.add_argument("--policy", action="append", metavar="NAME|FILE.py:CLASS", help="one arm more")
+    ran.add_argument("--only", action="append", metavar="ARM", help="full and these, not the usual")
+    ran.add_argument("--out", type=Path, metavar="RUNS.jsonl", help="what the arms did; resumable")
+    cli.add_argument("--log", type=Path, required=True, metavar="LOG.jsonl", help="checkpoint log; resumable")
+    cli.add_argument("--from", dest="files", type=Path, nargs="+", metavar="RUNS.jsonl", help="run nothing")
+    cli.add_argument("--curve", type=Path, metavar="FILE.json", help="curve with rule (default: the cache's)")
+    cli.add_argument("--price-joules", type=float, metavar="L", help="tell utilities at this price")
+    cli.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it (needs matplotlib)")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _main(parser().parse_args(arguments), arguments))
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What is there to compare."""
+
+    traces: list[Trace]
+    played: list[outcomes.Played]
+    rule: StoppingRule | None
+
+
+def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    _check(options)
+    made = _read(options) if options.files else _run(options, arguments)
+    _, _, source = outcomes.one_setting(made.played)
+    arenas = parts(made.traces, made.played, _price(options, made), made.rule)
+    if options.plot:
+        from bench.arena.picture import draw
+
+        draw(arenas, f"Where thinking stops: {made.played[0].model}. Joules: {source}", options.plot)
+    print(tables(arenas, source), end="\n\n")
+    print(json.dumps(summary(arenas, source)), flush=True)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    given = [name for name in RUN_ONLY if getattr(options, name) is not None]
+    if options.files and given:
+        raise UsageError(f"--from runs nothing: --{given[0].replace('_', '-')} has no meaning with it")
+    if not options.files and options.out is None:
+        raise UsageError("name the file for what the arms do with --out, or one made before with --from")
+    if options.price_joules is not None and not options.price_joules >= 0:
+        raise UsageError(f"--price-joules must be a number of at least 0, not {options.price_joules}")
+    if options.plot:
+        from engine.plot import check_plot
+
+        check_plot(str(options.plot))
+
+
+def _read(options: argparse.Namespace) -> _Made:
+    played = outcomes.read(options.files)
+    if not played:
+        raise UsageError("the files hold no outcomes")
+    rule = load_curve(options.curve).stopping if options.curve else None
+    return _Made(log.read([options.log]), played, rule)
+
+
+def _run(options: argparse.Namespace, arguments: Sequence[str]) -> _Made:
+    split = options.split or "development"
+    asked = questions(options.tasks or "testbed", split, options.questions or 100, reason=options.reason)
+    with Engine.load(
+        options.model,
+        backend=options.backend or "auto",
+        device=options.device,
+        dtype=options.dtype or "auto",
+        quantize=options.quantize,
+        energy_source=options.energy_source or "auto",
+    ) as engine:
+        curve = _curve(options, engine)
+        arms = _arms(options, curve.stopping)
+        pricer, where = Pricer(curve), stamp("bench.experiments.stop", arguments, engine.model.backend.device)
+        collect(engine, pricer, asked, split, options.log)
+        play(engine, pricer, arms, asked, split=split, run=where.run, out=options.out, say=_say)
+    wanted = {(question.category, question.seed) for question in asked}
+    traces = [t for t in log.read([options.log]) if (t.end.category, t.end.seed) in wanted]
+    names = {arm.name for arm in arms}
+    played = [
+        line
+        for line in outcomes.read([options.out])
+        if line.arm in names and (line.category, line.seed) in wanted
+    ]
+    return _Made(traces, played, curve.stopping)
+
+
+def _curve(options: argparse.Namespace, engine: Engine) -> OperatingCurve:
+    curve = load_curve(options.curve) if options.curve else engine.curve
+    if curve is None:
+        raise TokenjouleError(
+            f"no operating curve tells the joules of {engine.origin.card.id} here; first: "
+            "python -m bench.curves"
+        )
+    return curve
+
+
+def _arms(options: argparse.Namespace, rule: StoppingRule | None) -> list[Arm]:
+    names = ["full", *(options.only or usual(rule)), *(options.policy or [])]
+    return [arm(name, rule) for name in dict.fromkeys(names)]
+
+
+def _price(options: argparse.Namespace, made: _Made) -> float:
+    """At which utilities are told: the one given, else what the rule played at.
+
+    Raises `UsageError` where neither is known.
+    """
+    if options.price_joules is not None:
+        return float(options.price_joules)
+    played = next((line.price for line in made.played if line.arm == "marginal-value"), None)
+    price = played if played is not None else made.rule.price if made.rule else None
+    if price is None:
+        raise UsageError("no rule played, so utilities have no price: give one with --price-joules")
+    return price
+
+
+def summary(arenas: Sequence[Arena], source: str) -> dict[str, object]:
+    """The last line of stdout."""
+    return {
+        "schema": SCHEMA,
+        "source": source,
+        "price": arenas[0].price,
+        "categories": {
+            arena.category: {
+                "questions": len(arena.grid.clusters),
+                "arms": {line.name: asdict(line.score) for line in arena.lines},
+                "permuted": None if arena.permuted is None else asdict(arena.permuted),
+                "permuted_within": None if arena.permuted_within is None else asdict(arena.permuted_within),
+                "over_fixed": None if arena.over_fixed is None else asdict(arena.over_fixed),
+                "replay": arena.replay,
+                "verify_regret": None if arena.verify is None else arena.verify.share,
+            }
+            for arena in arenas
+        },
+    }
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))
