@@ -43,7 +43,7 @@ def compiled() -> dict[Variant, Code | Refusal]:
     with recording(90) as launches:
         toys.redefined[(1,)](toys.meta(64), 2)
     chosen.append(launches[0].variant)
-    return dict(zip(chosen, compile_all(chosen, workers=2), strict=True))
+    return dict(zip(chosen, compile_all(chosen), strict=True))
 
 
 @pytest.fixture

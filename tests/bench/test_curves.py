@@ -64,7 +64,7 @@ def test_the_whole_command_in_seconds(
     monkeypatch.chdir(tmp_path)
     Path("fast.json").write_text('{"period_s": 0.002, "lag_s": 0.001, "window_s": 0.001}')
     monkeypatch.setattr("bench.curves.monotonic", count(step=0.4).__next__)  # as many on a busy machine,
-    few = lambda self, longest_s: lambda size: size.rows * size.length <= 160  # noqa: E731  # and as long
+    few = lambda self, longest_s: lambda size: size.rows * size.length <= 100  # noqa: E731  # and as long
     monkeypatch.setattr(EngineRequests, "fits", few)
     out = tmp_path / "curves.jsonl"
     options = ["--energy-source", source, "--minutes", "0.6", "--out", str(out), "--rows", "1,2"]
