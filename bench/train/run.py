@@ -1,5 +1,6 @@
 """One training run: its state, one optimizer step of it, and how it is kept on disk and taken up again."""
 
+import hashlib
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from bench.train.recipe import GRADIENT_NORM, Recipe
 
 CHECKPOINT = "checkpoint.pt"
 LATEST = "latest"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(slots=True)
@@ -35,10 +37,13 @@ class Run:
     loss_nats: float = 0.0
 
     @classmethod
-    def begin(cls, recipe: Recipe) -> "Run":
-        """A fresh model; the same for the same recipe."""
+    def begin(cls, recipe: Recipe, start: Path | None = None) -> "Run":
+        """A fresh model, the same for the same recipe; or the weights of a model directory, `start`."""
         torch.manual_seed(recipe.seed)
-        model = LlamaForCausalLM(model_config(recipe.shape)).train().to(recipe.device)
+        model = LlamaForCausalLM(model_config(recipe.shape))
+        if start is not None:
+            model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
+        model = model.train().to(recipe.device)
         matrices = [p for p in model.parameters() if p.ndim == 2]
         vectors = [p for p in model.parameters() if p.ndim < 2]
         optimizer = torch.optim.AdamW(
@@ -121,5 +126,11 @@ class Run:
             "command": (
                 f"python -m bench.train.train {recipe.name} --out DIR --steps {recipe.steps}"
                 f" --seed {recipe.seed} --threads {recipe.threads} --device {recipe.device}"
+                + (" --start MODEL" if recipe.start else "")
             ),
         }
+
+
+def weights_digest(directory: Path) -> str:
+    """SHA-256 of a model directory's weights."""
+    return hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()
