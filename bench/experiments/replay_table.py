@@ -88,7 +88,7 @@ def _budgets(axes: Any, source: str, curves: Mapping[tuple[str, str], Sequence[L
         right = [p["right"]["value"] for p in points]
         axes.plot(tokens, right, lw=1, ms=3, label=model, **style[model])
     axes.set_title(f"{source}: a budget of tokens, right only if finished", fontsize=9)
-    _finish(axes, "tokens per question")
+    _finish(axes, "tokens per question", "upper left")
 
 
 def _votes(axes: Any, source: str, curves: Mapping[tuple[str, str], Sequence[Line]]) -> None:
@@ -102,16 +102,16 @@ def _votes(axes: Any, source: str, curves: Mapping[tuple[str, str], Sequence[Lin
             axes.plot(tokens, right, lw=1 if kind == "fixed" else 0, ms=4, label=kind, **style[kind])
         axes.set_title(f"{source}: votes, {model}", fontsize=9)
     axes.set_xscale("log", base=2)
-    _finish(axes, "tokens of all samples, per question")
+    _finish(axes, "tokens of all samples, per question", "lower right")
     top = max(p["right"]["value"] for points in curves.values() for p in points)
     axes.set_ylim(0, min(1.3 * top, 1.03))
 
 
-def _finish(axes: Any, name: str) -> None:
+def _finish(axes: Any, name: str, legend: str) -> None:
     axes.set_xlabel(name, fontsize=8)
     axes.set_ylabel("right", fontsize=8)
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    axes.legend(fontsize=7, frameon=False, loc=legend)
 
 
 def _grouped(lines: Iterable[Line], kind: str) -> dict[tuple[str, str], list[Line]]:
