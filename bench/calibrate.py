@@ -160,6 +160,8 @@ def collect(engine: Engine, pricer: Pricer, asked: Sequence[Question], split: st
             raise UsageError(f"{out} holds runs of {end.model} {end.quantization} by {end.energy_source}")
     done = {(trace.end.category, trace.end.seed) for trace in known}
     due = [q for q in asked if (q.category, q.seed) not in done]
+    if due:
+        log.refuse_packed(out)
     _say(f"{len(due)} questions to run, {len(asked) - len(due)} in {out}")
     told_s = monotonic()
     for number, question in enumerate(due):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from bench.calibration.log import lines_of
 from engine.errors import TokenjouleError
 
 SCHEMA = "tokenjoule.stop/1"
@@ -62,11 +63,7 @@ def read(paths: Iterable[Path]) -> list[Played]:
     found = []
     names = {field.name for field in fields(Played)}
     for path in paths:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenjouleError(f"cannot read {path}: {error}") from error
-        for number, line in enumerate(filter(str.strip, lines), 1):
+        for number, line in enumerate(filter(str.strip, lines_of(path)), 1):
             try:
                 given = json.loads(line)
                 if given.pop("schema") != SCHEMA:

@@ -7,6 +7,7 @@ from pathlib import Path
 from bench.arena import outcomes
 from bench.arena.arms import Arm
 from bench.arena.outcomes import Played
+from bench.calibration.log import refuse_packed
 from bench.calibration.priced import Pricer
 from bench.calibration.run import ask
 from bench.testbed.question import Question, accepts
@@ -41,6 +42,8 @@ def play(
     done = {line.key for line in known}
     due = [(arm, question) for question in asked for arm in arms]
     due = [(arm, q) for arm, q in due if (arm.name, q.category, q.seed) not in done]
+    if due:
+        refuse_packed(out)
     say(f"{len(due)} runs to play, {len(arms) * len(asked) - len(due)} in {out}")
     told_s = time.monotonic()
     for number, (arm, question) in enumerate(due, 1):

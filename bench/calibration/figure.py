@@ -34,7 +34,7 @@ def draw(findings: Sequence[Finding], traces: dict[str, list[Trace]], rule: Stop
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
     figure.suptitle(
-        f"{rule.model} {rule.quantization}: accuracy against joules per question ({rule.energy_source})",
+        f"{rule.model} {rule.quantization}: accuracy against joules of a question; {rule.energy_source}",
         fontsize=10,
     )
     try:

@@ -6,6 +6,7 @@ itself (`closed`) or where the context ran out; the others are forced answers at
 0) and at the end of each step.
 """
 
+import gzip
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from engine.errors import TokenjouleError
+from engine.errors import TokenjouleError, UsageError
 from engine.stop.rule import Axes, Cell
 from engine.stop.signals import Signals
 
@@ -93,6 +94,21 @@ class Trace:
         ]
 
 
+def lines_of(path: Path) -> list[str]:
+    """Of a file, packed with gzip where it ends in .gz. Raises `TokenjouleError` where it cannot be read."""
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().splitlines()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise TokenjouleError(f"cannot read {path}: {error}") from error
+
+
+def refuse_packed(path: Path) -> None:
+    """Raises `UsageError` for a file that is packed: nothing can be added to it."""
+    if path.suffix == ".gz":
+        raise UsageError(f"{path} is packed, and lacks runs that would have to be added: unpack it first")
+
+
 def append(path: Path, entries: Sequence[Entry]) -> None:
     """Add one question's lines in one write, so that a file never holds part of one. Raises
     `TokenjouleError`.
@@ -112,12 +128,8 @@ def read(paths: Iterable[Path]) -> list[Trace]:
     """The runs of the files. Raises `TokenjouleError` naming file and line of what is wrong."""
     traces: list[Trace] = []
     for path in paths:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenjouleError(f"cannot read {path}: {error}") from error
         run: list[Entry] = []
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(lines_of(path), 1):
             if not line.strip():
                 continue
             try:

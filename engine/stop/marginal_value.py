@@ -1,5 +1,7 @@
 """Stop thinking where the expected gain in accuracy no longer pays its joules, by a calibrated rule."""
 
+from collections.abc import Mapping
+
 from engine.errors import UsageError
 from engine.steps import Context, Probe, ProbeReading, Step, Stop
 from engine.stop.base import Policy
@@ -61,7 +63,11 @@ class MarginalValue(Policy):
         return self._rule.price
 
     @property
-    def description(self) -> str:  # type: ignore[override]
+    def parameters(self) -> Mapping[str, object]:
+        return {"price": self.price}
+
+    @property
+    def description(self) -> str:
         """Which rule decides, and at what price."""
         asked = self._context.category
         unseen = f" (no calibration saw {asked!r})" if asked else " (the request names none)"

@@ -12,12 +12,12 @@ PRICE = 3.0
 
 
 def test_the_rates_are_found_and_a_fitted_rule_is_close_to_their_optimum():
-    runs = check_runs(CHECKER, 1500, 0)
+    runs = check_runs(CHECKER, 1000, 0)
     rule = fit_category(check_runs(CHECKER, 500, 1), Axes(stability=(2.0, 3.0, 4.0, 5.0, 6.0)))
     found = regret(runs, replay(runs, rule, PRICE), PRICE)
-    assert found.checker.fix == pytest.approx(CHECKER.fix, abs=0.03)
-    assert found.checker.epsilon == pytest.approx(CHECKER.epsilon, abs=0.04)
-    assert abs(found.share) < 0.02
+    assert found.checker.fix == pytest.approx(CHECKER.fix, abs=0.05)
+    assert found.checker.epsilon == pytest.approx(CHECKER.epsilon, abs=0.05)
+    assert abs(found.share) < 0.03
 
 
 def test_thinking_to_the_end_is_far_from_it():

@@ -1,3 +1,4 @@
+import gzip
 import json
 from dataclasses import asdict, replace
 
@@ -5,7 +6,7 @@ import pytest
 
 from bench.calibration import log
 from bench.calibration.log import SCHEMA
-from engine.errors import TokenjouleError
+from engine.errors import TokenjouleError, UsageError
 from tests.noisy_checks import CHECKER, check_runs
 
 
@@ -25,6 +26,19 @@ def test_what_a_policy_would_see_is_told_from_the_tails(tmp_path):
     tails = [entry.tail for entry in run.checkpoints[1:]]
     assert [at.distinct for at in run.seen[1:]] == [len(set(tails[: n + 1])) for n in range(len(tails))]
     assert run.seen[0].distinct == 0
+
+
+def test_a_packed_log_is_read_and_not_written(tmp_path):
+    runs = check_runs(CHECKER, 3, 0)
+    plain = written(tmp_path / "a.jsonl", runs)
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert log.read([packed]) == runs
+    with pytest.raises(UsageError, match="packed"):
+        log.refuse_packed(packed)
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(TokenjouleError, match="cannot read"):
+        log.read([packed])
 
 
 def lines(tmp_path, change):

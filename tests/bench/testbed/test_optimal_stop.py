@@ -73,7 +73,7 @@ def test_beliefs_are_the_shares_of_right_lines_that_a_simulation_finds():
     rng = random.Random(0)
     checker = Checker(0.5, 0.5, 0.1, 3, rewrite=0.2)
     by_history: dict[tuple[bool, ...], list[bool]] = {}
-    for _ in range(40_000):
+    for _ in range(20_000):
         right, changed = simulate(checker, rng)
         by_history.setdefault(tuple(changed), []).append(right[-1])
     for history, lines in by_history.items():
@@ -87,7 +87,7 @@ def test_beliefs_are_the_shares_of_right_lines_that_a_simulation_finds():
 def test_the_optimum_is_worth_in_simulation_what_it_says(cost):
     best, rng = solve(CHECKER, cost), random.Random(1)
     values = []
-    for _ in range(20_000):
+    for _ in range(8_000):
         right, changed = simulate(CHECKER, rng)
         passes = next(n for n in range(CHECKER.passes + 1) if best.stops(tuple(changed[:n])))
         values.append(right[passes] - cost * passes)
@@ -110,7 +110,7 @@ def test_measured_rates_are_those_of_the_chain():
 
 
 def test_the_fitted_rule_comes_within_a_hundredth_of_the_optimum():
-    runs, unseen = check_runs(CHECKER, 500, 1), check_runs(CHECKER, 5000, 2)
+    runs, unseen = check_runs(CHECKER, 500, 1), check_runs(CHECKER, 3000, 2)
     axes = choose_axes(runs, candidates(runs)[:2])
     assert axes.stability
     rule = fit_category(runs, axes)
@@ -119,7 +119,7 @@ def test_the_fitted_rule_comes_within_a_hundredth_of_the_optimum():
         fixed_j = 0.5 + LINE_J + ANSWER_J  # what the attempt and the answer cost whatever is decided
         optimum = max(solve(CHECKER, cost * LINE_J).value - cost * fixed_j, 0.5 - cost * (0.5 + ANSWER_J))
         # On the same runs as the rule, so that luck does not count: the optimum's own stops.
-        assert optimum - optimum_on(unseen, price) < 0.015
+        assert optimum - optimum_on(unseen, price) < 0.02
         assert optimum_on(unseen, price) - float(worth(unseen, rule, price).mean()) <= 0.01 * optimum
 
 
