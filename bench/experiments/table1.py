@@ -24,6 +24,7 @@ from bench.experiments.techniques import TECHNIQUES, Ask
 from engine.cli import Parser, guarded, leave
 from engine.errors import UsageError
 from engine.plot import check_plot
+from engine.stop.names import AUTO, NONE, policy_named
 from engine.strategy.prompts import NEW_TOKENS, STEPS, Directive
 
 DEFAULT = ("direct", "vote", "cot", "cot+stop", LARGE)
@@ -42,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--split", choices=SPLITS, default="test")
     cli.add_argument("--limit", type=int, metavar="N", help="questions a cluster, drawn by --seed")
     cli.add_argument("--techniques", type=names, default=DEFAULT, metavar=",".join((*TECHNIQUES, LARGE)))
-    cli.add_argument("--stop", action="append", default=[], metavar="FILE:CLASS", help="policy of cot+stop")
+    cli.add_argument(
+        "--stop", action="append", default=[], metavar="auto|NAME|FILE:CLASS", help="policy of cot+stop"
+    )
     cli.add_argument("--think-tokens", type=int, metavar="N", help="token budget of cot+stop")
     cli.add_argument("--samples", type=int, default=usual.samples, metavar="K", help="votes")
     cli.add_argument("--temperature", type=float, default=usual.temperature, metavar="T", help="of votes")
@@ -121,8 +124,9 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("name the small model with --model, or files with --from")
     if LARGE in options.techniques and options.large_model is None:
         raise UsageError("the technique large needs --large-model; leave it out with --techniques")
-    if "cot+stop" in options.techniques and not options.stop and options.think_tokens is None:
-        raise UsageError("cot+stop needs a policy: --stop, or --think-tokens")
+    for name in options.stop:
+        if name not in (AUTO, NONE):
+            policy_named(name)
     for name in ("limit", "samples", "max_new_tokens", "think_tokens"):
         value = getattr(options, name)
         if value is not None and value < 1:

@@ -17,7 +17,9 @@ from bench.stamp import stamp
 from engine.chat import ChatTemplate
 from engine.engine import Engine
 from engine.errors import MeterError, TokenjouleError, UsageError
-from engine.stop import TokenBudget, load_policy
+from engine.steps import StopPolicy
+from engine.stop import TokenBudget
+from engine.stop.names import AUTO
 
 LARGE = "large"  # the technique: `direct`, on the large model
 
@@ -141,12 +143,13 @@ def _settings(technique: str, subject: Subject, ask: Ask, options: argparse.Name
     if technique.startswith("cot"):
         found |= {"steps": ask.steps, "new_tokens": ask.new_tokens, "directive": str(ask.directive)}
     if technique == "cot+stop":
-        found |= {"stop": options.stop, "think_tokens": options.think_tokens}
+        named = options.stop or ([] if options.think_tokens is not None else [AUTO])
+        found |= {"stop": named, "think_tokens": options.think_tokens}
     return found
 
 
 def _ask(options: argparse.Namespace) -> Ask:
-    policies = [load_policy(reference) for reference in options.stop]
+    policies: list[StopPolicy | str] = list(options.stop)
     if options.think_tokens is not None:
         policies.append(TokenBudget(options.think_tokens))
     return Ask(
@@ -156,7 +159,7 @@ def _ask(options: argparse.Namespace) -> Ask:
         steps=options.steps,
         new_tokens=options.max_new_tokens,
         directive=options.directive,
-        policies=policies,
+        policies=policies or [AUTO],
     )
 
 

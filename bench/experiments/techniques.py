@@ -45,7 +45,7 @@ class Ask:
     new_tokens: int = NEW_TOKENS
     answer_tokens: int = 16
     directive: Directive = Directive.NONE
-    policies: Sequence[StopPolicy] = ()
+    policies: Sequence[StopPolicy | str] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _at_once(engine: Engine, item: Item, ask: Ask, strategy: Strategy, **options
     return _attempt(item, outcome, outcome.answer or "", elapsed_s, finished=True)
 
 
-def _reasoned(engine: Engine, item: Item, ask: Ask, policies: Sequence[StopPolicy]) -> Attempt:
+def _reasoned(engine: Engine, item: Item, ask: Ask, policies: Sequence[StopPolicy | str]) -> Attempt:
     schema = reasoning_schema(engine.thinking, multiple_choice=True)
     prompt = schema.prompt(item.question, choices=item.choices, directive=ask.directive)
     options: dict[str, Any] = {
