@@ -175,7 +175,8 @@ def _history(training: Mapping[str, Any]) -> str:
         )
     return (
         f"The run began with the weights of an earlier one, which had weights and shares of its own"
-        f" ({before['steps_done']:,} of {before['steps']:,} steps, {before['tokens']:,} tokens, {before['elapsed_s'] / 60:.0f} minutes, `{before['command']}`)."
+        f" ({before['steps_done']:,} of {before['steps']:,} steps, {before['tokens']:,} tokens,"
+        f" {before['elapsed_s'] / 60:.0f} minutes, `{before['command']}`)."
     )
 
 

@@ -201,7 +201,7 @@ def test_a_run_is_cut_off_goes_on_and_shows_the_same_from_its_file(tmp_path, mml
         (["--techniques", "direct"], "--model"),
         (["--model", "m"], "--large-model"),
         (["--model", "m", "--techniques", "tree"], "unknown technique"),
-        (["--model", "m", "--stop", "sometimes"], "sometimes"),
+        (["--model", "m", "--techniques", "cot+stop", "--stop", "sometimes"], "sometimes"),
         (["--model", "m", "--techniques", "direct", "--limit", "0"], "--limit must be at least 1"),
         (["--model", "m", "--techniques", "vote", "--temperature", "0"], "--temperature"),
         (["--from", "f.jsonl", "--limit", "3"], "--limit has no meaning"),
