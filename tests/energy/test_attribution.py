@@ -41,7 +41,7 @@ def traces(draw: st.DrawFn) -> tuple[list[Reading], list[StepMark], Sensor, floa
     return readings, marks, sensor, times[0], times[-1]
 
 
-@pytest.mark.parametrize("count", [1500, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_nothing_is_lost_and_nothing_is_negative(count: int) -> None:
     settings(max_examples=count, deadline=None)(given(traces())(check_conservation))()
 

@@ -116,10 +116,10 @@ def simulated(seed: int, requests: int, *, prompt: int, new: int) -> list[Sample
 
 
 def test_a_simulated_sensor_gives_the_curve_of_its_device() -> None:
-    fit = fit_curves(simulated(0, 100, prompt=500, new=40))
+    fit = fit_curves(simulated(0, 80, prompt=400, new=30))
     assert fit.tested.energy_mape <= 0.02
-    assert fit.energy.request(Sample(400, 30, 4, 0, 0).features)[0] == pytest.approx(
-        curves.curve().predict(400, 30, 4)[0], rel=0.02
+    assert fit.energy.request(Sample(300, 25, 4, 0, 0).features)[0] == pytest.approx(
+        curves.curve().predict(300, 25, 4)[0], rel=0.02
     )
 
 
