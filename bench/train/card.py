@@ -174,7 +174,7 @@ def _history(training: Mapping[str, Any]) -> str:
             f"Chains grow from 2 to {OPERATIONS[-1]} operations over {training['curriculum']:.0%} of the run."
         )
     return (
-        f"The run began with the weights of an earlier one, which had weights and shares of its own"
+        "The run began with the weights of an earlier one, which had weights and shares of its own"
         f" ({before['steps_done']:,} of {before['steps']:,} steps, {before['tokens']:,} tokens,"
         f" {before['elapsed_s'] / 60:.0f} minutes, `{before['command']}`)."
     )

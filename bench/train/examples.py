@@ -14,8 +14,9 @@ from bench.testbed.question import CHOICE
 from bench.testbed.sample import problem
 from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, STEP_SEPARATOR, TOKEN_ID
 
-FAMILY_SHARES = {"chain": 0.4, "verify": 0.2, "search": 0.2, "recall": 0.2}
-CHOICE_SHARE = 0.5
+FAMILY_SHARES = {"chain": 0.3, "verify": 0.3, "search": 0.22, "recall": 0.18}
+# Finding the letter of a value is learned slowly, and soonest behind a line or two of verify.
+CHOICE_SHARES = {"chain": 0.5, "verify": 0.65, "search": 0.5, "recall": 0.5}
 # Of the cut sequences, this share ends inside a line: a token budget does not wait for a line to end.
 MID_LINE_SHARE = 0.2
 FIRST_LENGTH = 2  # the curriculum of the chains begins here
@@ -25,7 +26,7 @@ FIRST_LENGTH = 2  # the curriculum of the chains begins here
 # With all at 1, letters of options, ends of searches and sums of attempts, a few tokens in a thousand, were
 # not learned in 2200 steps, while chains were.
 ANSWER_WEIGHT = 8.0
-DECISION_WEIGHT = 3.0  # search: another try, or the closer
+DECISION_WEIGHT = 6.0  # search: another try, or the closer
 ATTEMPT_WEIGHT = 4.0  # verify: the only line that is computed and not copied
 NOISE_WEIGHT = 0.25  # recall: random keys teach nothing but their form
 
@@ -41,8 +42,8 @@ class Kind(Enum):
 # Shares of each family's sequences. Where thinking is mostly copies or noise, little of it is enough.
 KIND_SHARES = {
     "chain": {Kind.FULL: 0.5, Kind.DIRECT: 0.2, Kind.CUT: 0.3},
-    "verify": {Kind.FULL: 0.2, Kind.DIRECT: 0.2, Kind.CUT: 0.6},
-    "search": {Kind.FULL: 0.45, Kind.DIRECT: 0.25, Kind.CUT: 0.3},
+    "verify": {Kind.FULL: 0.15, Kind.DIRECT: 0.15, Kind.CUT: 0.7},
+    "search": {Kind.FULL: 0.6, Kind.DIRECT: 0.15, Kind.CUT: 0.25},
     "recall": {Kind.FULL: 0.15, Kind.DIRECT: 0.55, Kind.CUT: 0.3},
 }
 
@@ -92,7 +93,7 @@ def sample_example(rng: random.Random, *, longest: int = OPERATIONS[-1]) -> Exam
     if not FIRST_LENGTH <= longest <= OPERATIONS[-1]:
         raise ValueError(f"longest must be in {FIRST_LENGTH}..{OPERATIONS[-1]}, found {longest}")
     family = rng.choices(list(FAMILY_SHARES), list(FAMILY_SHARES.values()))[0]
-    category = family + CHOICE if rng.random() < CHOICE_SHARE else family
+    category = family + CHOICE if rng.random() < CHOICE_SHARES[family] else family
     shares = KIND_SHARES[family]
     kind = rng.choices(list(shares), list(shares.values()))[0]
     if kind is Kind.CUT:
@@ -111,7 +112,7 @@ def _cut(rng: random.Random, category: str, longest: int) -> Example:
     """
     mid_line = rng.random() < MID_LINE_SHARE
     while True:
-        share = rng.random() ** 2
+        share = rng.random() ** 3
         drawn = _problem(rng, category, Kind.CUT, longest)
         lines = drawn.think(rng)
         whole = int(share * drawn.most_lines) if mid_line else 1 + int(share * (drawn.most_lines - 1))

@@ -82,4 +82,4 @@ def recipe(name: str, steps: int, **fields: Any) -> Recipe:
     """The recipe of a model by name; `fields` as of `Recipe`. Raises `ValueError` for an unknown one."""
     if name == "L":
         return Recipe(name, steps, 512, 2, 1e-3, **fields)
-    return Recipe(name, steps, 64, 4, 2e-3, **fields)
+    return Recipe(name, steps, 32, 2, 1.5e-3, **fields)
