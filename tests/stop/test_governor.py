@@ -49,7 +49,7 @@ def probe_share(seed: int, kind: type[ProbeGovernor] = ProbeGovernor) -> tuple[f
     return (probes.energy_j if probes else 0.0) / energy.total_j, share, sum(r.stop.probes for r in results)
 
 
-@pytest.mark.parametrize("runs", [24, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [24, pytest.param(300, marks=pytest.mark.slow)])
 def test_probes_stay_within_their_share_of_the_total(runs: int) -> None:
     found = [probe_share(seed) for seed in range(runs)]
     assert all(share <= allowed for share, allowed, _ in found), max(s / a for s, a, _ in found)
