@@ -136,7 +136,7 @@ def test_the_arena_plays_compares_and_tells_again_from_its_files(made, tmp_path,
             "6",
         ),
         *("--only", "direct", "--only", "tail", "--only", "marginal-value", "--policy", f"{user}:Mine"),
-        *("--out", str(played), *files),
+        *("--out", str(played), "--price-joules", "20", *files),
     ]
     assert stop.main(arguments) == 0
     first = capsys.readouterr().out
@@ -149,11 +149,11 @@ def test_the_arena_plays_compares_and_tells_again_from_its_files(made, tmp_path,
         f"{user}:Mine",
         "permuted stops",
     }
-    ratio, same = found["replay"]
+    ratio, same = found["replay"]  # at the price it was played at, not at the one utilities are told at
     assert ratio == pytest.approx(1.0, abs=0.03) and same == 1.0
     assert found["arms"]["full"]["saved"]["value"] == pytest.approx(0.0, abs=1e-9)
     before = played.read_bytes()
-    assert stop.main(["--from", str(played), *files]) == 0
+    assert stop.main(["--from", str(played), "--price-joules", "20", *files]) == 0
     assert capsys.readouterr().out == first
     assert stop.main(arguments) == 0 and played.read_bytes() == before
 
