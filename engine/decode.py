@@ -289,6 +289,8 @@ class Decoder:
         Every policy sees it. A stop wins over a probe, a probe over an injection, the first policy over the
         next; but every probe is read, once for all policies that ask the same.
         """
+        if not row.request.policies:
+            return ()
         asked: list[tuple[StopPolicy, Stop | Probe | Inject]] = []
         for policy in row.request.policies:
             action = _call(policy.on_token, step)

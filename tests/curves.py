@@ -108,7 +108,7 @@ def preparing(device: Device, model: PricedModel) -> Prepare:
         def run() -> Sequence[StepMark]:
             ledger.start()
             model.begin()
-            decoder = Decoder(model, TOKENIZER, requests, ledger)  # type: ignore[arg-type]
+            decoder = Decoder(model, TOKENIZER, requests, ledger, share_prompts=False)  # type: ignore[arg-type]
             assert sum(1 for _ in decoder.steps()) == size.rows * size.new_tokens
             device.meter.enter("idle")
             return ledger.marks

@@ -2,12 +2,13 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from transformers.generation import logits_process as theirs
 
 from engine.errors import UsageError
-from engine.sampler import Sampling, filtered, penalised, sample
+from engine.sampler import Draw, Sampling, filtered, penalised, sample, sample_rows
 
 LOGITS = torch.randn(400, generator=torch.Generator().manual_seed(0)) * 3
 
@@ -69,6 +70,32 @@ def test_a_draw_depends_on_seed_row_and_position_alone() -> None:
     assert draws(1, 0) != draws(1, 1)
     assert draws(1, 0) != draws(2, 0)
     assert draws(1, 0)[1:] != draws(1, 0)[:-1]
+
+
+@pytest.mark.parametrize("vocabulary", [5, 400, 33000])
+def test_rows_sampled_together_choose_what_each_chooses_alone(vocabulary: int) -> None:
+    logits = torch.randn(12, vocabulary, generator=torch.Generator().manual_seed(1)) * 3
+    kinds = [
+        Sampling(1.0, seed=4),
+        Sampling(),
+        Sampling(0.7, top_k=4, min_p=0.1, seed=4),
+        Sampling(1.3, top_p=0.6, repetition_penalty=1.5, seed=9),
+    ]
+    for chosen in (kinds[:1], kinds):
+        draws = [Draw(chosen[row % len(chosen)], (1, 3, row % 5), row, 40 + row) for row in range(12)]
+        alone = [
+            sample(logits[row], draw.sampling, seen=draw.seen, row=draw.row, position=draw.position)
+            for row, draw in enumerate(draws)
+        ]
+        assert sample_rows(logits, draws) == alone
+
+
+def test_a_rows_random_number_is_that_of_a_generator_made_for_its_key() -> None:
+    logits = torch.zeros(1000)  # all alike: the token is the number's first three digits
+    for seed, row, position in ((0, 0, 0), (2**63 - 1, 15, 131071), (7, 3, 100)):
+        made = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, row, position])).random()
+        found = sample(logits, Sampling(1.0, seed=seed), seen=(), row=row, position=position)
+        assert found == int(made * 1000)
 
 
 def test_excluded_tokens_are_never_drawn() -> None:
