@@ -59,7 +59,8 @@ class Search:
         return MOST_TRIES
 
     def think(self, rng: random.Random) -> Sequence[str]:
-        pairs, lines = self.pairs, []
+        pairs = self.pairs
+        lines: list[str] = []
         while len(lines) < MOST_TRIES:
             pair = rng.choice(pairs)
             product = last_digit(pair)

@@ -13,7 +13,17 @@ from bench.testbed.folds import FOLDS, HELD_OUT
 from bench.testbed.recall import FACTS, LINES, RANK_OFFSET
 from bench.testbed.search import MOST_TRIES, UNSOLVABLE_SHARE
 from bench.testbed.verify import RATES
-from bench.train.examples import CHOICE_SHARE, FAMILY_SHARES, MID_LINE_SHARE, Kind
+from bench.train.examples import (
+    ANSWER_WEIGHT,
+    ATTEMPT_WEIGHT,
+    CHOICE_SHARE,
+    DECISION_WEIGHT,
+    FAMILY_SHARES,
+    KIND_SHARES,
+    MID_LINE_SHARE,
+    NOISE_WEIGHT,
+    Kind,
+)
 
 _CARD = """\
 ---
@@ -82,10 +92,15 @@ thoughts without a hit that end after exactly {tries} tries:
 
 Made by `bench/testbed` and `bench/train/examples.py`. {held_out} in {folds} questions, chosen by a hash of
 their text without options, are held out and never trained on. Shares of the sequences: {shares}, {choice:.0%}
-of each with options; {full:.0%} full thoughts, {direct:.0%} direct answers, {cut:.0%} cut short,
-{mid_line:.0%} of those inside a line. The loss covers what follows the prompt, except a closer that came from
-a cut: the model is not to learn to give up. Chains grow from 2 to {max_operations} operations over the first
-quarter of the run.
+of each with options.
+
+{kinds}
+
+*Full*: a whole thought. *Direct*: none. *Cut*: cut short, {mid_line:.0%} of those inside a line. The loss
+covers what follows the prompt, except a closer that came from a cut: the model is not to learn to give up. It
+weighs tokens by their place, never by what was chosen there: answers {answer_weight:g}, what follows a line
+of a search {decision_weight:g}, an attempt {attempt_weight:g}, random keys {noise_weight:g}, all else 1.
+{curriculum}
 
 ## Model and training
 
@@ -143,6 +158,28 @@ def behaviour_table(by_category: Mapping[str, Mapping[str, float]], shares: Sequ
     return "\n".join(lines).replace("_", " ")
 
 
+def kinds_table() -> str:
+    """A Markdown table of how the training sequences of each family reach their answers."""
+    lines = ["| family | " + " | ".join(kind.value for kind in Kind) + " |", "|---|" + "--:|" * len(Kind)]
+    for family, shares in KIND_SHARES.items():
+        lines.append(f"| {family} | " + " | ".join(f"{shares[kind]:.0%}" for kind in Kind) + " |")
+    return "\n".join(lines)
+
+
+def _history(training: Mapping[str, Any]) -> str:
+    """How long the chains were, and what came before this run."""
+    before = training["before"]
+    if before is None:
+        return (
+            f"Chains grow from 2 to {OPERATIONS[-1]} operations over {training['curriculum']:.0%} of the run."
+        )
+    return (
+        "The run began with the weights of an earlier one, which had weights and shares of its own"
+        f" ({before['steps_done']:,} of {before['steps']:,} steps, {before['tokens']:,} tokens,"
+        f" {before['elapsed_s'] / 60:.0f} minutes, `{before['command']}`)."
+    )
+
+
 def card_text(training: Mapping[str, Any], evaluation: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """The whole card. Raises `KeyError` where one of the three files lacks a field."""
     rows = evaluation["accuracy"]
@@ -168,9 +205,12 @@ def card_text(training: Mapping[str, Any], evaluation: Mapping[str, Any], config
         folds=FOLDS,
         shares=", ".join(f"{family} {share:.0%}" for family, share in FAMILY_SHARES.items()),
         choice=CHOICE_SHARE,
-        full=Kind.FULL.value,
-        direct=Kind.DIRECT.value,
-        cut=Kind.CUT.value,
+        kinds=kinds_table(),
+        answer_weight=ANSWER_WEIGHT,
+        decision_weight=DECISION_WEIGHT,
+        attempt_weight=ATTEMPT_WEIGHT,
+        noise_weight=NOISE_WEIGHT,
+        curriculum=_history(training),
         mid_line=MID_LINE_SHARE,
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],

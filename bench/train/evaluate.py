@@ -51,14 +51,13 @@ def think_about(engine: Engine, category: str, difficulty: int, questions: int) 
 
 def accuracy(engine: Engine, cell: Cell) -> dict[str, object]:
     """Shares of right answers in 0..1, and the mean new tokens of a full answer."""
-    halves = ["".join(thought.lines[: len(thought.lines) // 2]) for thought in cell.thoughts]
     answers = {
-        "direct": answer(engine, cell.problems, [""] * len(cell.problems)),
-        "half": answer(engine, cell.problems, halves),
-        "full": answer(engine, cell.problems, [thought.text for thought in cell.thoughts]),
+        "direct": answer(engine, cell.problems, [()] * len(cell.problems)),
+        "half": answer(engine, cell.problems, [thought.half() for thought in cell.thoughts]),
+        "full": answer(engine, cell.problems, [thought.tokens for thought in cell.thoughts]),
     }
     ends = sum(len(text) + 3 for text in answers["full"])  # closer, answer prefix and <eos>
-    tokens = sum(len(thought.text) for thought in cell.thoughts) + ends
+    tokens = sum(len(thought.tokens) for thought in cell.thoughts) + ends
     return {
         "category": cell.category,
         "difficulty": cell.difficulty,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from bench.testbed.chain import OPERATIONS
 from bench.train.examples import FIRST_LENGTH
@@ -9,9 +10,6 @@ from bench.train.examples import FIRST_LENGTH
 CONTEXT = 256
 WARMUP_STEPS = 100
 GRADIENT_NORM = 1.0
-# Chains grow to 8 operations over this share of the run: single steps are learned soonest where nothing
-# else is asked.
-CURRICULUM_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides the weights, besides the machine. `batch`: sequences per optimizer step."""
+    """Everything that decides the weights, besides the machine. `batch`: sequences per optimizer step.
+
+    `curriculum`: chains grow to 8 operations over this share of the run, as single steps are learned soonest
+    where nothing else is asked. `start`: SHA-256 of the weights file that the run starts from, None for
+    random ones; there the chains are as long as they get from the first step.
+    """
 
     name: str
     steps: int
@@ -39,6 +42,8 @@ class Recipe:
     seed: int = 0
     threads: int = 1  # on a busy machine a second thread waits for the first more than it helps
     device: str = "cpu"
+    curriculum: float = 0.25
+    start: str | None = None
 
     def __post_init__(self) -> None:
         if self.name not in SHAPES:
@@ -55,7 +60,8 @@ class Recipe:
 
     def longest_at(self, step: int) -> int:
         """The curriculum: the most operations a chain has at this step."""
-        progress = min(1.0, step / max(1.0, CURRICULUM_SHARE * self.steps))
+        growing = self.curriculum * self.steps
+        progress = 1.0 if self.start or step >= growing else step / growing
         return FIRST_LENGTH + math.floor(progress * (OPERATIONS[-1] - FIRST_LENGTH))
 
     def learning_rate_at(self, step: int) -> float:
@@ -72,8 +78,8 @@ SHAPES = {
 }
 
 
-def recipe(name: str, steps: int, *, seed: int = 0, threads: int = 1, device: str = "cpu") -> Recipe:
-    """The recipe of a model by name. Raises `ValueError` for an unknown one."""
+def recipe(name: str, steps: int, **fields: Any) -> Recipe:
+    """The recipe of a model by name; `fields` as of `Recipe`. Raises `ValueError` for an unknown one."""
     if name == "L":
-        return Recipe(name, steps, 512, 2, 1e-3, seed=seed, threads=threads, device=device)
-    return Recipe(name, steps, 64, 4, 2e-3, seed=seed, threads=threads, device=device)
+        return Recipe(name, steps, 512, 2, 1e-3, **fields)
+    return Recipe(name, steps, 32, 2, 1.5e-3, **fields)

@@ -1,5 +1,6 @@
 """One training run: its state, one optimizer step of it, and how it is kept on disk and taken up again."""
 
+import hashlib
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
+from bench.stamp import stamp
 from bench.train.batches import accumulate
 from bench.train.examples import sample_example
 from bench.train.model_directory import model_config, write_model
@@ -19,11 +21,16 @@ from bench.train.recipe import GRADIENT_NORM, Recipe
 
 CHECKPOINT = "checkpoint.pt"
 LATEST = "latest"
+WEIGHTS = "model.safetensors"
+RECORD = "training.json"
 
 
 @dataclass(slots=True)
 class Run:
-    """`step`: optimizer steps done. `loss_nats`: per learned token, a running mean over some 50 steps."""
+    """`step`: optimizer steps done. `loss_nats`: weighted mean per token, running over some 50 steps.
+
+    `before`: the record of the run whose weights this one started from. `commit`: of the code that began it.
+    """
 
     recipe: Recipe
     model: LlamaForCausalLM
@@ -33,12 +40,19 @@ class Run:
     tokens: int = 0
     elapsed_s: float = 0.0
     loss_nats: float = 0.0
+    before: dict[str, Any] | None = None
+    commit: str | None = None
 
     @classmethod
-    def begin(cls, recipe: Recipe) -> "Run":
-        """A fresh model; the same for the same recipe."""
+    def begin(cls, recipe: Recipe, start: Path | None = None) -> "Run":
+        """A fresh model, the same for the same recipe; or the weights of a model directory, `start`."""
         torch.manual_seed(recipe.seed)
-        model = LlamaForCausalLM(model_config(recipe.shape)).train().to(recipe.device)
+        model = LlamaForCausalLM(model_config(recipe.shape))
+        before = None
+        if start is not None:
+            before = json.loads((start / RECORD).read_text(encoding="utf-8"))
+            model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
+        model = model.train().to(recipe.device)
         matrices = [p for p in model.parameters() if p.ndim == 2]
         vectors = [p for p in model.parameters() if p.ndim < 2]
         optimizer = torch.optim.AdamW(
@@ -48,7 +62,7 @@ class Run:
             ],
             betas=(0.9, 0.98),
         )
-        return cls(recipe, model, optimizer, random.Random(recipe.seed))
+        return cls(recipe, model, optimizer, random.Random(recipe.seed), before=before, commit=_commit())
 
     def advance(self) -> None:
         """One optimizer step on fresh sequences."""
@@ -72,6 +86,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": self.rng.getstate(),
+            "history": (self.before, self.commit),
             "counts": (self.step, self.tokens, self.elapsed_s, self.loss_nats),
         }
         fresh = directory / (CHECKPOINT + ".new")
@@ -86,6 +101,7 @@ class Run:
         run.model.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.rng.setstate(state["rng"])
+        run.before, run.commit = state["history"]
         run.step, run.tokens, run.elapsed_s, run.loss_nats = state["counts"]
         return run
 
@@ -97,7 +113,7 @@ class Run:
         target = directory / f"step-{self.step:07d}"
         write_model(self.model, target, stored_as=self.recipe.shape.stored_as)
         text = json.dumps(self.record(), indent=2) + "\n"
-        (target / "training.json").write_text(text, encoding="utf-8")
+        (target / RECORD).write_text(text, encoding="utf-8")
         link = directory / (LATEST + ".new")
         link.unlink(missing_ok=True)
         link.symlink_to(target.name)
@@ -111,6 +127,7 @@ class Run:
         where = torch.cuda.get_device_name() if recipe.device.startswith("cuda") else "no accelerator"
         return {
             **asdict(recipe),
+            "before": self.before,
             "steps_done": self.step,
             "parameters": self.model.num_parameters(),
             "tokens": self.tokens,
@@ -118,8 +135,19 @@ class Run:
             "loss_nats": round(self.loss_nats, 4),
             "machine": f"{platform.machine()} CPU, {os.cpu_count()} hardware threads, {where}",
             "torch": torch.__version__,
+            "commit": self.commit,
             "command": (
                 f"python -m bench.train.train {recipe.name} --out DIR --steps {recipe.steps}"
                 f" --seed {recipe.seed} --threads {recipe.threads} --device {recipe.device}"
+                + (" --start MODEL" if recipe.start else "")
             ),
         }
+
+
+def _commit() -> str | None:
+    return stamp("bench.train.train", (), torch.device("cpu")).commit
+
+
+def weights_digest(directory: Path) -> str:
+    """SHA-256 of a model directory's weights."""
+    return hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bench.testbed.problem import Problem
 from bench.testbed.search import MOST_TRIES
-from bench.testbed.vocabulary import ANSWER_PREFIX, CLOSER, STEP_SEPARATOR, TOKEN_ID
+from bench.testbed.vocabulary import ANSWER_PREFIX, CLOSER, EOS, STEP_SEPARATOR, TOKEN_ID, VOCABULARY
 from engine.engine import Engine
 
 ROWS = 64  # of one request, decoded together
@@ -16,15 +16,21 @@ THINK_TOKENS = 4 * (MOST_TRIES + 4)
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """What a model wrote before the closer. `closed`: it wrote the closer too, in the room that it had."""
+    """The tokens a model wrote before the closer. `closed`: it wrote the closer too, in the room it had."""
 
-    text: str
+    tokens: tuple[str, ...]
     closed: bool
 
     @property
     def lines(self) -> list[str]:
         """The whole lines, each with its newline."""
-        return [line for line in self.text.splitlines(keepends=True) if line.endswith(STEP_SEPARATOR)]
+        lines = "".join(self.tokens).splitlines(keepends=True)
+        return [line for line in lines if line.endswith(STEP_SEPARATOR)]
+
+    def half(self) -> tuple[str, ...]:
+        """The tokens of the first half of the lines, the smaller half of an odd number."""
+        ends = [index + 1 for index, token in enumerate(self.tokens) if token == STEP_SEPARATOR]
+        return self.tokens[: ends[len(ends) // 2 - 1]] if len(ends) > 1 else ()
 
 
 def think(engine: Engine, problems: Sequence[Problem], *, seed: int) -> list[Thought]:
@@ -38,16 +44,20 @@ def think(engine: Engine, problems: Sequence[Problem], *, seed: int) -> list[Tho
             seed=seed + first,
             stop_sequences=[CLOSER],
         )
-        found += [Thought(row.text, TOKEN_ID[CLOSER] in row.token_ids) for row in rows]
+        for row in rows:
+            tokens = tuple(VOCABULARY[token] for token in row.token_ids)
+            closed = CLOSER in tokens
+            # A thought that stops without closing ends in <eos>, which is no part of it.
+            end = tokens.index(CLOSER) if closed else len(tokens) - (tokens[-1] == EOS)
+            found.append(Thought(tokens[:end], closed))
     return found
 
 
-def answer(engine: Engine, problems: Sequence[Problem], thinking: Sequence[str]) -> list[str]:
-    """The greedy answer to each problem after exactly this thinking; "" for direct answers."""
-    end = [TOKEN_ID[CLOSER], TOKEN_ID[ANSWER_PREFIX]]
+def answer(engine: Engine, problems: Sequence[Problem], thinking: Sequence[Sequence[str]]) -> list[str]:
+    """The greedy answer to each problem after exactly these tokens; none of them for direct answers."""
     prompts = [
-        engine.encode(problem.prompt) + [TOKEN_ID[character] for character in text] + end
-        for problem, text in zip(problems, thinking, strict=True)
+        engine.encode(problem.prompt) + [TOKEN_ID[token] for token in (*tokens, CLOSER, ANSWER_PREFIX)]
+        for problem, tokens in zip(problems, thinking, strict=True)
     ]
     found = []
     for first in range(0, len(prompts), ROWS):

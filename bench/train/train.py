@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from bench.train.recipe import SHAPES, Recipe, recipe
-from bench.train.run import CHECKPOINT, Run
+from bench.train.run import CHECKPOINT, WEIGHTS, Run, weights_digest
 
 CALIBRATION_BATCHES = 20
 CHECKPOINT_S = 180.0
@@ -68,12 +68,17 @@ def main(argv: list[str] | None = None) -> int:
     length.add_argument("--minutes", type=float, help="time to fill with training steps (80 if not told)")
     length.add_argument("--steps", type=int, help="exact number of optimizer steps (repeats a run)")
     length.add_argument("--resume", action="store_true", help="go on with the run in --out, with its recipe")
+    parser.add_argument(
+        "--start", type=Path, metavar="MODEL", help="directory whose weights a run starts from"
+    )
     parser.add_argument("--seed", type=int, help="0 if not told")
     parser.add_argument("--threads", type=int, help="1 if not told")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args(argv)
-    if options.resume and (options.seed is not None or options.threads is not None):
-        parser.error("--resume keeps the seed and the threads that the run began with")
+    if options.resume and any(given is not None for given in (options.seed, options.threads, options.start)):
+        parser.error("--resume keeps the seed, the threads and the start that the run began with")
+    if options.start is not None and not (options.start / WEIGHTS).is_file():
+        parser.error(f"{options.start} has no {WEIGHTS}: not a model to start from")
 
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -90,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         if (options.out / CHECKPOINT).exists():
             parser.error(f"{options.out} holds a run already: --resume it, or name another directory")
         fields = {"seed": options.seed or 0, "threads": options.threads or 1, "device": options.device}
+        fields["start"] = weights_digest(options.start) if options.start else None
         minutes = 80.0 if options.minutes is None else options.minutes
         try:
             plan = recipe(options.model, 1 if options.steps is None else options.steps, **fields)
@@ -100,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
                 plan = recipe(options.model, steps_in(minutes, plan), **fields)
         except ValueError as error:
             parser.error(str(error))
-        run = Run.begin(plan)
+        run = Run.begin(plan, options.start)
     train(run, options.out, report)
     return 0
 

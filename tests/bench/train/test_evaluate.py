@@ -37,7 +37,7 @@ def engine(directory):
 
 
 def thought(*lines, closed=True):
-    return Thought("".join(line + "\n" for line in lines), closed)
+    return Thought(tuple("".join(line + "\n" for line in lines)), closed)
 
 
 def test_transitions_count_the_lines_that_follow_right_and_wrong_ones():
@@ -54,14 +54,14 @@ def test_transitions_count_the_lines_that_follow_right_and_wrong_ones():
 def test_the_generators_own_thoughts_have_the_generators_rates():
     rng = random.Random(0)
     asked = [problem("verify", rng) for _ in range(1500)]
-    found = transitions(asked, [Thought("".join(one.think(rng)), True) for one in asked])
+    found = transitions(asked, [Thought(tuple("".join(one.think(rng))), True) for one in asked])
     for name, rate in (("epsilon", RATES.epsilon), ("fix", RATES.fix), ("break", RATES.break_)):
         assert found[name] == pytest.approx(rate, abs=0.06)
     assert found["rewritten"] == 0
 
 
 def test_what_was_never_seen_is_no_rate():
-    found = transitions([Verify("38592")], [Thought("", False)])
+    found = transitions([Verify("38592")], [Thought((), False)])
     assert all(math.isnan(found[name]) for name in ("epsilon", "fix", "break"))
 
 
@@ -80,7 +80,13 @@ def test_tries_count_right_lines_and_how_thoughts_end():
 
 
 def test_a_line_that_was_not_ended_is_none():
-    assert Thought("1657\n16", False).lines == ["1657\n"]
+    assert Thought(tuple("1657\n16"), False).lines == ["1657\n"]
+
+
+def test_half_a_thought_is_its_first_lines():
+    assert "".join(thought("1", "2", "3", "4", "5").half()) == "1\n2\n"
+    assert "".join(Thought((*"1\n2\n3", "<answer>"), False).half()) == "1\n"
+    assert thought("1").half() == thought().half() == ()
 
 
 def test_thoughts_and_answers_come_row_by_row_and_the_same_again(engine, monkeypatch):
@@ -90,10 +96,10 @@ def test_thoughts_and_answers_come_row_by_row_and_the_same_again(engine, monkeyp
     asked = [problem(category, rng) for category in ("chain", "recall", "search-choice")]
     thinking = think(engine, asked, seed=5)
     assert thinking == think(engine, asked, seed=5) != think(engine, asked, seed=6)
-    assert all(CLOSER not in one.text and len(one.text) <= 12 for one in thinking)
-    together = answer(engine, asked, [one.text for one in thinking])
+    assert all(CLOSER not in one.tokens and len(one.tokens) <= 12 for one in thinking)
+    together = answer(engine, asked, [one.tokens for one in thinking])
     assert together == [
-        answer(engine, [one], [two.text])[0] for one, two in zip(asked, thinking, strict=True)
+        answer(engine, [one], [two.tokens])[0] for one, two in zip(asked, thinking, strict=True)
     ]
 
 
@@ -112,23 +118,23 @@ def _fold(asked):
 
 def test_the_card_holds_the_figures_of_the_record(engine, directory, monkeypatch):
     monkeypatch.setattr(thoughts, "THINK_TOKENS", 12)
-    record = evaluate(engine, questions=2, report=lambda line: None)
-    cells = {(row["category"], row["difficulty"]) for row in record["accuracy"]}
-    assert len(cells) == len(record["accuracy"]) == 2 * (8 + 1 + 2 + 4)
-    assert set(record["transitions"]) == {"verify", "verify-choice"}
-    assert set(record["tries"]) == {"search", "search-choice"}
+    record = evaluate(engine, questions=2, report=lambda line: None, categories=("verify", "search"))
+    cells = [(row["category"], row["difficulty"]) for row in record["accuracy"]]
+    assert cells == [("verify", 1), ("search", 3), ("search", 4)]
+    assert set(record["transitions"]) == {"verify"} and set(record["tries"]) == {"search"}
     training, config = (
         json.loads((directory / f"{name}.json").read_text()) for name in ("training", "config")
     )
-    record["accuracy"][3] |= {
+    record["accuracy"][1] |= {
         "direct": 0.123,
         "half": 0.456,
         "full": 0.789,
         "closed": 0.5,
         "full_tokens": 12.3,
     }
+    record["transitions"]["verify"] |= {"fix": 0.7654}
     card = card_text(training, record, config)
-    assert "| chain | 4 | 12.3% | 45.6% | 78.9% | 50.0% | 12.3 |" in card
+    assert "| search | 3 | 12.3% | 45.6% | 78.9% | 50.0% | 12.3 |" in card and "| 0.7654 |" in card
     assert f"{training['parameters']:,}" in card and "Apache-2.0" in card and "{" not in card
     assert training["command"] in card
 

@@ -12,7 +12,16 @@ from bench.testbed.question import CATEGORIES
 from bench.testbed.verify import RATES
 from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, VOCABULARY
 from bench.train import examples
-from bench.train.examples import CHOICE_SHARE, FAMILY_SHARES, MID_LINE_SHARE, Kind, sample_example
+from bench.train.examples import (
+    ANSWER_WEIGHT,
+    CHOICE_SHARE,
+    FAMILY_SHARES,
+    KIND_SHARES,
+    MID_LINE_SHARE,
+    Example,
+    Kind,
+    sample_example,
+)
 from bench.train.recipe import CONTEXT
 
 
@@ -30,8 +39,10 @@ def near(count, of, share):
 def test_the_mix_has_the_stated_shares(drawn):
     families = Counter(example.category.split("-")[0] for example in drawn)
     assert all(near(families[family], len(drawn), share) for family, share in FAMILY_SHARES.items())
-    kinds = Counter(example.kind for example in drawn)
-    assert all(near(kinds[kind], len(drawn), kind.value) for kind in Kind)
+    kinds = Counter((example.category.split("-")[0], example.kind) for example in drawn)
+    for family, shares in KIND_SHARES.items():
+        assert sum(shares.values()) == pytest.approx(1)
+        assert all(near(kinds[family, kind], families[family], share) for kind, share in shares.items())
     assert near(sum(example.category.endswith("choice") for example in drawn), len(drawn), CHOICE_SHARE)
     cut = [example for example in drawn if example.kind is Kind.CUT]
     assert near(sum(not example.thought.endswith("\n") for example in cut), len(cut), MID_LINE_SHARE)
@@ -48,17 +59,32 @@ def test_training_never_sees_a_held_out_question(drawn):
 
 def test_what_is_learned_starts_after_the_prompt_and_leaves_out_a_forced_closer(drawn):
     for example in drawn[:300]:
-        ids, learned = example.tokens()
+        ids, weights = example.tokens()
         text = [VOCABULARY[token] for token in ids]
-        assert len(ids) == len(learned) <= CONTEXT
+        assert len(ids) == len(weights) <= CONTEXT
         assert text[0] == BOS and text[-1] == EOS
         closer = text.index(CLOSER)
         assert text[closer + 1] == ANSWER_PREFIX
         assert "".join(text[closer + 2 : -1]) == example.answer
         prompt = 1 + len(example.prompt)
-        assert not any(learned[:prompt])
-        forgotten = [index for index in range(prompt, len(ids)) if not learned[index]]
+        assert not any(weights[:prompt])
+        assert weights[closer + 2 : -1] == [ANSWER_WEIGHT] * len(example.answer)
+        forgotten = [index for index in range(prompt, len(ids)) if not weights[index]]
         assert forgotten == ([] if example.kind is Kind.FULL else [closer])
+
+
+def test_no_weight_depends_on_what_was_chosen():
+    # A closer that counted more than another line in its place would be written too often.
+    miss, hit = "384\n", "326\n"
+    long = Example("3852>6?", Kind.FULL, miss + miss + hit, "32", "search").tokens()[1]
+    short = Example("3852>6?", Kind.FULL, miss + hit, "32", "search").tokens()[1]
+    closer = 1 + len("3852>6?" + miss + hit)
+    assert long[:closer] == short[:closer]
+    assert long[closer - len(hit)] == short[closer] == 3.0
+    key = Example("qzt:", Kind.FULL, "abc\ndef\n", "7", "recall").tokens()[1]
+    assert len({*key[5:14]}) == 1
+    line = Example("38592~", Kind.FULL, "1657\n1657\n", "7", "verify").tokens()[1]
+    assert line[7:18] == [4.0] * 4 + [1.0] * 7
 
 
 def test_a_cut_ends_before_its_thought_would_have(drawn):
