@@ -91,7 +91,7 @@ def compare(
         permuted=reference.beats(own, _permuted(grid, own, False, seed)) if own else None,
         permuted_within=reference.beats(own, _permuted(grid, own, True, seed)) if own else None,
         over_fixed=reference.beats(own, controls.best_fixed(grid, price / POINTS)) if own else None,
-        replay=_replayed(traces, rule, own, price) if own and rule else None,
+        replay=_replayed(traces, rule, own, ran[MARGINAL]) if own and rule else None,
         verify=_verify_regret(traces, own, price) if own and names <= VERIFY else None,
     )
 
@@ -136,8 +136,14 @@ def _permuted(grid: Grid, own: Outcome, within: bool, seed: int) -> Outcome:
     return controls.averaged(controls.permuted(grid, own.stops, seed, within=within))
 
 
-def _replayed(traces: Sequence[Trace], rule: StoppingRule, own: Outcome, price: float) -> tuple[float, float]:
-    found = replay_all(traces, rule, price)
+def _replayed(
+    traces: Sequence[Trace], rule: StoppingRule, own: Outcome, played: Sequence[Played]
+) -> tuple[float, float]:
+    """At the price that it was played at. Raises `TokenjouleError` where that changed on the way."""
+    prices = {line.price for line in played if line.price is not None}
+    if len(prices) != 1:
+        raise TokenjouleError(f"{MARGINAL} was played at {len(prices)} prices: its file is of several rules")
+    found = replay_all(traces, rule, prices.pop())
     same = float((found.stops == own.stops).mean())
     return float(found.energy_j.mean() / own.energy_j.mean()), same
 

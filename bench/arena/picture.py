@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.arena.arms import MARGINAL
-from bench.arena.compare import Arena
+from bench.arena.compare import Arena, Line
 from bench.calibration.hull import hull
 from engine.errors import TokenjouleError
 from engine.plot import check_plot
@@ -46,22 +46,16 @@ def _panel(axes: Any, arena: Arena, *, named: bool) -> None:
     )
     if ours:
         axes.plot(*zip(*ours, strict=True), "-o", ms=4, lw=1.2, color=RULE, label="marginal value, by price")
+    told: set[str] = set()
     for line in arena.lines:
+        kind, style = _kind(line)
         at = (line.score.energy_j, line.score.accuracy)
-        if line.name == MARGINAL:
-            axes.plot(*at, "*", ms=12, color=RULE, label="marginal value, default price")
-        elif line.name.startswith("oracle"):
-            axes.plot(*at, "^", ms=6, color=ORACLE, label=None)
-            axes.annotate(
-                line.name.removeprefix("oracle: "), at, fontsize=6, xytext=(3, 3), textcoords="offset points"
-            )
-        elif line.name.startswith(("permuted", "random")):
-            axes.plot(*at, "x", ms=5, color=CONTROL)
-            _name(axes, line.name, at, -7)
-        elif line.played is not None and not line.name.startswith(MARGINAL):
-            axes.plot(*at, "s", ms=4, color=OTHER)
-            if named:
-                _name(axes, line.name, at, 3)
+        if kind:
+            axes.plot(*at, linestyle="", label=None if kind in told else kind, **style)
+            told.add(kind)
+        if named and kind and line.name != MARGINAL:
+            text = line.name.removeprefix("oracle: ")
+            axes.annotate(text, at, fontsize=6, xytext=(4, 3), textcoords="offset points")
     axes.set_title(f"{arena.category}, {len(arena.grid.clusters)} questions", fontsize=9, loc="left")
     axes.set_xlabel("J per question", fontsize=8)
     axes.set_ylabel("accuracy", fontsize=8)
@@ -69,5 +63,14 @@ def _panel(axes: Any, arena: Arena, *, named: bool) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _name(axes: Any, text: str, at: tuple[float, float], above: int) -> None:
-    axes.annotate(text, at, fontsize=6, xytext=(3, above), textcoords="offset points")
+def _kind(line: Line) -> tuple[str, dict[str, Any]]:
+    """What the legend calls an arm, and how it is drawn; "" for what has a line of its own."""
+    if line.name == MARGINAL:
+        return "marginal value, default price", {"marker": "*", "ms": 12, "color": RULE}
+    if line.name.startswith("oracle"):
+        return "oracles", {"marker": "^", "ms": 6, "color": ORACLE}
+    if line.name.startswith(("permuted", "random")):
+        return "permuted and random stops", {"marker": "x", "ms": 6, "color": CONTROL}
+    if line.played is not None and not line.name.startswith(MARGINAL):
+        return "other policies", {"marker": "s", "ms": 4, "color": OTHER}
+    return "", {}

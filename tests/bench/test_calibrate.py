@@ -70,10 +70,11 @@ def test_what_a_log_holds_is_not_run_again(made, capsys):
     assert result["schema"] == calibrate.SCHEMA and result["runs"] == RUNS
 
 
-def test_fitting_from_the_log_gives_the_same_rule(made, capsys):
+def test_fitting_from_the_log_gives_the_same_rule_and_draws_it(made, tmp_path):
     before = load_curve(made / "curve.json").stopping
     arguments = ["--from", str(made / "log.jsonl"), "--curve", str(made / "curve.json")]
-    assert calibrate.main(arguments) == 0
+    assert calibrate.main([*arguments, "--plot", str(tmp_path / "found.png")]) == 0
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
     after = load_curve(made / "curve.json").stopping
     assert replace(after, date=before.date) == before
 
@@ -136,7 +137,7 @@ def test_the_arena_plays_compares_and_tells_again_from_its_files(made, tmp_path,
             "6",
         ),
         *("--only", "direct", "--only", "tail", "--only", "marginal-value", "--policy", f"{user}:Mine"),
-        *("--out", str(played), *files),
+        *("--out", str(played), "--price-joules", "20", *files),
     ]
     assert stop.main(arguments) == 0
     first = capsys.readouterr().out
@@ -149,11 +150,13 @@ def test_the_arena_plays_compares_and_tells_again_from_its_files(made, tmp_path,
         f"{user}:Mine",
         "permuted stops",
     }
-    ratio, same = found["replay"]
+    ratio, same = found["replay"]  # at the price it was played at, not at the one utilities are told at
     assert ratio == pytest.approx(1.0, abs=0.03) and same == 1.0
     assert found["arms"]["full"]["saved"]["value"] == pytest.approx(0.0, abs=1e-9)
     before = played.read_bytes()
-    assert stop.main(["--from", str(played), *files]) == 0
+    drawn = ["--plot", str(tmp_path / "arena.png")]
+    assert stop.main(["--from", str(played), "--price-joules", "20", *files, *drawn]) == 0
+    assert (tmp_path / "arena.png").read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out == first
     assert stop.main(arguments) == 0 and played.read_bytes() == before
 

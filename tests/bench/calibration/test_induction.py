@@ -101,10 +101,10 @@ def test_held_out_outcomes_come_from_rules_that_saw_other_questions():
 
 
 def test_the_default_price_saves_joules_and_loses_at_most_what_is_allowed():
-    runs = check_runs(CHECKER, 250, 5)
+    runs = check_runs(CHECKER, 400, 5)
     price = default_price(runs, {"verify": STABLE})
     rule = fit_category(runs, STABLE)
-    unseen = check_runs(CHECKER, 1000, 6)
+    unseen = check_runs(CHECKER, 2000, 6)
     full = at_stops(unseen, [99] * len(unseen))
     found = replay(unseen, rule, price)
     assert price > 0
