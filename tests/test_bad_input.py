@@ -103,7 +103,7 @@ LONG = "1+" * 200 + "1="
         ([PROMPT, "--backend", "gpu"], 1, "backend gpu"),
         ([PROMPT, "--device", "cuda"], 2, "CUDA index"),
         ([PROMPT, "--energy-source", "sunshine"], 2, "unknown energy source"),
-        ([PROMPT, "--energy-source", "replay:/no/such"], 1, "/no/such"),
+        ([PROMPT, "--energy-source", "replay:/no/such"], 2, "/no/such"),
         ([PROMPT, "--require-measured", "--energy-source", "estimate"], 1, "measured energy source"),
         ([PROMPT, "--trace", "/no/such/place/trace"], 1, "cannot write"),
         ([PROMPT, "--plot", "/no/such/place/p.png"], 1, "cannot write"),
