@@ -51,11 +51,13 @@ under `thinking` (not a transformers key; transformers carries it along unused).
   operation, `47+35=82` and `82-18=64`; the answer is `64`.
 - **verify**, `38592~`: the last digit of the digits' sum. Lines of running sums, `1657`: an attempt, then
   checking passes, {verify_lines} lines in all. The answer is the last line's last digit, right or wrong.
-- **search**, `3852>6?`: the two digits whose product ends in 6. Lines of random pairs and products, `384`,
-  `326`, until one hits, at most {tries}; the answer is `32`, or `N` for none ({unsolvable:.0%} of all).
+- **search**, `3852>6?`: the two digits whose product ends in 6. Lines of random pairs and products, `384-`,
+  until one hits, `326+`, at most {tries}; the answer is `32`, or `N` for none ({unsolvable:.0%} of all).
 - **recall**, `qzt:`: the digit of one of {facts} keys. {recall_lines} lines of random keys, no information.
 
 Each family also comes with four options before the mark, `47+35-18A64B46C61D74=`; the answer is a letter.
+There a chain's last line, every line of verify (`N` for a digit that is not among the options) and a hit of a
+search end in the letter of their value: `82-18=64A`, `1657A`, `326A`.
 
 The thoughts of *verify* come from a known Markov chain: the attempt is wrong with probability {epsilon:g}, a
 pass over a wrong line corrects it with {fix:g}, a pass over a right line spoils it with {break_:g}. The model
@@ -99,8 +101,8 @@ sequences, and how they reach their answers:
 
 *Full*: a whole thought. *Direct*: none. *Cut*: cut short, {mid_line:.0%} of those inside a line. The loss
 covers what follows the prompt, except a closer that came from a cut: the model is not to learn to give up. It
-weighs tokens by their place, never by what was chosen there: answers {answer_weight:g}, what follows a line
-of a search {decision_weight:g}, an attempt {attempt_weight:g}, random keys {noise_weight:g}, all else 1.
+weighs tokens by their place, never by what was chosen there: answers {answer_weight:g}, whether a try hits
+{decision_weight:g}, an attempt {attempt_weight:g}, random keys {noise_weight:g}, all else 1.
 {history}
 
 ## Model and training
