@@ -1,7 +1,8 @@
 r"""Chains of additions and subtractions: every line is needed, and the last one holds the answer.
 
 `47+35-18=` is worked from left to right: `47+35=82\n82-18=64\n`, then the thinking closes by itself; the
-answer is `64`. The difficulty is the number of operations.
+answer is `64`. With options the last line ends in the letter of its value, `82-18=64A\n`. The difficulty is
+the number of operations.
 """
 
 import random
@@ -70,10 +71,13 @@ class Chain:
 
     def think(self, rng: random.Random) -> Sequence[str]:
         values = self.values
-        return [
-            f"{values[index]}{operator}{operand}={values[index + 1]}{STEP_SEPARATOR}"
+        lines = [
+            f"{values[index]}{operator}{operand}={values[index + 1]}"
             for index, (operator, operand) in enumerate(self.operations)
         ]
+        if self.options is not None:
+            lines[-1] += self.answer
+        return [line + STEP_SEPARATOR for line in lines]
 
     def conclude(self, lines: Sequence[str], rng: random.Random) -> str:
         return self.answer

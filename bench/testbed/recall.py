@@ -18,8 +18,8 @@ from bench.testbed.options import Options
 from bench.testbed.vocabulary import STEP_SEPARATOR
 
 MARK = ":"
-FACTS = 4000
-RANK_OFFSET = 50  # a fact of rank r is met in proportion to 1/(r + 50)
+FACTS = 400
+RANK_OFFSET = 20  # a fact of rank r is met in proportion to 1/(r + 20)
 LINES = 16
 BANDS = range(0, 4)
 _TABLE_SEED = 20261127
@@ -59,7 +59,7 @@ class Recall:
 
 @cache
 def facts() -> tuple[tuple[str, str], ...]:
-    """4000 pairs of a key and a digit, by rank; the same ones for ever."""
+    """400 pairs of a key and a digit, by rank; the same ones for ever."""
     rng = random.Random(_TABLE_SEED)
     letters = string.ascii_lowercase
     keys = rng.sample([a + b + c for a in letters for b in letters for c in letters], FACTS)

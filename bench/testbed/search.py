@@ -1,8 +1,9 @@
 r"""Blind search with a random hitting time; one question in four cannot be solved, so giving up can pay.
 
 `3852>6?` gives distinct digits and a target: find the two whose product ends in it. A try is a line of a
-pair, in prompt order, and its product's last digit: `384\n`. Pairs are drawn with replacement until one hits
-or 32 tries are through. The answer is the pair, `32`, or `N` for none; the difficulty the number of digits.
+pair, in prompt order, its product's last digit, and `-` for a miss, `384-\n`, or `+` for a hit, `326+\n`;
+with options a hit ends in its letter, `326A\n`. Pairs are drawn with replacement until one hits or 32 tries
+are through. The answer is the pair, `32`, or `N` for none; the difficulty is the number of digits.
 """
 
 import random
@@ -19,6 +20,8 @@ DIGIT_COUNTS = range(3, 5)
 MOST_TRIES = 32
 UNSOLVABLE_SHARE = 0.25
 NONE = "N"
+HIT, MISS = "+", "-"
+LINE = 5  # characters of a try
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,8 @@ class Search:
         while len(lines) < MOST_TRIES:
             pair = rng.choice(pairs)
             product = last_digit(pair)
-            lines.append(pair + product + STEP_SEPARATOR)
+            mark = self._hit(pair) if product == self.target else MISS
+            lines.append(pair + product + mark + STEP_SEPARATOR)
             if product == self.target:
                 break
         return lines
@@ -77,6 +81,9 @@ class Search:
         if len(lines) == MOST_TRIES and lines[-1][2] != self.target:
             return self._told(NONE)
         return self.answer
+
+    def _hit(self, pair: str) -> str:
+        return HIT if self.options is None else str(self.options.letter(pair))
 
     def _told(self, solution: str) -> str:
         return solution if self.options is None else str(self.options.letter(solution))

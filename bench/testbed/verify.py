@@ -2,7 +2,8 @@ r"""Noisy attempts and checking passes: a known Markov chain, so that the best p
 
 `38592~` asks for the last digit of the digits' sum. A line holds the running sums modulo 10 from the second
 digit on, `1657\n`. The first line is an attempt, every later one a checking pass over the line before it.
-The answer that is taught after any line is that line's last digit, right or wrong.
+The answer that is taught after any line is that line's last digit, right or wrong. With options every line
+ends in the letter of its last digit, or `N` where the digit is not among them: `1657A\n`.
 """
 
 import random
@@ -15,6 +16,7 @@ from bench.testbed.vocabulary import STEP_SEPARATOR
 
 MARK = "~"
 DIGITS = 5
+UNLISTED = "N"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,11 @@ class Verify:
 
     @property
     def right_line(self) -> str:
-        return _running_sums(self.digits, None, 0)
+        return self._line(None, 0)
 
     @property
     def answer(self) -> str:
-        value = self.right_line[-2]
+        value = self.right_line[DIGITS - 2]
         return value if self.options is None else str(self.options.letter(value))
 
     @property
@@ -82,7 +84,7 @@ class Verify:
 
         With options its letter, and a random one where the digit is not among them.
         """
-        digit = (lines[-1] if lines else self._attempt(rng))[-2]
+        digit = (lines[-1] if lines else self._attempt(rng))[DIGITS - 2]
         if self.options is None:
             return digit
         return self.options.letter(digit) or rng.choice(LETTERS)
@@ -92,7 +94,17 @@ class Verify:
 
     def _wrong_line(self, rng: random.Random) -> str:
         """One running sum is off by 1..9 and the sums behind it go on from there: the last digit is wrong."""
-        return _running_sums(self.digits, rng.randrange(1, DIGITS), rng.randrange(1, 10))
+        return self._line(rng.randrange(1, DIGITS), rng.randrange(1, 10))
+
+    def _line(self, error_at: int | None, offset: int) -> str:
+        """Running sums, `offset` added to the one at `error_at` and thereby to those behind it."""
+        total, line = int(self.digits[0]), ""
+        for position, digit in enumerate(self.digits[1:], 1):
+            total += int(digit) + (offset if position == error_at else 0)
+            line += str(total % 10)
+        if self.options is not None:
+            line += self.options.letter(line[-1]) or UNLISTED
+        return line + STEP_SEPARATOR
 
 
 def sample(rng: random.Random, *, folds: range, choice: bool, difficulty: int | None = None) -> Verify:
@@ -106,11 +118,3 @@ def sample(rng: random.Random, *, folds: range, choice: bool, difficulty: int | 
     right = Verify(digits).answer
     wrong = rng.sample([digit for digit in "0123456789" if digit != right], 3)
     return Verify(digits, Options.shuffled(right, wrong, rng))
-
-
-def _running_sums(digits: str, error_at: int | None, offset: int) -> str:
-    total, line = int(digits[0]), ""
-    for position, digit in enumerate(digits[1:], 1):
-        total += int(digit) + (offset if position == error_at else 0)
-        line += str(total % 10)
-    return line + STEP_SEPARATOR

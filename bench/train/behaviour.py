@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from bench.testbed.search import Search, last_digit
+from bench.testbed.search import LINE, Search, last_digit
 from bench.testbed.verify import Verify
 from bench.train.thoughts import Thought
 
@@ -49,7 +49,7 @@ def tries(problems: Sequence[Search], thoughts: Sequence[Thought]) -> dict[str, 
         hitting = None
         for index, line in enumerate(thought.lines):
             lines += 1
-            valid = len(line) == 4 and line[:2] in problem.pairs and line[2] == last_digit(line[:2])
+            valid = len(line) == LINE and line[:2] in problem.pairs and line[2] == last_digit(line[:2])
             right += valid
             if hitting is None and valid and line[2] == problem.target:
                 hitting = index

@@ -16,9 +16,10 @@ from bench.testbed.verify import RATES
 from bench.train.examples import (
     ANSWER_WEIGHT,
     ATTEMPT_WEIGHT,
-    CHOICE_SHARE,
+    CHOICE_SHARES,
     DECISION_WEIGHT,
     FAMILY_SHARES,
+    FIRST_LENGTH,
     KIND_SHARES,
     MID_LINE_SHARE,
     NOISE_WEIGHT,
@@ -50,11 +51,13 @@ under `thinking` (not a transformers key; transformers carries it along unused).
   operation, `47+35=82` and `82-18=64`; the answer is `64`.
 - **verify**, `38592~`: the last digit of the digits' sum. Lines of running sums, `1657`: an attempt, then
   checking passes, {verify_lines} lines in all. The answer is the last line's last digit, right or wrong.
-- **search**, `3852>6?`: the two digits whose product ends in 6. Lines of random pairs and products, `384`,
-  `326`, until one hits, at most {tries}; the answer is `32`, or `N` for none ({unsolvable:.0%} of all).
+- **search**, `3852>6?`: the two digits whose product ends in 6. Lines of random pairs and products, `384-`,
+  until one hits, `326+`, at most {tries}; the answer is `32`, or `N` for none ({unsolvable:.0%} of all).
 - **recall**, `qzt:`: the digit of one of {facts} keys. {recall_lines} lines of random keys, no information.
 
 Each family also comes with four options before the mark, `47+35-18A64B46C61D74=`; the answer is a letter.
+There a chain's last line, every line of verify (`N` for a digit that is not among the options) and a hit of a
+search end in the letter of their value: `82-18=64A`, `1657A`, `326A`.
 
 The thoughts of *verify* come from a known Markov chain: the attempt is wrong with probability {epsilon:g}, a
 pass over a wrong line corrects it with {fix:g}, a pass over a right line spoils it with {break_:g}. The model
@@ -91,16 +94,16 @@ thoughts without a hit that end after exactly {tries} tries:
 ## Data
 
 Made by `bench/testbed` and `bench/train/examples.py`. {held_out} in {folds} questions, chosen by a hash of
-their text without options, are held out and never trained on. Shares of the sequences: {shares}, {choice:.0%}
-of each with options.
+their text without options, are held out and never trained on. Shares of the
+sequences, and how they reach their answers:
 
-{kinds}
+{mix}
 
 *Full*: a whole thought. *Direct*: none. *Cut*: cut short, {mid_line:.0%} of those inside a line. The loss
 covers what follows the prompt, except a closer that came from a cut: the model is not to learn to give up. It
-weighs tokens by their place, never by what was chosen there: answers {answer_weight:g}, what follows a line
-of a search {decision_weight:g}, an attempt {attempt_weight:g}, random keys {noise_weight:g}, all else 1.
-{curriculum}
+weighs tokens by their place, never by what was chosen there: answers {answer_weight:g}, whether a try hits
+{decision_weight:g}, an attempt {attempt_weight:g}, random keys {noise_weight:g}, all else 1.
+{history}
 
 ## Model and training
 
@@ -158,25 +161,33 @@ def behaviour_table(by_category: Mapping[str, Mapping[str, float]], shares: Sequ
     return "\n".join(lines).replace("_", " ")
 
 
-def kinds_table() -> str:
-    """A Markdown table of how the training sequences of each family reach their answers."""
-    lines = ["| family | " + " | ".join(kind.value for kind in Kind) + " |", "|---|" + "--:|" * len(Kind)]
-    for family, shares in KIND_SHARES.items():
-        lines.append(f"| {family} | " + " | ".join(f"{shares[kind]:.0%}" for kind in Kind) + " |")
+def mix_table() -> str:
+    """A Markdown table of the training sequences: families, options, kinds."""
+    heads = ("family", "of all", "with options", *(kind.value for kind in Kind))
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
+    for family, kinds in KIND_SHARES.items():
+        shares = (FAMILY_SHARES[family], CHOICE_SHARES[family], *(kinds[kind] for kind in Kind))
+        lines.append(f"| {family} | " + " | ".join(f"{share:.0%}" for share in shares) + " |")
     return "\n".join(lines)
 
 
 def _history(training: Mapping[str, Any]) -> str:
-    """How long the chains were, and what came before this run."""
-    before = training["before"]
-    if before is None:
-        return (
-            f"Chains grow from 2 to {OPERATIONS[-1]} operations over {training['curriculum']:.0%} of the run."
+    """How long the chains were, and the runs that came before this one, the first one first."""
+    before, stages = training.get("before"), []
+    while before is not None:
+        stages.insert(
+            0,
+            f"{before['steps_done']:,} of {before['steps']:,} steps ({before['tokens']:,} tokens,"
+            f" {before['elapsed_s'] / 60:.0f} minutes, `{before['command']}`)",
         )
+        before = before.get("before")
+    if not stages:
+        grown = f"{training['curriculum']:.0%}"
+        return f"Chains grow from {FIRST_LENGTH} to {OPERATIONS[-1]} operations over {grown} of the run."
     return (
-        "The run began with the weights of an earlier one, which had weights and shares of its own"
-        f" ({before['steps_done']:,} of {before['steps']:,} steps, {before['tokens']:,} tokens,"
-        f" {before['elapsed_s'] / 60:.0f} minutes, `{before['command']}`)."
+        "The run began with the weights of earlier ones, which had shares and weights of their own: "
+        + "; then ".join(stages)
+        + "."
     )
 
 
@@ -203,14 +214,12 @@ def card_text(training: Mapping[str, Any], evaluation: Mapping[str, Any], config
         recall_lines=LINES,
         held_out=len(HELD_OUT),
         folds=FOLDS,
-        shares=", ".join(f"{family} {share:.0%}" for family, share in FAMILY_SHARES.items()),
-        choice=CHOICE_SHARE,
-        kinds=kinds_table(),
+        mix=mix_table(),
         answer_weight=ANSWER_WEIGHT,
         decision_weight=DECISION_WEIGHT,
         attempt_weight=ATTEMPT_WEIGHT,
         noise_weight=NOISE_WEIGHT,
-        curriculum=_history(training),
+        history=_history(training),
         mid_line=MID_LINE_SHARE,
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
@@ -221,7 +230,8 @@ def card_text(training: Mapping[str, Any], evaluation: Mapping[str, Any], config
         vocabulary=config["vocab_size"],
         context=config["max_position_embeddings"],
         minutes=training["elapsed_s"] / 60,
-        **{"tries": MOST_TRIES, **training},
+        tries=MOST_TRIES,
+        **training,
     )
 
 

@@ -12,6 +12,7 @@ from bench.testbed.folds import TRAINING
 from bench.testbed.problem import Problem
 from bench.testbed.question import CHOICE
 from bench.testbed.sample import problem
+from bench.testbed.search import LINE
 from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, STEP_SEPARATOR, TOKEN_ID
 
 FAMILY_SHARES = {"chain": 0.3, "verify": 0.3, "search": 0.22, "recall": 0.18}
@@ -26,7 +27,7 @@ FIRST_LENGTH = 2  # the curriculum of the chains begins here
 # With all at 1, letters of options, ends of searches and sums of attempts, a few tokens in a thousand, were
 # not learned in 2200 steps, while chains were.
 ANSWER_WEIGHT = 8.0
-DECISION_WEIGHT = 6.0  # search: another try, or the closer
+DECISION_WEIGHT = 6.0  # search: hit or miss
 ATTEMPT_WEIGHT = 4.0  # verify: the only line that is computed and not copied
 NOISE_WEIGHT = 0.25  # recall: random keys teach nothing but their form
 
@@ -80,8 +81,8 @@ class Example:
                 attempt = text.find(STEP_SEPARATOR) if STEP_SEPARATOR in text else len(text)
                 return [ATTEMPT_WEIGHT] * attempt + [1.0] * (len(text) + 1 - attempt)
             case "search":
-                starts = (before == STEP_SEPARATOR for before in text)
-                return [1.0, *(DECISION_WEIGHT if start else 1.0 for start in starts)]
+                marks = (place % LINE == LINE - 2 for place in range(len(text)))
+                return [*(DECISION_WEIGHT if mark else 1.0 for mark in marks), 1.0]
             case "recall":
                 return [NOISE_WEIGHT] * (len(text) + 1)
             case _:

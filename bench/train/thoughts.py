@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.testbed.problem import Problem
-from bench.testbed.search import MOST_TRIES
+from bench.testbed.search import LINE, MOST_TRIES
 from bench.testbed.vocabulary import ANSWER_PREFIX, CLOSER, EOS, STEP_SEPARATOR, TOKEN_ID, VOCABULARY
 from engine.engine import Engine
 
 ROWS = 64  # of one request, decoded together
 ANSWER_TOKENS = 3  # two characters and <eos>
 # Four lines more than the longest thought, to see one that runs on.
-THINK_TOKENS = 4 * (MOST_TRIES + 4)
+THINK_TOKENS = LINE * (MOST_TRIES + 4)
 
 
 @dataclass(frozen=True, slots=True)

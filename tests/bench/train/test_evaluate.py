@@ -68,10 +68,10 @@ def test_what_was_never_seen_is_no_rate():
 def test_tries_count_right_lines_and_how_thoughts_end():
     asked = Search("3852", "6")  # 32 hits
     seen = [
-        thought("384", "326"),  # ends with its hit
-        thought("326", "384"),  # goes on after it
-        thought("385", "xyz"),  # a wrong product, no pair
-        thought(*["384"] * MOST_TRIES),  # ran through
+        thought("384-", "326+"),  # ends with its hit
+        thought("326+", "384-"),  # goes on after it
+        thought("385-", "xyz-"),  # a wrong product, no pair
+        thought(*["384-"] * MOST_TRIES),  # ran through
     ]
     found = tries([asked] * 4, seen)
     assert found["right"] == pytest.approx((4 + MOST_TRIES) / (6 + MOST_TRIES), abs=1e-4)

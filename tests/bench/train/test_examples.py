@@ -14,7 +14,8 @@ from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, VOCABULARY
 from bench.train import examples
 from bench.train.examples import (
     ANSWER_WEIGHT,
-    CHOICE_SHARE,
+    CHOICE_SHARES,
+    DECISION_WEIGHT,
     FAMILY_SHARES,
     KIND_SHARES,
     MID_LINE_SHARE,
@@ -43,7 +44,9 @@ def test_the_mix_has_the_stated_shares(drawn):
     for family, shares in KIND_SHARES.items():
         assert sum(shares.values()) == pytest.approx(1)
         assert all(near(kinds[family, kind], families[family], share) for kind, share in shares.items())
-    assert near(sum(example.category.endswith("choice") for example in drawn), len(drawn), CHOICE_SHARE)
+    for family, share in CHOICE_SHARES.items():
+        chosen = sum(example.category == family + "-choice" for example in drawn)
+        assert near(chosen, families[family], share)
     cut = [example for example in drawn if example.kind is Kind.CUT]
     assert near(sum(not example.thought.endswith("\n") for example in cut), len(cut), MID_LINE_SHARE)
     assert {example.category for example in drawn} == set(CATEGORIES)
@@ -75,12 +78,12 @@ def test_what_is_learned_starts_after_the_prompt_and_leaves_out_a_forced_closer(
 
 def test_no_weight_depends_on_what_was_chosen():
     # A closer that counted more than another line in its place would be written too often.
-    miss, hit = "384\n", "326\n"
+    miss, hit = "384-\n", "326+\n"
     long = Example("3852>6?", Kind.FULL, miss + miss + hit, "32", "search").tokens()[1]
     short = Example("3852>6?", Kind.FULL, miss + hit, "32", "search").tokens()[1]
     closer = 1 + len("3852>6?" + miss + hit)
     assert long[:closer] == short[:closer]
-    assert long[closer - len(hit)] == short[closer] == 3.0
+    assert [long[place] for place in range(8, closer + 5) if long[place] != 1.0] == [DECISION_WEIGHT] * 3
     key = Example("qzt:", Kind.FULL, "abc\ndef\n", "7", "recall").tokens()[1]
     assert len({*key[5:14]}) == 1
     line = Example("38592~", Kind.FULL, "1657\n1657\n", "7", "verify").tokens()[1]
