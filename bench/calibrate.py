@@ -103,6 +103,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--from runs nothing: --{given[0].replace('_', '-')} has no meaning with it")
     if not options.files and options.out is None:
         raise UsageError("name the checkpoint log with --out, or one that was made before with --from")
+    if options.questions is not None and options.questions < 1:
+        raise UsageError(f"--questions must be at least 1, not {options.questions}")
     price = options.price_joules
     if price is not None and not (math.isfinite(price) and price >= 0):
         raise UsageError(f"--price-joules must be a number of at least 0, not {price}")
@@ -140,19 +142,37 @@ def run(options: argparse.Namespace) -> tuple[list[Trace], Path | None, Operatin
         quantize=options.quantize,
         energy_source=options.energy_source or "auto",
     ) as engine:
-        curve = load_curve(options.curve) if options.curve else engine.curve
-        if curve is None:
-            model = f" --model {options.model}" if options.model else ""
-            raise TokenjouleError(
-                f"no operating curve tells the joules of {engine.origin.card.id} here; first: "
-                f"python -m bench.curves{model} --minutes 2"
-            )
+        curve = curve_for(engine, options.curve)
         collect(engine, Pricer(curve), asked, split, options.out)
     return log.read([options.out]), options.curve, curve
 
 
+def curve_for(engine: Engine, path: Path | None) -> OperatingCurve:
+    """The curve in a file, else the engine's own. Raises `TokenjouleError` without one, `UsageError` for one
+    of another model: its joules would be told for this one's.
+    """
+    curve, card = load_curve(path) if path else engine.curve, engine.origin.card
+    if curve is None:
+        raise TokenjouleError(
+            f"no operating curve tells the joules of {card.id} here; first: "
+            f"python -m bench.curves --model {card.id} --minutes 2"
+        )
+    _require(curve, card.id, card.quantization)
+    return curve
+
+
+def _require(curve: OperatingCurve, model: str, quantization: str) -> None:
+    """Raises `UsageError`."""
+    if (curve.fits.model, curve.fits.quantization) != (model, quantization):
+        raise UsageError(
+            f"the operating curve is of {curve.fits.model} {curve.fits.quantization}, not of "
+            f"{model} {quantization}"
+        )
+
+
 def collect(engine: Engine, pricer: Pricer, asked: Sequence[Question], split: str, out: Path) -> None:
     """Add the entries of every question that the log lacks."""
+    log.mend(out)
     known = log.read([out]) if out.exists() else []
     card, source = engine.origin.card, pricer.source
     for end in (trace.end for trace in known):
@@ -176,11 +196,18 @@ def curve_of(traces: Sequence[Trace], path: Path | None) -> tuple[Path | None, O
 
     Raises `UsageError` where that does not tell.
     """
-    if path is not None:
-        return path, load_curve(path)
     if not traces:
         raise TokenjouleError("the log holds no runs")
     end = traces[0].end
+    if path is not None:
+        curve = load_curve(path)
+        _require(curve, end.model, end.quantization)
+        if Pricer(curve).source != end.energy_source:
+            raise UsageError(
+                f"the log's joules are by {end.energy_source}, not by {Pricer(curve).source}, in whose "
+                "curve the rule would be kept"
+            )
+        return path, curve
     found = []
     for file in sorted(user_curves().glob("*.json")):
         curve = load_curve(file)

@@ -1,12 +1,11 @@
 """What a policy made of a question when it really ran: one line a question and arm, `tokenjoule.stop/1`."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from bench.calibration.log import lines_of
+from bench.calibration.log import lines_of, write
 from engine.errors import TokenjouleError
 
 SCHEMA = "tokenjoule.stop/1"
@@ -50,12 +49,7 @@ class Played:
 def append(path: Path, played: Played) -> None:
     """One line, in one write. Raises `TokenjouleError`."""
     line = json.dumps({"schema": SCHEMA, **asdict(played)}, allow_nan=False) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab", buffering=0) as file:
-            os.write(file.fileno(), line.encode())
-    except OSError as error:
-        raise TokenjouleError(f"cannot write {path}: {error.strerror}") from error
+    write(path, line)
 
 
 def read(paths: Iterable[Path]) -> list[Played]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.arena import outcomes
 from bench.arena.arms import Arm
 from bench.arena.outcomes import Played
-from bench.calibration.log import refuse_packed
+from bench.calibration.log import mend, refuse_packed
 from bench.calibration.priced import Pricer
 from bench.calibration.run import ask
 from bench.testbed.question import Question, accepts
@@ -35,10 +35,17 @@ def play(
     Raises `UsageError` for a file with outcomes of another model or energy source.
     """
     card = engine.origin.card
+    mend(out)
     known = outcomes.read([out]) if out.exists() else []
+    prices = {arm.name: arm.price for arm in arms}
     for line in known:
         if (line.model, line.quantization, line.energy_source) != (card.id, card.quantization, pricer.source):
             raise UsageError(f"{out} holds outcomes of {line.model} by {line.energy_source}")
+        if line.price != prices.get(line.arm, line.price):
+            raise UsageError(
+                f"{out} holds outcomes of {line.arm} at {line.price} points per joule, and it plays at "
+                f"{prices[line.arm]} now: another rule needs another --out"
+            )
     done = {line.key for line in known}
     due = [(arm, question) for question in asked for arm in arms]
     due = [(arm, q) for arm, q in due if (arm.name, q.category, q.seed) not in done]

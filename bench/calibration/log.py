@@ -6,6 +6,7 @@ itself (`closed`) or where the context ran out; the others are forced answers at
 0) and at the end of each step.
 """
 
+import errno
 import gzip
 import json
 import math
@@ -98,7 +99,8 @@ def lines_of(path: Path) -> list[str]:
     """Of a file, packed with gzip where it ends in .gz. Raises `TokenjouleError` where it cannot be read."""
     try:
         raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().splitlines()
+        # Not splitlines(): U+2028 and its like may stand inside a JSON string.
+        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().split("\n")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise TokenjouleError(f"cannot read {path}: {error}") from error
 
@@ -109,6 +111,43 @@ def refuse_packed(path: Path) -> None:
         raise UsageError(f"{path} is packed, and lacks runs that would have to be added: unpack it first")
 
 
+def write(path: Path, lines: str) -> None:
+    """Add lines that belong together, all of them or none. Raises `TokenjouleError`."""
+    data = lines.encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            before = file.tell()
+            written = os.write(file.fileno(), data)
+            if written < len(data):  # a full disk takes a part, and says nothing
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise TokenjouleError(f"cannot write {path}: {error.strerror}") from error
+
+
+def mend(path: Path) -> None:
+    """Take away what a kill cut short: a last line, and the lines before it of a question without its end.
+
+    Raises `TokenjouleError` where all before it is not JSON: the file may not be ours.
+    """
+    if not path.exists() or path.suffix == ".gz":
+        return
+    *whole, rest = path.read_bytes().split(b"\n")
+    found = []
+    for number, line in enumerate(whole, 1):
+        try:
+            found.append(json.loads(line or b"{}"))
+        except ValueError as error:
+            raise TokenjouleError(f"{path}:{number}: not a line of JSON: {error}") from error
+    if not rest.startswith(b'{"schema":'[: len(rest)]):
+        raise TokenjouleError(f"{path}:{len(whole) + 1}: not a line of ours")
+    while found and isinstance(found[-1], dict) and found[-1].get("confidence") is not None:
+        found.pop()
+    if rest or len(found) < len(whole):
+        os.truncate(path, sum(len(line) + 1 for line in whole[: len(found)]))
+
+
 def append(path: Path, entries: Sequence[Entry]) -> None:
     """Add one question's lines in one write, so that a file never holds part of one. Raises
     `TokenjouleError`.
@@ -116,12 +155,7 @@ def append(path: Path, entries: Sequence[Entry]) -> None:
     lines = "".join(
         json.dumps({"schema": SCHEMA, **asdict(entry)}, allow_nan=False) + "\n" for entry in entries
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab", buffering=0) as file:
-            os.write(file.fileno(), lines.encode())
-    except OSError as error:
-        raise TokenjouleError(f"cannot write {path}: {error.strerror}") from error
+    write(path, lines)
 
 
 def read(paths: Iterable[Path]) -> list[Trace]:
@@ -176,6 +210,8 @@ def _trace(run: Sequence[Entry], path: Path) -> Trace:
     where = f"{path}: question {run[0].question} of {run[0].category}"
     if [entry.checkpoint for entry in run] != list(range(len(run))):
         raise TokenjouleError(f"{where}: its checkpoints do not count up from 0")
+    if run[-1].confidence is not None:
+        raise TokenjouleError(f"{where}: its end is missing: the last line is a forced answer")
     if any(after.energy_j < before.energy_j for before, after in pairwise(run)):
         raise TokenjouleError(f"{where}: its joules fall from one checkpoint to the next")
     return Trace(tuple(run[:-1]), run[-1])

@@ -21,17 +21,16 @@ from bench.arena.arms import Arm, arm, usual
 from bench.arena.compare import Arena, parts
 from bench.arena.play import play
 from bench.arena.table import tables
-from bench.calibrate import collect
+from bench.calibrate import collect, curve_for
 from bench.calibration import log
 from bench.calibration.log import Trace
 from bench.calibration.priced import Pricer
 from bench.calibration.tasks import questions
 from bench.stamp import stamp
 from engine.cli import Parser, guarded, leave
-from engine.energy.curve import OperatingCurve
 from engine.energy.curve_store import load_curve
 from engine.engine import Engine
-from engine.errors import TokenjouleError, UsageError
+from engine.errors import UsageError
 from engine.stop.rule import StoppingRule
 
 SCHEMA = "tokenjoule.bench.stop/1"
@@ -101,6 +100,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--from runs nothing: --{given[0].replace('_', '-')} has no meaning with it")
     if not options.files and options.out is None:
         raise UsageError("name the file for what the arms do with --out, or one made before with --from")
+    if options.questions is not None and options.questions < 1:
+        raise UsageError(f"--questions must be at least 1, not {options.questions}")
     if options.price_joules is not None and not options.price_joules >= 0:
         raise UsageError(f"--price-joules must be a number of at least 0, not {options.price_joules}")
     if options.plot:
@@ -128,7 +129,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> _Made:
         quantize=options.quantize,
         energy_source=options.energy_source or "auto",
     ) as engine:
-        curve = _curve(options, engine)
+        curve = curve_for(engine, options.curve)
         arms = _arms(options, curve.stopping)
         pricer, where = Pricer(curve), stamp("bench.experiments.stop", arguments, engine.model.backend.device)
         collect(engine, pricer, asked, split, options.log)
@@ -142,16 +143,6 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> _Made:
         if line.arm in names and (line.category, line.seed) in wanted
     ]
     return _Made(traces, played, curve.stopping)
-
-
-def _curve(options: argparse.Namespace, engine: Engine) -> OperatingCurve:
-    curve = load_curve(options.curve) if options.curve else engine.curve
-    if curve is None:
-        raise TokenjouleError(
-            f"no operating curve tells the joules of {engine.origin.card.id} here; first: "
-            "python -m bench.curves"
-        )
-    return curve
 
 
 def _arms(options: argparse.Namespace, rule: StoppingRule | None) -> list[Arm]:

@@ -77,3 +77,39 @@ def test_the_same_question_with_another_seed_is_another_run(tmp_path):
     [run] = check_runs(CHECKER, 1, 0)
     again = type(run)(tuple(replace(e, seed=9) for e in run.checkpoints), replace(run.end, seed=9))
     assert len(log.read([written(tmp_path / "a.jsonl", [run, again])])) == 2
+
+
+@pytest.mark.parametrize("kept", [1, 4, -20])
+def test_what_a_kill_cut_short_is_taken_away_before_a_log_is_continued(tmp_path, kept):
+    """In the midst of the second question: after one of its lines, after four, and inside the last one."""
+    first, second = check_runs(CHECKER, 2, 0)
+    path = written(tmp_path / "a.jsonl", [first])
+    whole = path.read_bytes()
+    log.append(path, [*second.checkpoints, second.end])
+    more = path.read_bytes()[len(whole) :]
+    path.write_bytes(whole + (more[:kept] if kept < 0 else b"".join(more.splitlines(True)[:kept])))
+    with pytest.raises(TokenjouleError):
+        log.read([path])
+    log.mend(path)
+    assert path.read_bytes() == whole
+    log.mend(path)
+    assert log.read([path]) == [first]
+
+
+@pytest.mark.parametrize("foreign", [b"not JSON\n{", b'{"a": 1}\nnotes'])
+def test_a_file_that_is_not_ours_is_not_mended(tmp_path, foreign):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(foreign)
+    with pytest.raises(TokenjouleError):
+        log.mend(path)
+    assert path.read_bytes() == foreign
+
+
+def test_a_full_disk_leaves_no_part_of_a_question(tmp_path, monkeypatch):
+    first, second = check_runs(CHECKER, 2, 0)
+    path = written(tmp_path / "a.jsonl", [first])
+    before, write = path.read_bytes(), log.os.write
+    monkeypatch.setattr(log.os, "write", lambda file, data: write(file, data[:100]))
+    with pytest.raises(TokenjouleError, match="No space left"):
+        log.append(path, [*second.checkpoints, second.end])
+    assert path.read_bytes() == before
