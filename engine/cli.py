@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from engine.errors import EXIT_CANCELLED, TokenjouleError, UsageError
+from engine.errors import EXIT_CANCELLED, Cancelled, TokenjouleError, UsageError
 
 CLOSED_PIPE = 141  # what a shell reports for a program ended by SIGPIPE
 
@@ -32,6 +32,8 @@ def guarded(run: Callable[[], int]) -> int:
         return run()
     except UsageError as error:
         return _complain(error, 2)
+    except Cancelled as error:
+        return _complain(error, EXIT_CANCELLED)
     except TokenjouleError as error:
         return _complain(error, 1)
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ with Engine.load() as engine:
 import copy
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -286,9 +287,8 @@ class Engine:
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, answer_temperature)
         if answer_temperature is not None and self.thinking is None:
             raise UsageError("an answer temperature needs a model that marks its thinking")
-        steering = resolved(
-            policies, lambda: auto_policy(self.curve, thinks=self.thinking is not None), probe_share
-        )
+        automatic = partial(auto_policy, self.curve, thinks=self.thinking is not None)
+        steering = resolved(policies, automatic, probe_share, riding=probe_mode != TRUNCATE)
         if budget_tokens is not None:
             steering.insert(0, TokenBudget(budget_tokens))
         if budget_joules is not None:

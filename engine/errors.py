@@ -11,5 +11,9 @@ class UsageError(TokenjouleError, ValueError):
     """The request itself is wrong (a flag, a value, an impossible combination): exit status 2."""
 
 
+class Cancelled(TokenjouleError):
+    """The caller ended the request before it came to anything: exit status 130."""
+
+
 class MeterError(TokenjouleError):
     """An energy source cannot be opened, or stopped giving readings."""

@@ -171,6 +171,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--output goes with --prompts")
     if options.plot and options.prompts:
         raise UsageError("--plot draws one request; it does not go with --prompts")
+    if options.plot and not options.choices and options.strategy in ("vote", "best-of-n"):
+        raise UsageError(f"--plot draws one text's joules; {options.strategy} writes several")
     if options.system is not None and not options.chat:
         raise UsageError("--system goes with --chat")
     if any(not sequence for sequence in options.stop_sequence):
@@ -205,6 +207,8 @@ def _strategy(options: argparse.Namespace) -> Any:
         "price_joules": options.price_joules if options.vote_until == "price" else None,
         "independent": options.independent_samples,
     }
+    if options.choices:
+        _refuse_with_choices(options)
     if options.strategy is None:
         if any(given.values()):
             raise UsageError("samples, choices and what ends a vote go with --strategy")
@@ -212,6 +216,21 @@ def _strategy(options: argparse.Namespace) -> Any:
     if options.choices == "":
         raise UsageError("--choices needs answers, with commas between them")
     return strategy_named(options.strategy, temperature=options.temperature, **given)
+
+
+def _refuse_with_choices(options: argparse.Namespace) -> None:
+    """A choice is one token, read from one forward: nothing is written that could be bounded or stopped."""
+    idle = {
+        "--max-new-tokens": options.max_new_tokens is not None,
+        "--stop-sequence": bool(options.stop_sequence),
+        "--ignore-eos": options.ignore_eos,
+        "--stop": any(name != "none" for name in options.stop),
+        "--budget-tokens": options.budget_tokens is not None,
+        "--budget-steps": options.budget_steps is not None,
+    }
+    for name, given in idle.items():
+        if given:
+            raise UsageError(f"{name} has no meaning with --choices, which are read from one forward")
 
 
 def _check_files(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EXIT_CANCELLED, TokenjouleError
+from engine.errors import EXIT_CANCELLED, Cancelled, TokenjouleError, UsageError
 from engine.runner import Runner, as_line, failure_of
 from engine.steps import StopReason
 
@@ -28,7 +28,7 @@ def run_prompts(runner: Runner, source: str, output: str | None) -> int:
     leaves no line, so that it is run again. Returns 1 when any prompt failed, 130 when cancelled.
     """
     items = read_items(source)
-    done = _finished_ids(Path(output)) if output else set()
+    done = _finished_ids(Path(output), _setting(runner)) if output else set()
     failed = False
     stream = open(output, "a", encoding="utf-8") if output else sys.stdout  # noqa: SIM115
     try:
@@ -41,6 +41,8 @@ def run_prompts(runner: Runner, source: str, output: str | None) -> int:
                     return EXIT_CANCELLED
                 failure = failure_of(found.result, measured=runner.options.require_measured)
                 outcome: dict[str, Any] = {**found.to_json(), "error": failure}
+            except Cancelled:
+                return EXIT_CANCELLED
             except TokenjouleError as error:
                 outcome = {"error": str(error)}
             if outcome["error"] is not None:
@@ -99,8 +101,29 @@ def _item(line: str, number: int, where: str) -> Item:
     return Item(identity, value["prompt"], category)
 
 
-def _finished_ids(output: Path) -> set[str | int]:
-    """Ids with a result in `output`; failed ones run again.
+def _setting(runner: Runner) -> dict[str, Any]:
+    """What results of one file must have in common, as each of them says it."""
+    options, card = runner.options, runner.engine.origin.card
+    found = {"model": card.id, "quantization": card.quantization, "strategy": runner.strategy.name}
+    if options.answer_temperature is None:
+        found["temperature"] = options.temperature
+    return found
+
+
+def _check_setting(value: dict[str, Any], setting: dict[str, Any], where: str) -> None:
+    """Raises `UsageError` for a result of another setting: a file that mixes both would tell of neither."""
+    card = value.get("model")
+    said = {**value, "model": card.get("id"), "quantization": card.get("quantization")} if card else value
+    for name, asked in setting.items():
+        if said.get(name, asked) != asked:
+            raise UsageError(
+                f"{where}: {name} was {said[name]}, and is {asked} now: results of another setting need "
+                "another --output"
+            )
+
+
+def _finished_ids(output: Path, setting: dict[str, Any]) -> set[str | int]:
+    """Ids with a result in `output`; failed ones run again. Raises `UsageError` for those of another setting.
 
     A last line that a kill cut short is removed, once everything before it has proved to be ours.
     """
@@ -119,6 +142,7 @@ def _finished_ids(output: Path) -> set[str | int]:
         if not isinstance(value["id"], str | int):
             raise foreign
         if value["error"] is None:
+            _check_setting(value, setting, f"{output}, line {number}")
             done.add(value["id"])
     if rest and not rest.startswith(b'{"id":'[: len(rest)]):
         raise TokenjouleError(f"{output}, line {len(lines) + 1}: not a result of --prompts")

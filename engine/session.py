@@ -90,6 +90,10 @@ class Session:
         """End what still runs or waits, of `rows` (None: of all)."""
         self._decoder.cancel(rows)
 
+    def ended(self, row: int) -> StopReason | None:
+        """Why a row has ended; None while it runs or waits."""
+        return self._decoder.rows[row].ended
+
     def answer(self, row: int) -> str | None:
         """What a row has answered so far; all its text on a model that does not mark its thinking."""
         found = self._decoder.rows[row]
@@ -204,7 +208,8 @@ class Session:
         ]
         decode_s = sum(mark.end_s - mark.start_s for mark in decodes)
         prefill_s = sum(m.end_s - m.start_s for m in self._ledger.marks if m.kind == "prefill")
-        tokens = sum(len(mark.shares) for mark in decodes)
+        # Probes that ride along are no tokens of the text.
+        tokens = sum(share.phase != Phase.PROBE for mark in decodes for share in mark.shares)
         weights = cost.forward(self._origin.dims, [RowWork(1, 1)]).bytes
         return Timing(
             load_s=self._origin.load_s,

@@ -63,12 +63,17 @@ def policy_named(text: str) -> StopPolicy:
 
 
 def resolved(
-    policies: Sequence[StopPolicy | str], auto: Callable[[], StopPolicy], probe_share: float | None
+    policies: Sequence[StopPolicy | str],
+    auto: Callable[[], StopPolicy],
+    probe_share: float | None,
+    *,
+    riding: bool = False,
 ) -> list[StopPolicy]:
     """Names made policies, "auto" by `auto`; those that probe governed.
 
     `probe_share`: of the total joules, for all probing policies together; None leaves policies that were
-    given as such ungoverned, and the user's own by FILE:CLASS, and names SHARE.
+    given as such ungoverned, and the user's own by FILE:CLASS, and names SHARE. `riding`: probes were asked
+    to ride along. Raises `UsageError` for either where nobody probes ("auto" may, on another model).
     """
     made = [
         (auto() if policy == AUTO else policy_named(policy), not is_file(policy))
@@ -77,6 +82,10 @@ def resolved(
         for policy in policies
         if policy != NONE
     ]
+    probes = AUTO in policies or any("probe" in policy.needs for policy, _ in made)
+    if not probes and (probe_share is not None or riding):
+        asked = "a probe share" if probe_share is not None else "a way to probe"
+        raise UsageError(f"{asked} was given, and no stop policy here probes")
     governed = ["probe" in policy.needs and (named or probe_share is not None) for policy, named in made]
     each = (SHARE if probe_share is None else probe_share) / max(sum(governed), 1)
     return [

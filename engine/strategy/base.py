@@ -68,11 +68,13 @@ class Outcome:
 
     @property
     def new_tokens(self) -> int:
-        """Of all samples."""
+        """Of all samples; draws from one forward's probabilities are one token."""
+        if self.probabilities is not None:
+            return len(self.result.token_ids)
         return sum(len(sample.token_ids) for sample in self.samples or (self.result,))
 
     def to_json(self) -> dict[str, Any]:
-        """The generation's object; the tokens of all samples in its joules per token."""
+        """The generation's object; the tokens of all samples, each written, in its joules per token."""
         found = self.result.to_json()
         found |= {
             "strategy": self.strategy,
@@ -143,6 +145,11 @@ class Attempt:
     def outcome(self) -> Outcome:
         """Settles the account; the same when asked again."""
         found = self._conclude(self.session.results())
+        if found.ended is not None and found.probabilities is None:
+            if found.result.error is not None:
+                found = replace(found, ended="an error ended it")
+            elif self._cancelled:
+                found = replace(found, ended="cancelled")
         return replace(found, cancelled=self._cancelled)
 
 

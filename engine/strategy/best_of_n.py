@@ -43,8 +43,7 @@ class BestOfN:
         )
 
         def watch(step: Step) -> None:
-            if step.stop is not None:
-                rows.end(step.row, step.stop)
+            rows.catch_up(self.samples)
 
         def conclude(results: Sequence[Generation]) -> Outcome:
             found = rows.settled(results)
@@ -54,13 +53,15 @@ class BestOfN:
                 likely = -math.inf if sample.log_probability is None else sample.log_probability
                 return sample.answer is not None, likely, -number
 
-            best, sample = found[max(range(len(found)), key=score)]
-            samples = tuple(sample for _, sample in found)
+            best, answer = results[0], None  # where it was cancelled before any sample began
+            if found:
+                best, sample = found[max(range(len(found)), key=score)]
+                answer = sample.answer
             return Outcome(
                 self.name,
-                replace(best, answer=sample.answer),
+                replace(best, answer=answer),
                 temperature,
-                samples=samples,
+                samples=tuple(sample for _, sample in found),
                 ended="all samples were drawn",
             )
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from engine.errors import TokenjouleError, UsageError
+from engine.errors import Cancelled, TokenjouleError, UsageError
 from engine.result import Generation
 from engine.sampler import Draw, Sampling, sample_rows
 from engine.steps import Prefill, Step
@@ -74,9 +74,11 @@ def check_answers(answers: Sequence[str]) -> None:
 
 def read_logits(reader: FirstLogits, error: str | None) -> Tensor:
     """What was read. Raises `TokenjouleError` where the request never came that far."""
-    if reader.logits is None:
-        raise TokenjouleError(error or "cancelled before the first token")
-    return reader.logits
+    if reader.logits is not None:
+        return reader.logits
+    if error is None:
+        raise Cancelled("cancelled before the first token")
+    raise TokenjouleError(error)
 
 
 def _spellings(answer: str, tokenizer: Tokenizer) -> list[int]:

@@ -1,7 +1,7 @@
 """Answering at once: a choice read from one forward's distribution, else text without thinking first."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ from engine.result import Generation
 from engine.rows import Marks, Request, Row
 from engine.sampler import Sampling
 from engine.steps import Phase
+from engine.stop.names import NONE, is_file
+from engine.stop.step import StepBudget
 from engine.strategy.base import Attempt, Outcome
 from engine.strategy.choices import Choices, FirstLogits, check_answers, read_logits
 
@@ -40,6 +42,8 @@ class Direct:
         temperature = options.get("temperature", 0.0)
         if self.choices:
             return begin_choices(engine, prompt, self.choices, self._conclude, **options)
+        if engine.thinking is not None:
+            _refuse_stops(options)
         session = engine.start([answered_at_once(engine, prompt, options)], **options)
 
         def conclude(results: Sequence[Generation]) -> Outcome:
@@ -95,7 +99,8 @@ def begin_choices(
         top_p=options.get("top_p"),
         min_p=options.get("min_p"),
         seed=options.get("seed", 0),
-    )
+        answer_temperature=options.get("answer_temperature"),
+    ).of_answer  # a choice is an answer
     ids = answered_at_once(engine, prompt, options)
     hooks = [*options.pop("hooks", ()), reader]
     options["max_new_tokens"] = 1
@@ -107,6 +112,18 @@ def begin_choices(
         return conclude(ReadChoices(choices, found, result, sampling))
 
     return Attempt(session, settle)
+
+
+def _refuse_stops(options: Mapping[str, Any]) -> None:
+    """Raises `UsageError` for what ends thinking, where there is none. A user's own policy may do more."""
+    named = [policy for policy in options.get("policies", ()) if isinstance(policy, str)]
+    idle = [name for name in named if name != NONE and not is_file(name)]
+    if any(isinstance(policy, StepBudget) for policy in options.get("policies", ())):
+        idle.append("a step budget")
+    if options.get("budget_tokens") is not None:
+        idle.append("a token budget")
+    if idle:
+        raise UsageError(f"direct closes the thinking before it begins: {idle[0]} has nothing to end")
 
 
 def answered_at_once(engine: "Engine", prompt: "Prompt", options: dict[str, Any]) -> "Prompt":

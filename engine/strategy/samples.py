@@ -62,9 +62,12 @@ class Samples:
         hooks = [*options.pop("hooks", ()), likelihood]
         return cls(engine.start([prompt] * samples, hooks=hooks, **options), likelihood, read)
 
-    def end(self, row: int, reason: StopReason) -> None:
-        """A row has ended: its answer is known."""
-        self.answers[row] = self._answer(row, reason)
+    def catch_up(self, samples: int) -> None:
+        """The answers of rows that have ended: by a token, or by what a probe behind one said."""
+        for row in range(samples):
+            reason = None if row in self.answers else self.session.ended(row)
+            if reason is not None:
+                self.answers[row] = self._answer(row, reason)
 
     def settled(self, results: Sequence[Generation]) -> list[tuple[Generation, Sample]]:
         """Of every row that began, in order, with the answer that it came to."""

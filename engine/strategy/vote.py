@@ -144,16 +144,15 @@ class Watch:
     def __call__(self, step: Step) -> None:
         if self._wave_from_j is None and self._vote.until in _IN_WAVES:
             self._wave_from_j = step.energy().spent_j  # the prefill is paid once, whatever follows
-        if step.stop is None:
-            return
-        self._rows.end(step.row, step.stop)
+        before = len(self._rows.answers)
+        self._rows.catch_up(self._vote.samples)
         ended = len(self._rows.answers)
-        if self._vote.until is Until.ALL or ended == self._vote.samples:
+        if ended == before or self._vote.until is Until.ALL or ended == self._vote.samples:
             return
         left = self._vote.samples - ended
         if is_decided(self._counts(), left):
             self._end("decided: the others could not change the majority")
-        elif self._vote.until in _IN_WAVES and ended % self._vote.wave == 0:
+        elif self._vote.until in _IN_WAVES and ended // self._vote.wave > before // self._vote.wave:
             self._after_wave(step, left)
 
     def _after_wave(self, step: Step, left: int) -> None:

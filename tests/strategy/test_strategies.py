@@ -184,9 +184,13 @@ class Scripted:
 
     def __init__(self, answers: Sequence[str]) -> None:
         self.answers, self.cancelled = answers, set[int]()
+        self.over: dict[int, StopReason] = {}
 
     def answer(self, row: int) -> str:
         return self.answers[row]
+
+    def ended(self, row: int) -> StopReason | None:
+        return self.over.get(row)
 
     def cancel(self, rows: set[int]) -> None:
         self.cancelled |= rows
@@ -200,6 +204,8 @@ def watched(vote: Vote, answers: Sequence[str], spent_j: Sequence[float], budget
         if row in session.cancelled:
             break
         ended = None if row < 0 else StopReason.EOS
+        if ended is not None:
+            session.over[row] = ended
         spent = EnergySoFar(joules, None, joules)
         step = Step(max(row, 0), 0, 0, "", Phase.ANSWER, 1, stop=ended)
         step._energy, step._budget_j = partial(lambda so_far: so_far, spent), budget_j
