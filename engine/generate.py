@@ -313,6 +313,8 @@ def _policies(options: argparse.Namespace) -> list[Any]:
         from engine.stop import StepBudget, policy_named
         from engine.stop.names import AUTO, NONE
 
+    if NONE in options.stop and set(options.stop) != {NONE}:
+        raise UsageError("--stop none goes with no other --stop")
     for name in options.stop:  # what is wrong with one is better said before a model is loaded
         if name not in (AUTO, NONE):
             policy_named(name)

@@ -62,10 +62,12 @@ class Trace:
                     "energy_uj": reading.energy_uj,
                 }
             )
-        energies: dict[int, list[tuple[float, float | None]]] = {}
+        energies: dict[int, list[float]] = {}
         for row in result.energy.rows.values():
-            for number, energy in row.by_forward.items():
-                energies.setdefault(number, []).append(energy)
+            for number, (joules, _) in row.by_forward.items():
+                energies.setdefault(number, []).append(joules)
+            for number, joules in row.probes.items():
+                energies.setdefault(number, []).append(joules)
         for number, mark in enumerate(ledger.marks):
             known = energies.get(number)
             self._write(
@@ -77,7 +79,7 @@ class Trace:
                     "start_s": mark.start_s,
                     "end_s": mark.end_s,
                     "rows": [[share.row, str(share.phase), share.tokens] for share in mark.shares],
-                    "energy_j": sum(joules for joules, _ in known) if known else None,
+                    "energy_j": sum(known) if known else None,
                 }
             )
         self._write({"event": "end", "request": self._request, "result": outcome})

@@ -193,7 +193,8 @@ def by_row(
         for share, part, part_uj in zip(mark.shares, parts, split(step_uj, parts), strict=True):
             total[share.row] = total.get(share.row, 0) + part_uj
             if share.phase == Phase.PROBE:
-                probes.setdefault(share.row, {})[number] = joules(part_uj)
+                own = probes.setdefault(share.row, {})
+                own[number] = own.get(number, 0.0) + joules(part_uj)  # several may ride in one step
                 continue
             sd_j = joules(sd_uj * part) if with_sd else None
             by_forward.setdefault(share.row, {})[number] = (joules(part_uj), sd_j)

@@ -9,12 +9,14 @@ class Policy:
     """See `engine.steps.StopPolicy`. What `needs` does not name is neither computed nor paid for.
 
     `bounds_thinking`: the row's thinking also ends in time for an answer within the request's tokens.
-    `reads_price`: it weighs joules by the request's price.
+    `reads_price`: it weighs joules by the request's price. `prices_probes`: by that price its probes, too, so
+    that no share of the total has to bound them unless somebody names one.
     """
 
     needs: frozenset[str] = frozenset()
     bounds_thinking = False
     reads_price = False
+    prices_probes = False
 
     @property
     def name(self) -> str:
@@ -56,6 +58,7 @@ class Wrapper(Policy):
         self.needs = inner.needs
         self.bounds_thinking = getattr(inner, "bounds_thinking", False)
         self.reads_price = getattr(inner, "reads_price", False)
+        self.prices_probes = getattr(inner, "prices_probes", False)
 
     @property
     def name(self) -> str:
@@ -80,7 +83,7 @@ class Wrapper(Policy):
         return self._inner.on_probe(step, reading)
 
 
-_OF_THE_INNER = ("bounds_thinking", "reads_price")
+_OF_THE_INNER = ("bounds_thinking", "reads_price", "prices_probes")
 
 
 def name_of(policy: object) -> str:

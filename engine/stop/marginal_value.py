@@ -19,6 +19,7 @@ class MarginalValue(Policy):
     """
 
     bounds_thinking = True
+    prices_probes = True  # the calibration put them on the bill, at every checkpoint
 
     def __init__(self, price: float | None = None, *, rule: StoppingRule | None = None) -> None:
         self.price = Dial(price=price).price

@@ -72,8 +72,9 @@ def resolved(
     """Names made policies, "auto" by `auto`; those that probe governed.
 
     `probe_share`: of the total joules, for all probing policies together; None leaves policies that were
-    given as such ungoverned, and the user's own by FILE:CLASS, and names SHARE. `riding`: probes were asked
-    to ride along. Raises `UsageError` for either where nobody probes ("auto" may, on another model).
+    given as such ungoverned, the user's own by FILE:CLASS, and a rule that prices its probes; names get
+    SHARE. `riding`: probes were asked to ride along. Raises `UsageError` for either where nobody probes;
+    "auto" may, on another model.
     """
     made = [
         (auto() if policy == AUTO else policy_named(policy), not is_file(policy))
@@ -86,7 +87,11 @@ def resolved(
     if not probes and (probe_share is not None or riding):
         asked = "a probe share" if probe_share is not None else "a way to probe"
         raise UsageError(f"{asked} was given, and no stop policy here probes")
-    governed = ["probe" in policy.needs and (named or probe_share is not None) for policy, named in made]
+    bounded = [
+        probe_share is not None or (named and not getattr(policy, "prices_probes", False))
+        for policy, named in made
+    ]
+    governed = ["probe" in policy.needs and bound for (policy, _), bound in zip(made, bounded, strict=True)]
     each = (SHARE if probe_share is None else probe_share) / max(sum(governed), 1)
     return [
         ProbeGovernor(policy, each) if governs else policy

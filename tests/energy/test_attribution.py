@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.energy.attribution import Cumulative, Share, StepMark, attribute, split
+from engine.energy.attribution import Attribution, Cumulative, Share, StepMark, attribute, split
 from engine.energy.meter import Reading, Sensor
 from engine.energy.report import by_phase, by_row
 
@@ -76,6 +76,14 @@ def test_a_step_is_split_without_remainder(energy_uj: int, tokens: list[int]) ->
     assert sum(parts) == energy_uj
     for part, count in zip(parts, tokens, strict=True):
         assert abs(part - energy_uj * count / sum(tokens)) <= 1 + 1e-9 * energy_uj
+
+
+def test_probes_of_one_row_in_one_step_are_all_on_its_bill() -> None:
+    """Two policies that ask behind different texts ride together."""
+    mark = StepMark("decode", 0.0, 1.0, (Share(0, "think", 1), Share(0, "probe", 2), Share(0, "probe", 3)))
+    row = by_row([mark], Attribution((60,), (0.0,), 60, 0, 60, 1), with_sd=False)[0]
+    assert row.probes[0] == pytest.approx(50e-6)
+    assert row.total_j == pytest.approx(row.by_forward[0][0] + row.probes[0])
 
 
 def test_a_falling_counter_is_refused() -> None:

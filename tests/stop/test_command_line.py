@@ -79,3 +79,23 @@ def test_the_category_of_a_prompt_reaches_the_policy(
     status, _, err = run(capsys, "--prompts", str(prompts), "--quiet")
     assert status == 1
     assert "category must be a string" in err
+
+
+@pytest.mark.parametrize("mode", ["truncate", "piggyback"])
+def test_the_forwards_of_a_trace_hold_the_joules_of_probes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, mode: str
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    asked = ("--stop", "stability", "--probe-share", "1", "--probe-mode", mode)
+    _, out, _ = run(capsys, PROMPT, "--json", "--backend", "cpu", "--trace", str(trace), *asked)
+    result = json.loads(out)
+    phases, timing = result["energy"]["phases"], result["timing"]
+    events = [json.loads(line) for line in trace.read_text().splitlines()]
+    forwards = [event for event in events if event["event"] == "forward"]
+    assert phases["probe"]["energy_j"] > 0
+    decoded_j = sum(phase["energy_j"] for name, phase in phases.items() if name != "prefill")
+    found_j = sum(event["energy_j"] or 0 for event in forwards if event["kind"] == "decode")
+    assert found_j == pytest.approx(decoded_j, abs=1e-5)
+    stepped = [[phase for _, phase, _ in event["rows"]] for event in forwards if event["kind"] == "decode"]
+    own = sum("probe" not in phase for phases_of in stepped for phase in phases_of)
+    assert round(timing["decode_tokens_per_s"] * timing["decode_s"]) == own, "probes are no tokens"

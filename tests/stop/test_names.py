@@ -13,6 +13,7 @@ from engine.stop import (
     AnswerStability,
     GiveUp,
     HiddenProbe,
+    MarginalValue,
     Policy,
     ProbeGovernor,
     StepBudget,
@@ -20,6 +21,7 @@ from engine.stop import (
     TokenBudget,
     policy_named,
 )
+from engine.stop.auto import Auto
 from engine.stop.names import NAMES, resolved
 
 
@@ -93,6 +95,20 @@ def test_named_policies_that_probe_are_governed_together() -> None:
     assert shares(["confidence", "tail"], None) == [0.05, None]
     assert shares(["confidence", "none", "stability", "auto"], 0.3) == [pytest.approx(0.1)] * 3
     assert shares(["auto"], None) == [0.05]
+
+
+def test_a_rule_that_prices_its_probes_is_governed_only_when_a_share_is_named() -> None:
+    """A probe that was denied would leave it without the decision that its calibration counted on."""
+
+    class Pricing(Probing):
+        prices_probes = True
+
+    def auto(share: float | None) -> object:
+        return resolved(["auto"], lambda: Auto(Pricing(), "calibrated"), share)[0]
+
+    assert isinstance(auto(None), Auto)
+    assert isinstance(auto(0.2), ProbeGovernor)
+    assert MarginalValue.prices_probes
 
 
 def test_a_users_own_policy_is_governed_when_a_share_is_named(tmp_path: Path) -> None:

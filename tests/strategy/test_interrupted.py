@@ -103,6 +103,7 @@ def test_draws_from_one_forward_are_one_new_token(engine: Engine) -> None:
     [
         ((*CHOICES, "--max-new-tokens", "9"), "--max-new-tokens has no meaning with --choices"),
         ((*CHOICES, "--stop", "tail"), "--stop has no meaning with --choices"),
+        (("--stop", "none", "--stop", "tail"), "--stop none goes with no other"),
         (("--strategy", "direct", "--stop", "tail"), "tail has nothing to end"),
         (("--strategy", "direct", "--budget-tokens", "3"), "a token budget has nothing to end"),
         (("--strategy", "direct", "--budget-steps", "3"), "a step budget has nothing to end"),
