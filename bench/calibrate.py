@@ -155,7 +155,7 @@ def curve_for(engine: Engine, path: Path | None) -> OperatingCurve:
     if curve is None:
         raise TokenjouleError(
             f"no operating curve tells the joules of {card.id} here; first: "
-            f"python -m bench.curves --model {card.id} --minutes 2"
+            "python -m bench.curves --minutes 2, with the same --model"
         )
     _require(curve, card.id, card.quantization)
     return curve

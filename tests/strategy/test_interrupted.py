@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from engine.engine import Engine
+from engine.session import Session
+from engine.steps import Step
 from engine.stop import GiveUp
 from engine.strategy import BestOfN, Vote, run
 from engine.strategy.vote import Until
@@ -54,15 +56,14 @@ def test_an_outcome_that_failed_does_not_say_that_all_was_drawn(engine: Engine) 
 
 
 @pytest.mark.parametrize("more", [("--strategy", "best-of-n", "--temperature", "1"), CHOICES])
-def test_ctrl_c_during_the_prefill_is_cancelled(
+def test_ctrl_c_before_the_first_token_is_cancelled(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
-    from engine.shared_prompt import Prompts
-
-    def interrupted(prompts: Prompts) -> float:
+    def interrupted(session: Session) -> Iterator[Step]:
         raise KeyboardInterrupt
+        yield
 
-    monkeypatch.setattr(Prompts, "compute", interrupted)
+    monkeypatch.setattr(Session, "steps", interrupted)
     options = ("--energy-source", "estimate", "--quiet", *more)
     assert run_cli(capsys, *options, CHAIN)[0] == 130
     prompts = tmp_path / "prompts.jsonl"
