@@ -173,8 +173,8 @@ def mix_table() -> str:
 
 def _history(training: Mapping[str, Any]) -> str:
     """How long the chains were, and the runs that came before this one, the first one first."""
-    stages: list[str] = []
     before = training.get("before")
+    stages: list[str] = []
     while before is not None:
         stages.insert(
             0,

@@ -116,6 +116,7 @@ def _fold(asked):
     return fold(asked.core)
 
 
+@pytest.mark.slow
 def test_the_card_holds_the_figures_of_the_record(engine, directory, monkeypatch):
     monkeypatch.setattr(thoughts, "THINK_TOKENS", 12)
     record = evaluate(engine, questions=2, report=lambda line: None, categories=("verify", "search"))

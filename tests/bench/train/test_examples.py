@@ -115,7 +115,7 @@ def test_a_forced_answer_of_verify_is_the_last_whole_line(drawn):
 def test_a_cut_search_is_as_likely_solvable_as_its_misses_allow():
     # After k misses among p pairs, three in four being solvable: 3 (1 - 1/p)^k / (3 (1 - 1/p)^k + 1).
     rng, seen = random.Random(4), Counter()
-    for _ in range(12000):
+    for _ in range(5000):
         example = examples._cut(rng, "search", 8)
         lines = example.thought.splitlines()
         if len(example.prompt.split(">")[0]) == 4 and example.thought.endswith("\n") and len(lines) <= 4:

@@ -21,7 +21,7 @@ from engine.engine import Engine
 
 
 def tiny(steps=4):
-    return Recipe("S", steps, 4, 2, 2e-3)
+    return Recipe("S", steps, 2, 2, 2e-3)
 
 
 def advanced(run, steps):
@@ -135,6 +135,7 @@ def test_a_model_can_be_stored_in_bf16_and_stays_fp32_in_memory(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_goes_on_only_where_there_is_something(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("bench.train.train.recipe", lambda name, steps, **_: tiny(steps))
     assert main(["S", "--out", str(tmp_path), "--resume"]) == 1
@@ -146,6 +147,7 @@ def test_the_command_trains_and_goes_on_only_where_there_is_something(tmp_path, 
     assert main(["S", "--out", str(tmp_path), "--resume"]) == 0  # it has ended: nothing is left to do
 
 
+@pytest.mark.slow
 def test_a_run_is_kept_while_it_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr("bench.train.train.CHECKPOINT_S", 0.0)
     seen = []
