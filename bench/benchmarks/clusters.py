@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _main(argv))
 
 
-def _main(argv: Sequence[str] | None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     cli = Parser(
         prog="bench.benchmarks.clusters",
         description=(__doc__ or "").split("\n\n")[0],
@@ -65,7 +66,11 @@ def _main(argv: Sequence[str] | None) -> int:
     )
     cli.add_argument("--mmlu", type=Path, metavar="PATH", help="default: the test data, else the Hub")
     cli.add_argument("--split", choices=SPLITS, default="test")
-    options = cli.parse_args(argv)
+    return cli
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    options = parser().parse_args(argv)
     items = load_items(NAME, options.mmlu, options.split)
     text, found = table(Counter(item.category for item in items))
     print(text, end="\n\n")

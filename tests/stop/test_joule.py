@@ -98,10 +98,11 @@ def check(outcome: dict[str, Any], seed: int) -> float | None:
     return outcome["thought"] / (outcome["usable"] - outcome["reserve"])
 
 
-def test_a_thousand_simulated_budgets_are_kept_used_and_answered() -> None:
-    shares = [check(one_run(seed), seed) for seed in range(RUNS)]
+@pytest.mark.parametrize("runs", [250, pytest.param(RUNS, marks=pytest.mark.slow)])
+def test_simulated_budgets_are_kept_used_and_answered(runs: int) -> None:
+    shares = [check(one_run(seed), seed) for seed in range(runs)]
     used = [share for share in shares if share is not None]
-    assert len(used) > 150
+    assert len(used) > 0.15 * runs
     assert min(used) >= 0.97, sorted(used)[:10]
 
 
