@@ -6,6 +6,7 @@ Knows the test bed's problems and vocabulary, nothing of tensors.
 import random
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from bench.testbed.chain import OPERATIONS
 from bench.testbed.folds import TRAINING
@@ -15,9 +16,8 @@ from bench.testbed.sample import problem
 from bench.testbed.search import LINE
 from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, STEP_SEPARATOR, TOKEN_ID
 
-FAMILY_SHARES = {"chain": 0.3, "verify": 0.3, "search": 0.22, "recall": 0.18}
-# Finding the letter of a value is learned slowly, and soonest behind a line or two of verify.
-CHOICE_SHARES = {"chain": 0.5, "verify": 0.65, "search": 0.5, "recall": 0.5}
+FAMILY_SHARES = {"chain": 0.36, "verify": 0.22, "search": 0.22, "recall": 0.2}
+CHOICE_SHARES = dict.fromkeys(FAMILY_SHARES, 0.6)  # finding the letter of a value is learned slowly
 # Of the cut sequences, this share ends inside a line: a token budget does not wait for a line to end.
 MID_LINE_SHARE = 0.2
 FIRST_LENGTH = 2  # the curriculum of the chains begins here
@@ -47,6 +47,27 @@ KIND_SHARES = {
     "search": {Kind.FULL: 0.6, Kind.DIRECT: 0.15, Kind.CUT: 0.25},
     "recall": {Kind.FULL: 0.15, Kind.DIRECT: 0.55, Kind.CUT: 0.3},
 }
+
+
+def mix() -> dict[str, Any]:
+    """The shares and weights of this module, for the record of a run."""
+    return {
+        "families": {
+            family: {
+                "share": FAMILY_SHARES[family],
+                "with_options": CHOICE_SHARES[family],
+                **{kind.value: share for kind, share in kinds.items()},
+            }
+            for family, kinds in KIND_SHARES.items()
+        },
+        "cut_inside_a_line": MID_LINE_SHARE,
+        "weights": {
+            "answer": ANSWER_WEIGHT,
+            "decision": DECISION_WEIGHT,
+            "attempt": ATTEMPT_WEIGHT,
+            "noise": NOISE_WEIGHT,
+        },
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +107,10 @@ class Example:
             case "recall":
                 return [NOISE_WEIGHT] * (len(text) + 1)
             case _:
-                return [1.0] * (len(text) + 1)
+                weights = [1.0] * (len(text) + 1)
+                if self.kind is Kind.FULL and self.category.endswith(CHOICE):
+                    weights[-3] = ANSWER_WEIGHT  # the letter: which one is in doubt, not whether one follows
+                return weights
 
 
 def sample_example(rng: random.Random, *, longest: int = OPERATIONS[-1]) -> Example:
