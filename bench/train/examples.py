@@ -42,7 +42,7 @@ class Kind(Enum):
 
 # Shares of each family's sequences. Where thinking is mostly copies or noise, little of it is enough.
 KIND_SHARES = {
-    "chain": {Kind.FULL: 0.5, Kind.DIRECT: 0.2, Kind.CUT: 0.3},
+    "chain": {Kind.FULL: 0.6, Kind.DIRECT: 0.15, Kind.CUT: 0.25},
     "verify": {Kind.FULL: 0.15, Kind.DIRECT: 0.15, Kind.CUT: 0.7},
     "search": {Kind.FULL: 0.6, Kind.DIRECT: 0.15, Kind.CUT: 0.25},
     "recall": {Kind.FULL: 0.15, Kind.DIRECT: 0.55, Kind.CUT: 0.3},
@@ -149,18 +149,19 @@ def _cut(rng: random.Random, category: str, longest: int) -> Example:
 
 
 def _problem(rng: random.Random, category: str, kind: Kind, longest: int) -> Problem:
-    chain = category.removesuffix(CHOICE) == "chain"
-    return problem(
-        category, rng, folds=TRAINING, difficulty=_chain_length(rng, kind, longest) if chain else None
-    )
+    length = None
+    if category.removesuffix(CHOICE) == "chain":
+        length = _chain_length(rng, kind, longest, choice=category.endswith(CHOICE))
+    return problem(category, rng, folds=TRAINING, difficulty=length)
 
 
-def _chain_length(rng: random.Random, kind: Kind, longest: int) -> int:
+def _chain_length(rng: random.Random, kind: Kind, longest: int, *, choice: bool) -> int:
     """Full chains lean to long ones, which have more places to fail; direct answers to short ones.
 
-    Beyond two operations a direct answer is hardly learnable, so half of them ask for one or two.
+    Beyond two operations a direct answer is hardly learnable, so half of them ask for one or two. So do half
+    of the full chains with options: what they teach is the letter of the last value.
     """
-    if kind is Kind.DIRECT and rng.random() < 0.5:
+    if (kind is Kind.DIRECT or (kind is Kind.FULL and choice)) and rng.random() < 0.5:
         return rng.randint(1, FIRST_LENGTH)
     if kind is Kind.FULL and rng.random() < 0.5:
         return rng.randint((longest + 1) // 2, longest)
