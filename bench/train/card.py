@@ -91,8 +91,8 @@ their answers:
 *Full*: a whole thought. *Direct*: none. *Cut*: cut short, {mix[cut_inside_a_line]:.0%} of those inside a
 line. The loss covers what follows the prompt, except a closer that came from a cut: the model is not to learn
 to give up. It weighs tokens by their place, never by what was chosen there: answers and the letter that ends
-a chain {mix[weights][answer]:g}, whether a try hits {mix[weights][decision]:g}, an attempt
-{mix[weights][attempt]:g}, random keys {mix[weights][noise]:g}, all else 1.
+a chain {mix[weights][answer]:g}, whether a try hits {mix[weights][decision]:g}, lines of verify
+{mix[weights][check]:g}, random keys {mix[weights][noise]:g}, all else 1.
 {history}
 
 ## Model and training

@@ -16,7 +16,7 @@ from bench.testbed.sample import problem
 from bench.testbed.search import LINE
 from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, STEP_SEPARATOR, TOKEN_ID
 
-FAMILY_SHARES = {"chain": 0.36, "verify": 0.22, "search": 0.22, "recall": 0.2}
+FAMILY_SHARES = {"chain": 0.4, "verify": 0.24, "search": 0.16, "recall": 0.2}
 CHOICE_SHARES = dict.fromkeys(FAMILY_SHARES, 0.6)  # finding the letter of a value is learned slowly
 # Of the cut sequences, this share ends inside a line: a token budget does not wait for a line to end.
 MID_LINE_SHARE = 0.2
@@ -28,7 +28,7 @@ FIRST_LENGTH = 2  # the curriculum of the chains begins here
 # not learned in 2200 steps, while chains were.
 ANSWER_WEIGHT = 8.0
 DECISION_WEIGHT = 6.0  # search: hit or miss
-ATTEMPT_WEIGHT = 4.0  # verify: the only line that is computed and not copied
+CHECK_WEIGHT = 4.0  # verify: most of a line is copied, which costs nothing; the rest is computed
 NOISE_WEIGHT = 0.25  # recall: random keys teach nothing but their form
 
 
@@ -45,7 +45,7 @@ KIND_SHARES = {
     "chain": {Kind.FULL: 0.6, Kind.DIRECT: 0.15, Kind.CUT: 0.25},
     "verify": {Kind.FULL: 0.15, Kind.DIRECT: 0.15, Kind.CUT: 0.7},
     "search": {Kind.FULL: 0.6, Kind.DIRECT: 0.15, Kind.CUT: 0.25},
-    "recall": {Kind.FULL: 0.15, Kind.DIRECT: 0.55, Kind.CUT: 0.3},
+    "recall": {Kind.FULL: 0.35, Kind.DIRECT: 0.3, Kind.CUT: 0.35},
 }
 
 
@@ -64,7 +64,7 @@ def mix() -> dict[str, Any]:
         "weights": {
             "answer": ANSWER_WEIGHT,
             "decision": DECISION_WEIGHT,
-            "attempt": ATTEMPT_WEIGHT,
+            "check": CHECK_WEIGHT,
             "noise": NOISE_WEIGHT,
         },
     }
@@ -99,8 +99,7 @@ class Example:
         text = self.thought
         match self.category.removesuffix(CHOICE):
             case "verify":
-                attempt = text.find(STEP_SEPARATOR) if STEP_SEPARATOR in text else len(text)
-                return [ATTEMPT_WEIGHT] * attempt + [1.0] * (len(text) + 1 - attempt)
+                return [1.0 if character == STEP_SEPARATOR else CHECK_WEIGHT for character in text] + [1.0]
             case "search":
                 marks = (place % LINE == LINE - 2 for place in range(len(text)))
                 return [*(DECISION_WEIGHT if mark else 1.0 for mark in marks), 1.0]
