@@ -13,18 +13,7 @@ from bench.testbed.folds import FOLDS, HELD_OUT
 from bench.testbed.recall import FACTS, LINES, RANK_OFFSET
 from bench.testbed.search import MOST_TRIES, UNSOLVABLE_SHARE
 from bench.testbed.verify import RATES
-from bench.train.examples import (
-    ANSWER_WEIGHT,
-    ATTEMPT_WEIGHT,
-    CHOICE_SHARES,
-    DECISION_WEIGHT,
-    FAMILY_SHARES,
-    FIRST_LENGTH,
-    KIND_SHARES,
-    MID_LINE_SHARE,
-    NOISE_WEIGHT,
-    Kind,
-)
+from bench.train.examples import FIRST_LENGTH, Kind
 
 _CARD = """\
 ---
@@ -94,15 +83,16 @@ thoughts without a hit that end after exactly {tries} tries:
 ## Data
 
 Made by `bench/testbed` and `bench/train/examples.py`. {held_out} in {folds} questions, chosen by a hash of
-their text without options, are held out and never trained on. Shares of the
-sequences, and how they reach their answers:
+their text without options, are held out and never trained on. Shares of the sequences, and how they reach
+their answers:
 
-{mix}
+{mix_table}
 
-*Full*: a whole thought. *Direct*: none. *Cut*: cut short, {mid_line:.0%} of those inside a line. The loss
-covers what follows the prompt, except a closer that came from a cut: the model is not to learn to give up. It
-weighs tokens by their place, never by what was chosen there: answers {answer_weight:g}, whether a try hits
-{decision_weight:g}, an attempt {attempt_weight:g}, random keys {noise_weight:g}, all else 1.
+*Full*: a whole thought. *Direct*: none. *Cut*: cut short, {mix[cut_inside_a_line]:.0%} of those inside a
+line. The loss covers what follows the prompt, except a closer that came from a cut: the model is not to learn
+to give up. It weighs tokens by their place, never by what was chosen there: answers and the letter that ends
+a chain {mix[weights][answer]:g}, whether a try hits {mix[weights][decision]:g}, lines of verify
+{mix[weights][check]:g}, random keys {mix[weights][noise]:g}, all else 1.
 {history}
 
 ## Model and training
@@ -161,13 +151,12 @@ def behaviour_table(by_category: Mapping[str, Mapping[str, float]], shares: Sequ
     return "\n".join(lines).replace("_", " ")
 
 
-def mix_table() -> str:
+def mix_table(families: Mapping[str, Mapping[str, float]]) -> str:
     """A Markdown table of the training sequences: families, options, kinds."""
-    heads = ("family", "of all", "with options", *(kind.value for kind in Kind))
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
-    for family, kinds in KIND_SHARES.items():
-        shares = (FAMILY_SHARES[family], CHOICE_SHARES[family], *(kinds[kind] for kind in Kind))
-        lines.append(f"| {family} | " + " | ".join(f"{share:.0%}" for share in shares) + " |")
+    columns = {"share": "of all", "with_options": "with options"} | {kind.value: kind.value for kind in Kind}
+    lines = ["| family | " + " | ".join(columns.values()) + " |", "|---|" + "--:|" * len(columns)]
+    for family, shares in families.items():
+        lines.append(f"| {family} | " + " | ".join(f"{shares[column]:.0%}" for column in columns) + " |")
     return "\n".join(lines)
 
 
@@ -215,13 +204,8 @@ def card_text(training: Mapping[str, Any], evaluation: Mapping[str, Any], config
         recall_lines=LINES,
         held_out=len(HELD_OUT),
         folds=FOLDS,
-        mix=mix_table(),
-        answer_weight=ANSWER_WEIGHT,
-        decision_weight=DECISION_WEIGHT,
-        attempt_weight=ATTEMPT_WEIGHT,
-        noise_weight=NOISE_WEIGHT,
+        mix_table=mix_table(training["mix"]["families"]),
         history=_history(training),
-        mid_line=MID_LINE_SHARE,
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
         heads=config["num_attention_heads"],

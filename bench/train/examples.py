@@ -6,6 +6,7 @@ Knows the test bed's problems and vocabulary, nothing of tensors.
 import random
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from bench.testbed.chain import OPERATIONS
 from bench.testbed.folds import TRAINING
@@ -15,9 +16,8 @@ from bench.testbed.sample import problem
 from bench.testbed.search import LINE
 from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, STEP_SEPARATOR, TOKEN_ID
 
-FAMILY_SHARES = {"chain": 0.3, "verify": 0.3, "search": 0.22, "recall": 0.18}
-# Finding the letter of a value is learned slowly, and soonest behind a line or two of verify.
-CHOICE_SHARES = {"chain": 0.5, "verify": 0.65, "search": 0.5, "recall": 0.5}
+FAMILY_SHARES = {"chain": 0.4, "verify": 0.24, "search": 0.16, "recall": 0.2}
+CHOICE_SHARES = dict.fromkeys(FAMILY_SHARES, 0.6)  # finding the letter of a value is learned slowly
 # Of the cut sequences, this share ends inside a line: a token budget does not wait for a line to end.
 MID_LINE_SHARE = 0.2
 FIRST_LENGTH = 2  # the curriculum of the chains begins here
@@ -28,7 +28,7 @@ FIRST_LENGTH = 2  # the curriculum of the chains begins here
 # not learned in 2200 steps, while chains were.
 ANSWER_WEIGHT = 8.0
 DECISION_WEIGHT = 6.0  # search: hit or miss
-ATTEMPT_WEIGHT = 4.0  # verify: the only line that is computed and not copied
+CHECK_WEIGHT = 4.0  # verify: most of a line is copied, which costs nothing; the rest is computed
 NOISE_WEIGHT = 0.25  # recall: random keys teach nothing but their form
 
 
@@ -42,11 +42,32 @@ class Kind(Enum):
 
 # Shares of each family's sequences. Where thinking is mostly copies or noise, little of it is enough.
 KIND_SHARES = {
-    "chain": {Kind.FULL: 0.5, Kind.DIRECT: 0.2, Kind.CUT: 0.3},
+    "chain": {Kind.FULL: 0.6, Kind.DIRECT: 0.15, Kind.CUT: 0.25},
     "verify": {Kind.FULL: 0.15, Kind.DIRECT: 0.15, Kind.CUT: 0.7},
     "search": {Kind.FULL: 0.6, Kind.DIRECT: 0.15, Kind.CUT: 0.25},
-    "recall": {Kind.FULL: 0.15, Kind.DIRECT: 0.55, Kind.CUT: 0.3},
+    "recall": {Kind.FULL: 0.35, Kind.DIRECT: 0.3, Kind.CUT: 0.35},
 }
+
+
+def mix() -> dict[str, Any]:
+    """The shares and weights of this module, for the record of a run."""
+    return {
+        "families": {
+            family: {
+                "share": FAMILY_SHARES[family],
+                "with_options": CHOICE_SHARES[family],
+                **{kind.value: share for kind, share in kinds.items()},
+            }
+            for family, kinds in KIND_SHARES.items()
+        },
+        "cut_inside_a_line": MID_LINE_SHARE,
+        "weights": {
+            "answer": ANSWER_WEIGHT,
+            "decision": DECISION_WEIGHT,
+            "check": CHECK_WEIGHT,
+            "noise": NOISE_WEIGHT,
+        },
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +99,17 @@ class Example:
         text = self.thought
         match self.category.removesuffix(CHOICE):
             case "verify":
-                attempt = text.find(STEP_SEPARATOR) if STEP_SEPARATOR in text else len(text)
-                return [ATTEMPT_WEIGHT] * attempt + [1.0] * (len(text) + 1 - attempt)
+                return [1.0 if character == STEP_SEPARATOR else CHECK_WEIGHT for character in text] + [1.0]
             case "search":
                 marks = (place % LINE == LINE - 2 for place in range(len(text)))
                 return [*(DECISION_WEIGHT if mark else 1.0 for mark in marks), 1.0]
             case "recall":
                 return [NOISE_WEIGHT] * (len(text) + 1)
             case _:
-                return [1.0] * (len(text) + 1)
+                weights = [1.0] * (len(text) + 1)
+                if self.kind is Kind.FULL and self.category.endswith(CHOICE):
+                    weights[-3] = ANSWER_WEIGHT  # the letter: which one is in doubt, not whether one follows
+                return weights
 
 
 def sample_example(rng: random.Random, *, longest: int = OPERATIONS[-1]) -> Example:
@@ -125,18 +148,19 @@ def _cut(rng: random.Random, category: str, longest: int) -> Example:
 
 
 def _problem(rng: random.Random, category: str, kind: Kind, longest: int) -> Problem:
-    chain = category.removesuffix(CHOICE) == "chain"
-    return problem(
-        category, rng, folds=TRAINING, difficulty=_chain_length(rng, kind, longest) if chain else None
-    )
+    length = None
+    if category.removesuffix(CHOICE) == "chain":
+        length = _chain_length(rng, kind, longest, choice=category.endswith(CHOICE))
+    return problem(category, rng, folds=TRAINING, difficulty=length)
 
 
-def _chain_length(rng: random.Random, kind: Kind, longest: int) -> int:
+def _chain_length(rng: random.Random, kind: Kind, longest: int, *, choice: bool) -> int:
     """Full chains lean to long ones, which have more places to fail; direct answers to short ones.
 
-    Beyond two operations a direct answer is hardly learnable, so half of them ask for one or two.
+    Beyond two operations a direct answer is hardly learnable, so half of them ask for one or two. So do half
+    of the full chains with options: what they teach is the letter of the last value.
     """
-    if kind is Kind.DIRECT and rng.random() < 0.5:
+    if (kind is Kind.DIRECT or (kind is Kind.FULL and choice)) and rng.random() < 0.5:
         return rng.randint(1, FIRST_LENGTH)
     if kind is Kind.FULL and rng.random() < 0.5:
         return rng.randint((longest + 1) // 2, longest)

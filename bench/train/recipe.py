@@ -51,6 +51,8 @@ class Recipe:
         for field in ("steps", "batch", "micro_batches", "threads"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, found {getattr(self, field)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"the learning rate must be above 0, found {self.learning_rate:g}")
         if self.batch % self.micro_batches:
             raise ValueError(f"batch {self.batch} does not divide into {self.micro_batches} micro-batches")
 
@@ -81,5 +83,5 @@ SHAPES = {
 def recipe(name: str, steps: int, **fields: Any) -> Recipe:
     """The recipe of a model by name; `fields` as of `Recipe`. Raises `ValueError` for an unknown one."""
     if name == "L":
-        return Recipe(name, steps, 512, 2, 1e-3, **fields)
-    return Recipe(name, steps, 32, 2, 1.5e-3, **fields)
+        return Recipe(name, steps, 512, 2, **{"learning_rate": 1e-3, **fields})
+    return Recipe(name, steps, 32, 2, **{"learning_rate": 1.5e-3, **fields})

@@ -6,7 +6,7 @@ import os
 import platform
 import random
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM
 
 from bench.stamp import stamp
 from bench.train.batches import accumulate
-from bench.train.examples import sample_example
+from bench.train.examples import mix, sample_example
 from bench.train.model_directory import model_config, write_model
 from bench.train.recipe import GRADIENT_NORM, Recipe
 
@@ -42,6 +42,7 @@ class Run:
     loss_nats: float = 0.0
     before: dict[str, Any] | None = None
     commit: str | None = None
+    mix: dict[str, Any] = field(default_factory=mix)
 
     @classmethod
     def begin(cls, recipe: Recipe, start: Path | None = None) -> "Run":
@@ -86,7 +87,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": self.rng.getstate(),
-            "history": (self.before, self.commit),
+            "history": (self.before, self.commit, self.mix),
             "counts": (self.step, self.tokens, self.elapsed_s, self.loss_nats),
         }
         fresh = directory / (CHECKPOINT + ".new")
@@ -101,7 +102,9 @@ class Run:
         run.model.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.rng.setstate(state["rng"])
-        run.before, run.commit = state["history"]
+        run.before, run.commit, kept = state["history"]
+        if kept != run.mix:
+            raise ValueError(f"the run in {directory} has another mix of sequences than this code")
         run.step, run.tokens, run.elapsed_s, run.loss_nats = state["counts"]
         return run
 
@@ -127,6 +130,7 @@ class Run:
         where = torch.cuda.get_device_name() if recipe.device.startswith("cuda") else "no accelerator"
         return {
             **asdict(recipe),
+            "mix": self.mix,
             "before": self.before,
             "steps_done": self.step,
             "parameters": self.model.num_parameters(),
@@ -139,7 +143,7 @@ class Run:
             "command": (
                 f"python -m bench.train.train {recipe.name} --out DIR --steps {recipe.steps}"
                 f" --seed {recipe.seed} --threads {recipe.threads} --device {recipe.device}"
-                + (" --start MODEL" if recipe.start else "")
+                f" --learning-rate {recipe.learning_rate:g}" + (" --start MODEL" if recipe.start else "")
             ),
         }
 

@@ -71,12 +71,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--start", type=Path, metavar="MODEL", help="directory whose weights a run starts from"
     )
+    parser.add_argument("--learning-rate", type=float, help="the highest, if not the recipe's")
     parser.add_argument("--seed", type=int, help="0 if not told")
     parser.add_argument("--threads", type=int, help="1 if not told")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args(argv)
-    if options.resume and any(given is not None for given in (options.seed, options.threads, options.start)):
-        parser.error("--resume keeps the seed, the threads and the start that the run began with")
+    told = (options.seed, options.threads, options.start, options.learning_rate)
+    if options.resume and any(given is not None for given in told):
+        parser.error("--resume keeps the seed, threads, start and learning rate that the run began with")
     if options.start is not None and not (options.start / WEIGHTS).is_file():
         parser.error(f"{options.start} has no {WEIGHTS}: not a model to start from")
 
@@ -87,7 +89,11 @@ def main(argv: list[str] | None = None) -> int:
         if not (options.out / CHECKPOINT).is_file():
             print(f"{options.out} has no {CHECKPOINT}: nothing to resume", file=sys.stderr)
             return 1
-        run = Run.resume(options.out, options.device)
+        try:
+            run = Run.resume(options.out, options.device)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 1
         if run.recipe.name != options.model:
             parser.error(f"the run in {options.out} is of model {run.recipe.name}")
         torch.set_num_threads(run.recipe.threads)
@@ -95,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
         if (options.out / CHECKPOINT).exists():
             parser.error(f"{options.out} holds a run already: --resume it, or name another directory")
         fields = {"seed": options.seed or 0, "threads": options.threads or 1, "device": options.device}
+        if options.learning_rate is not None:
+            fields["learning_rate"] = options.learning_rate
         fields["start"] = weights_digest(options.start) if options.start else None
         minutes = 80.0 if options.minutes is None else options.minutes
         try:

@@ -87,7 +87,9 @@ def test_no_weight_depends_on_what_was_chosen():
     key = Example("qzt:", Kind.FULL, "abc\ndef\n", "7", "recall").tokens()[1]
     assert len({*key[5:14]}) == 1
     line = Example("38592~", Kind.FULL, "1657\n1657\n", "7", "verify").tokens()[1]
-    assert line[7:18] == [4.0] * 4 + [1.0] * 7
+    assert line[7:18] == ([4.0] * 4 + [1.0]) * 2 + [1.0]
+    worked = Example("1+1A2B3C4D5=", Kind.FULL, "1+1=2A\n", "A", "chain-choice").tokens()
+    assert [VOCABULARY[i] for i, weight in zip(*worked, strict=True) if weight == ANSWER_WEIGHT] == ["A", "A"]
 
 
 def test_a_cut_ends_before_its_thought_would_have(drawn):

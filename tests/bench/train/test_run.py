@@ -10,6 +10,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, PAD, TOKEN_ID, UNK, VOCABULARY
+from bench.train import examples
 from bench.train.batches import accumulate, loss_sum, micro_batches
 from bench.train.examples import sample_example
 from bench.train.model_directory import model_config, write_model
@@ -61,15 +62,22 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(tmp_path):
         assert not same(whole.model.state_dict(), advanced(broken, 1).model.state_dict())
 
 
+def test_a_run_goes_on_with_its_own_mix_or_not_at_all(tmp_path, monkeypatch):
+    Run.begin(tiny()).save(tmp_path)
+    monkeypatch.setitem(examples.FAMILY_SHARES, "chain", 0.9)
+    with pytest.raises(ValueError, match="another mix"):
+        Run.resume(tmp_path, "cpu")
+
+
 def test_micro_batches_do_not_change_the_gradient():
     rng, run = random.Random(0), Run.begin(tiny())
-    examples = [sample_example(rng) for _ in range(8)]
+    batch = [sample_example(rng) for _ in range(8)]
     gradients = []
     for parts in (1, 4):
         run.model.zero_grad()
-        loss, tokens = accumulate(run.model, examples, parts)
+        loss, tokens = accumulate(run.model, batch, parts)
         gradients.append((loss, run.model.model.layers[0].mlp.up_proj.weight.grad.clone()))
-        assert tokens == sum(len(example.tokens()[0]) for example in examples)
+        assert tokens == sum(len(example.tokens()[0]) for example in batch)
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
     # fp32 sums in another order: parts in 1e-5 of the largest entry.
     largest = gradients[0][1].abs().max()
@@ -102,7 +110,7 @@ def test_the_schedule_warms_up_falls_to_nothing_and_lengthens_the_chains():
     assert [plan.longest_at(step) for step in (0, 500, 1000, 3999)] == [2, 5, 8, 8]
 
 
-@pytest.mark.parametrize("fields", [{"steps": 0}, {"batch": 9}, {"name": "M"}])
+@pytest.mark.parametrize("fields", [{"steps": 0}, {"batch": 9}, {"name": "M"}, {"learning_rate": 0.0}])
 def test_a_recipe_that_cannot_be_followed_is_refused(fields):
     with pytest.raises(ValueError, match=r"found|unknown model|does not divide"):
         Recipe(**{"name": "S", "steps": 1, "batch": 8, "micro_batches": 2, "learning_rate": 1e-3, **fields})
