@@ -57,30 +57,32 @@ def train(run: Run, directory: Path, report: Callable[[str], None]) -> None:
             kept = time.monotonic()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Trains and writes model directories. Returns 0, 1 where there is nothing to resume; 2 on bad usage."""
-    parser = argparse.ArgumentParser(prog="bench.train.train", description=__doc__.splitlines()[0])
-    parser.add_argument("model", choices=list(SHAPES), help="S for a CPU, L for a GPU")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="directory of the run; DIR/latest is the model"
-    )
-    length = parser.add_mutually_exclusive_group()
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(prog="bench.train.train", description=__doc__.splitlines()[0])
+    cli.add_argument("model", choices=list(SHAPES), help="S for a CPU, L for a GPU")
+    cli.add_argument("--out", type=Path, required=True, help="directory of the run; DIR/latest is the model")
+    length = cli.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="time to fill with training steps (80 if not told)")
     length.add_argument("--steps", type=int, help="exact number of optimizer steps (repeats a run)")
     length.add_argument("--resume", action="store_true", help="go on with the run in --out, with its recipe")
-    parser.add_argument(
-        "--start", type=Path, metavar="MODEL", help="directory whose weights a run starts from"
-    )
-    parser.add_argument("--learning-rate", type=float, help="the highest, if not the recipe's")
-    parser.add_argument("--seed", type=int, help="0 if not told")
-    parser.add_argument("--threads", type=int, help="1 if not told")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    options = parser.parse_args(argv)
+    cli.add_argument("--start", type=Path, metavar="MODEL", help="directory whose weights a run starts from")
+    cli.add_argument("--learning-rate", type=float, help="the highest, if not the recipe's")
+    cli.add_argument("--seed", type=int, help="0 if not told")
+    cli.add_argument("--threads", type=int, help="1 if not told")
+    cli.add_argument("--device", default="cpu", help="cpu or cuda")
+    return cli
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains and writes model directories. Returns 0, 1 where there is nothing to resume; 2 on bad usage."""
+    cli = parser()
+    options = cli.parse_args(argv)
     told = (options.seed, options.threads, options.start, options.learning_rate)
     if options.resume and any(given is not None for given in told):
-        parser.error("--resume keeps the seed, threads, start and learning rate that the run began with")
+        cli.error("--resume keeps the seed, threads, start and learning rate that the run began with")
     if options.start is not None and not (options.start / WEIGHTS).is_file():
-        parser.error(f"{options.start} has no {WEIGHTS}: not a model to start from")
+        cli.error(f"{options.start} has no {WEIGHTS}: not a model to start from")
 
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -95,11 +97,11 @@ def main(argv: list[str] | None = None) -> int:
             print(error, file=sys.stderr)
             return 1
         if run.recipe.name != options.model:
-            parser.error(f"the run in {options.out} is of model {run.recipe.name}")
+            cli.error(f"the run in {options.out} is of model {run.recipe.name}")
         torch.set_num_threads(run.recipe.threads)
     else:
         if (options.out / CHECKPOINT).exists():
-            parser.error(f"{options.out} holds a run already: --resume it, or name another directory")
+            cli.error(f"{options.out} holds a run already: --resume it, or name another directory")
         fields = {"seed": options.seed or 0, "threads": options.threads or 1, "device": options.device}
         if options.learning_rate is not None:
             fields["learning_rate"] = options.learning_rate
@@ -113,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
                     raise ValueError(f"--minutes must be above 0, found {minutes:g}")
                 plan = recipe(options.model, steps_in(minutes, plan), **fields)
         except ValueError as error:
-            parser.error(str(error))
+            cli.error(str(error))
         run = Run.begin(plan, options.start)
     train(run, options.out, report)
     return 0
