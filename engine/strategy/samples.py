@@ -89,7 +89,8 @@ class Samples:
         )
 
     def _answer(self, row: int, reason: StopReason) -> str | None:
-        if reason in (StopReason.CANCELLED, StopReason.ERROR):
+        """None, which abstains, also where the joule budget ended in mid-answer: half a number is no vote."""
+        if reason in (StopReason.CANCELLED, StopReason.ERROR, StopReason.JOULE_BUDGET):
             return None
         written = self.session.answer(row)
         return None if written is None else self.read(written)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,6 +212,14 @@ def watched(vote: Vote, answers: Sequence[str], spent_j: Sequence[float], budget
         step._energy, step._budget_j = partial(lambda so_far: so_far, spent), budget_j
         watch(step)
     return session.cancelled, watch.ended
+
+
+def test_an_answer_that_the_budget_cut_in_the_middle_is_no_vote() -> None:
+    ends = [StopReason.EOS, StopReason.JOULE_BUDGET, StopReason.MAX_TOKENS]
+    session: Any = SimpleNamespace(ended=lambda row: ends[row], answer=lambda row: ["70", "7", "70"][row])
+    rows = Samples(session, Likelihood(), as_written)
+    rows.catch_up(3)
+    assert rows.answers == {0: "70", 1: None, 2: "70"}
 
 
 def test_no_wave_begins_that_the_budget_may_not_hold() -> None:
