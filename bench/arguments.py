@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from bench.bandwidth import BUFFER_BYTES
+from engine.errors import UsageError
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -29,3 +30,20 @@ def add_common(cli: argparse.ArgumentParser, *, rounds: int) -> None:
     cli.add_argument("--seed", type=int, default=0, metavar="N")
     cli.add_argument("--reader-megabytes", type=int, default=BUFFER_BYTES >> 20, metavar="N")
     cli.add_argument("--out", type=Path, metavar="FILE.jsonl", help="add the records to this file")
+
+
+def add_engine(group: "argparse._ArgumentGroup") -> None:
+    """Which model runs, and where; None where not given, as with `--from` none of them means anything."""
+    group.add_argument("--model", metavar="DIR|HF-ID", help="default: the bundled model")
+    group.add_argument("--backend", choices=("auto", "gpu", "cpu", "torch"))
+    group.add_argument("--device", metavar="N", help="CUDA device, or cpu")
+    group.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"))
+    group.add_argument("--quantize", choices=("none", "int8", "int4"))
+    group.add_argument("--energy-source", metavar="SOURCE", help="default: auto")
+
+
+def refuse_beside_from(cli: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """With --from nothing runs: what tells how would be ignored. Raises `UsageError` for the first of it."""
+    for name, value in vars(options).items():
+        if name not in ("files", "plot") and value != cli.get_default(name):
+            raise UsageError(f"--from runs nothing, so --{name.replace('_', '-')} has no meaning with it")

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 
+from bench.arguments import add_engine
 from bench.calibration import log
 from bench.calibration.fit import Finding, accuracy_by_joules, by_category, find, fit_rule
 from bench.calibration.log import Trace
@@ -45,12 +46,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="bench.calibrate", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     ran = cli.add_argument_group("what to run")
-    ran.add_argument("--model", metavar="DIR|HF-ID", help="default: the bundled model")
-    ran.add_argument("--backend", choices=("auto", "gpu", "cpu", "torch"))
-    ran.add_argument("--device", metavar="N", help="CUDA device, or cpu")
-    ran.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"))
-    ran.add_argument("--quantize", choices=("none", "int8", "int4"))
-    ran.add_argument("--energy-source", metavar="SOURCE", help="default: auto")
+    add_engine(ran)
     ran.add_argument("--tasks", metavar="testbed[:CATEGORY,…]", help="default: all of the test bed")
     ran.add_argument("--split", metavar="NAME", help="default: calibration")
     ran.add_argument("--questions", type=int, metavar="N", help="of each category (default 500)")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.arguments import names
+from bench.arguments import names, refuse_beside_from
 from bench.experiments.cell_record import Key, arm_of, case_of, key_of, make_record, newest, record_key
 from bench.experiments.occupancy import Observer
 from bench.experiments.picture import worth
@@ -100,7 +100,7 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
         check_plot(str(options.plot))
     skipped: dict[str, str] = {}
     if options.files:
-        _refuse_rest(cli, options)
+        refuse_beside_from(cli, options)
         found = [r for r in read(options.files) if r.benchmark == experiment.name]
         made = 0
     else:
@@ -132,13 +132,6 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
     }
     print(json.dumps(result))
     return 0
-
-
-def _refuse_rest(cli: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """--from measures nothing: what tells how to measure would be ignored."""
-    for name, value in vars(options).items():
-        if name not in ("files", "plot") and value != cli.get_default(name):
-            raise UsageError(f"--from measures nothing, so --{name.replace('_', '-')} has no meaning with it")
 
 
 def _earlier(experiment: Experiment, out: Path | None) -> list[Record]:

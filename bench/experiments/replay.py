@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from bench.arguments import names
+from bench.arguments import names, refuse_beside_from
 from bench.benchmarks.files import json_lines
 from bench.experiments.replay_table import draw, report
 from bench.passages import DATA
@@ -76,11 +76,7 @@ def _main(arguments: Sequence[str]) -> int:
     if options.plot:
         check_plot(str(options.plot))
     if options.files:
-        for name, value in vars(options).items():
-            if name not in ("files", "plot") and value != cli.get_default(name):
-                raise UsageError(
-                    f"--from replays nothing, so --{name.replace('_', '-')} has no meaning with it"
-                )
+        refuse_beside_from(cli, options)
         lines = read(options.files)
     else:
         lines = list(_replayed(options, arguments))

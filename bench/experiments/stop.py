@@ -21,6 +21,7 @@ from bench.arena.arms import Arm, arm, usual
 from bench.arena.compare import Arena, parts
 from bench.arena.play import play
 from bench.arena.table import tables
+from bench.arguments import add_engine
 from bench.calibrate import collect, curve_for
 from bench.calibration import log
 from bench.calibration.log import Trace
@@ -44,12 +45,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="bench.experiments.stop", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     ran = cli.add_argument_group("what to run")
-    ran.add_argument("--model", metavar="DIR|HF-ID", help="default: the bundled model")
-    ran.add_argument("--backend", choices=("auto", "gpu", "cpu", "torch"))
-    ran.add_argument("--device", metavar="N", help="CUDA device, or cpu")
-    ran.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"))
-    ran.add_argument("--quantize", choices=("none", "int8", "int4"))
-    ran.add_argument("--energy-source", metavar="SOURCE", help="default: auto")
+    add_engine(ran)
     ran.add_argument("--tasks", metavar="testbed[:CATEGORY,…]", help="default: all of the test bed")
     ran.add_argument("--split", metavar="NAME", help="default: development")
     ran.add_argument("--reason", metavar="TEXT", help="why the test split is opened; goes on record")

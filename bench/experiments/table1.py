@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.arguments import names
+from bench.arguments import names, refuse_beside_from
 from bench.benchmarks.mmlu import SPLITS
 from bench.experiments import table1_picture
 from bench.experiments.picture import wrapped
@@ -80,9 +80,7 @@ def _main(arguments: Sequence[str]) -> int:
     if options.plot:
         check_plot(str(options.plot))
     if options.files:
-        for name, value in vars(options).items():
-            if name not in ("files", "plot") and value != cli.get_default(name):
-                raise UsageError(f"--from runs nothing, so --{name.replace('_', '-')} has no meaning with it")
+        refuse_beside_from(cli, options)
         arms, outcomes = read(options.files)
     else:
         _check(options)

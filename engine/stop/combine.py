@@ -1,5 +1,6 @@
 """Policies made of policies: any of them, all of them, one of them later."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from engine.errors import UsageError
@@ -10,7 +11,7 @@ from engine.stop.checkpoints import Checkpoints
 from engine.stop.joule import JouleBudget
 
 
-class _Several(Policy):
+class _Several(Policy, ABC):
     """Asks its members at every token, and reads one probe for all that want one behind the same text.
 
     A joule budget bounds a request and is given beside other policies, not as a member: `UsageError`.
@@ -64,8 +65,9 @@ class _Several(Policy):
                 self._asked[number] = action
         return self._verdict()
 
+    @abstractmethod
     def _verdict(self) -> Stop | None:
-        raise NotImplementedError
+        """What the members' stops so far, `_asked` by number, come to."""
 
 
 class Any(_Several):
