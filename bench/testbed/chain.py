@@ -1,8 +1,9 @@
 r"""Chains of additions and subtractions: every line is needed, and the last one holds the answer.
 
-`47+35-18=` is worked from left to right: `47+35=82\n82-18=64\n`, then the thinking closes by itself; the
-answer is `64`. With options the last line ends in the letter of its value, `82-18=64A\n`. The difficulty is
-the number of operations.
+`a+5b-8>47=` asks for 47 + 5 - 8, one lettered operation after the other: `a+5=52\nb-8=44\n`, then the thinking
+closes by itself; the answer is `44`. With options, `a+5b-8>44A52B39C47D>47=`, the last line ends in the letter of
+its value, `b-8=44A\n`. The difficulty is the number of operations. An operation is found by its letter and the
+value before it at a fixed distance: what a line needs can be looked up, not counted off.
 """
 
 import random
@@ -14,15 +15,18 @@ from bench.testbed.options import Options
 from bench.testbed.vocabulary import STEP_SEPARATOR
 
 MARK = "="
+NAMES = "abcdefgh"
 MAX_VALUE = 99
+MAX_OPERAND = 9
 OPERATIONS = range(1, 9)
+CHANGES = [change for change in range(-MAX_OPERAND, MAX_OPERAND + 1) if change]
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
     """A start value and signed operands, each running value in 0..99.
 
-    `operations`: pairs of "+" or "-" and an operand in 0..99. Raises `ValueError` for a running value
+    `operations`: pairs of "+" or "-" and an operand in 1..9. Raises `ValueError` for a running value
     out of range, an unknown operator, or none or more than 8 operations.
     """
 
@@ -34,8 +38,8 @@ class Chain:
         if len(self.operations) not in OPERATIONS:
             raise ValueError(f"a chain has 1..{OPERATIONS[-1]} operations, found {len(self.operations)}")
         for operator, operand in self.operations:
-            if operator not in ("+", "-") or not 0 <= operand <= MAX_VALUE:
-                raise ValueError(f"operations are + or - with 0..{MAX_VALUE}, found {operator}{operand}")
+            if operator not in ("+", "-") or not 1 <= operand <= MAX_OPERAND:
+                raise ValueError(f"operations are + or - with 1..{MAX_OPERAND}, found {operator}{operand}")
         for value in self.values:
             if not 0 <= value <= MAX_VALUE:
                 raise ValueError(f"running values stay in 0..{MAX_VALUE}, found {value} in {self.prompt}")
@@ -50,15 +54,21 @@ class Chain:
 
     @property
     def core(self) -> str:
-        return str(self.start) + "".join(f"{operator}{operand}" for operator, operand in self.operations)
+        return self._asked("")
 
     @property
     def prompt(self) -> str:
-        return self.core + (self.options.text if self.options else "") + MARK
+        return self._asked(self.options.text + ">" if self.options else "") + MARK
+
+    def _asked(self, options: str) -> str:
+        named = zip(NAMES, self.operations, strict=False)
+        return (
+            "".join(f"{name}{op}{operand}" for name, (op, operand) in named) + f">{options}{self.start:02d}"
+        )
 
     @property
     def answer(self) -> str:
-        value = str(self.values[-1])
+        value = f"{self.values[-1]:02d}"
         return value if self.options is None else str(self.options.letter(value))
 
     @property
@@ -70,10 +80,9 @@ class Chain:
         return len(self.operations)
 
     def think(self, rng: random.Random) -> Sequence[str]:
-        values = self.values
         lines = [
-            f"{values[index]}{operator}{operand}={values[index + 1]}"
-            for index, (operator, operand) in enumerate(self.operations)
+            f"{name}{operator}{operand}={value:02d}"
+            for name, (operator, operand), value in zip(NAMES, self.operations, self.values[1:], strict=False)
         ]
         if self.options is not None:
             lines[-1] += self.answer
@@ -84,29 +93,27 @@ class Chain:
 
 
 def sample(rng: random.Random, *, folds: range, choice: bool, difficulty: int | None = None) -> Chain:
-    """A uniform start; each operator is fair, its operand uniform over those that keep to 0..99."""
+    """A uniform start; operator and operand uniform over those that keep the value in 0..99."""
     operations = rng.choice(OPERATIONS) if difficulty is None else difficulty
     while True:
         value = start = rng.randint(0, MAX_VALUE)
         drawn = []
         for _ in range(operations):
-            operator = rng.choice("+-")
-            operand = rng.randint(0, MAX_VALUE - value if operator == "+" else value)
-            value = value + operand if operator == "+" else value - operand
-            drawn.append((operator, operand))
+            change = rng.choice([c for c in CHANGES if 0 <= value + c <= MAX_VALUE])
+            value += change
+            drawn.append(("+" if change > 0 else "-", abs(change)))
         chain = Chain(start, tuple(drawn))
         if fold(chain.core) in folds:
             return Chain(start, tuple(drawn), _options(chain, rng)) if choice else chain
 
 
 def _options(chain: Chain, rng: random.Random) -> Options:
-    """Three distractors: running values, the digits swapped, one or ten beside it; at need any value."""
+    """Three distractors: running values, the digits swapped, or values near by; no two with one last digit."""
     right = chain.values[-1]
-    swapped = int(f"{right:02d}"[::-1])
-    near = {*chain.values, swapped, right - 10, right - 1, right + 1, right + 10} - {right}
-    wrong = sorted(value for value in near if 0 <= value <= MAX_VALUE)
-    while len(wrong) < 3:
-        value = rng.randint(0, MAX_VALUE)
-        if value != right and value not in wrong:
+    near = sorted({*chain.values, int(f"{right:02d}"[::-1]), *range(right - 3, right + 4)})
+    rng.shuffle(near)
+    wrong: list[int] = []
+    for value in near + rng.sample(range(MAX_VALUE + 1), MAX_VALUE + 1):
+        if 0 <= value <= MAX_VALUE and all(value % 10 != other % 10 for other in (right, *wrong)):
             wrong.append(value)
-    return Options.shuffled(str(right), [str(value) for value in rng.sample(wrong, 3)], rng)
+    return Options.shuffled(f"{right:02d}", [f"{value:02d}" for value in wrong[:3]], rng)

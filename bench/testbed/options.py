@@ -1,4 +1,8 @@
-"""Four options of a question, written `A64B46C61D74`; the answer is a letter."""
+"""Four options of a question, written `64A46B61C70D`; the answer is a letter.
+
+The value stands before its letter, so that whoever has just written a value finds its letter where that value
+was followed by one before: the pattern that attention learns soonest (induction heads, Olsson et al. 2022).
+"""
 
 import random
 from collections.abc import Sequence
@@ -26,7 +30,7 @@ class Options:
 
     @property
     def text(self) -> str:
-        return "".join(letter + value for letter, value in zip(LETTERS, self.values, strict=True))
+        return "".join(value + letter for letter, value in zip(LETTERS, self.values, strict=True))
 
     def letter(self, value: str) -> str | None:
         """The letter of a value, None where it is not among the options."""

@@ -1,9 +1,11 @@
 r"""Noisy attempts and checking passes: a known Markov chain, so that the best place to stop can be computed.
 
-`38592~` asks for the last digit of the digits' sum. A line holds the running sums modulo 10 from the second
-digit on, `1657\n`. The first line is an attempt, every later one a checking pass over the line before it.
-The answer that is taught after any line is that line's last digit, right or wrong. With options every line
-ends in the letter of its last digit, or `N` where the digit is not among them: `1657A\n`.
+`3859~` asks for the last digit of the digits' sum. A line holds the digits with the running sum's last digit
+behind each but the first, `3815695\n`: 3 and 8 make 1, and 5 makes 6, and 9 makes 5. The first line is an attempt,
+every later one a checking pass over the line before it. The answer that is taught after any line is that line's
+last digit, right or wrong. With options every line ends in the letter of its last digit, or `N` where the digit
+is not among them: `3815695A\n`. Lines hold the digits so that what a pass computes stands beside what it would
+copy: with running sums alone, a model of 0.9 M parameters copied wrong lines and never mended one.
 """
 
 import random
@@ -15,7 +17,8 @@ from bench.testbed.options import LETTERS, Options
 from bench.testbed.vocabulary import STEP_SEPARATOR
 
 MARK = "~"
-DIGITS = 5
+DIGITS = 4
+RESULT = 2 * DIGITS - 2  # where a line has its answer
 UNLISTED = "N"
 
 
@@ -39,7 +42,7 @@ RATES = VerifyRates()
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Five digits."""
+    """Four digits."""
 
     digits: str
     options: Options | None = None
@@ -58,7 +61,7 @@ class Verify:
 
     @property
     def answer(self) -> str:
-        value = self.right_line[DIGITS - 2]
+        value = self.right_line[RESULT]
         return value if self.options is None else str(self.options.letter(value))
 
     @property
@@ -70,45 +73,46 @@ class Verify:
         return RATES.lines
 
     def think(self, rng: random.Random) -> Sequence[str]:
-        right = self.right_line
-        lines = [self._attempt(rng)]
+        lines: list[str] = []
         while len(lines) < RATES.lines:
-            if lines[-1] != right:
-                lines.append(right if rng.random() < RATES.fix else lines[-1])
-            else:
-                lines.append(self._wrong_line(rng) if rng.random() < RATES.break_ else right)
+            lines.append(self.next_line(lines, rng))
         return lines
+
+    def next_line(self, lines: Sequence[str], rng: random.Random) -> str:
+        """The attempt, or a pass over the line before."""
+        if not lines:
+            return self.wrong_line(rng) if rng.random() < RATES.epsilon else self.right_line
+        if lines[-1] == self.right_line:
+            return self.wrong_line(rng) if rng.random() < RATES.break_ else lines[-1]
+        return self.right_line if rng.random() < RATES.fix else lines[-1]
 
     def conclude(self, lines: Sequence[str], rng: random.Random) -> str:
         """The last line's digit; with none written yet, that of a fresh attempt.
 
         With options its letter, and a random one where the digit is not among them.
         """
-        digit = (lines[-1] if lines else self._attempt(rng))[DIGITS - 2]
+        digit = (lines or [self.next_line((), rng)])[-1][RESULT]
         if self.options is None:
             return digit
         return self.options.letter(digit) or rng.choice(LETTERS)
 
-    def _attempt(self, rng: random.Random) -> str:
-        return self._wrong_line(rng) if rng.random() < RATES.epsilon else self.right_line
-
-    def _wrong_line(self, rng: random.Random) -> str:
+    def wrong_line(self, rng: random.Random) -> str:
         """One running sum is off by 1..9 and the sums behind it go on from there: the last digit is wrong."""
         return self._line(rng.randrange(1, DIGITS), rng.randrange(1, 10))
 
     def _line(self, error_at: int | None, offset: int) -> str:
         """Running sums, `offset` added to the one at `error_at` and thereby to those behind it."""
-        total, line = int(self.digits[0]), ""
+        total, line = int(self.digits[0]), self.digits[0]
         for position, digit in enumerate(self.digits[1:], 1):
             total += int(digit) + (offset if position == error_at else 0)
-            line += str(total % 10)
+            line += digit + str(total % 10)
         if self.options is not None:
             line += self.options.letter(line[-1]) or UNLISTED
         return line + STEP_SEPARATOR
 
 
 def sample(rng: random.Random, *, folds: range, choice: bool, difficulty: int | None = None) -> Verify:
-    """Five uniform digits; the options hold the right digit and three others."""
+    """Four uniform digits; the options hold the right digit and three others."""
     while True:
         digits = f"{rng.randrange(10**DIGITS):0{DIGITS}d}"
         if fold(digits) in folds:

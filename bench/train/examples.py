@@ -13,11 +13,11 @@ from bench.testbed.folds import TRAINING
 from bench.testbed.problem import Problem
 from bench.testbed.question import CHOICE
 from bench.testbed.sample import problem
-from bench.testbed.search import LINE
-from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, STEP_SEPARATOR, TOKEN_ID
+from bench.testbed.verify import Verify
+from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, TOKEN_ID
 
-FAMILY_SHARES = {"chain": 0.4, "verify": 0.24, "search": 0.16, "recall": 0.2}
-CHOICE_SHARES = dict.fromkeys(FAMILY_SHARES, 0.6)  # finding the letter of a value is learned slowly
+FAMILY_SHARES = {"chain": 0.3, "verify": 0.25, "search": 0.2, "recall": 0.25}
+CHOICE_SHARE = 0.5
 # Of the cut sequences, this share ends inside a line: a token budget does not wait for a line to end.
 MID_LINE_SHARE = 0.2
 FIRST_LENGTH = 2  # the curriculum of the chains begins here
@@ -27,9 +27,15 @@ FIRST_LENGTH = 2  # the curriculum of the chains begins here
 # With all at 1, letters of options, ends of searches and sums of attempts, a few tokens in a thousand, were
 # not learned in 2200 steps, while chains were.
 ANSWER_WEIGHT = 8.0
-DECISION_WEIGHT = 6.0  # search: hit or miss
-CHECK_WEIGHT = 4.0  # verify: most of a line is copied, which costs nothing; the rest is computed
-NOISE_WEIGHT = 0.25  # recall: random keys teach nothing but their form
+DECISION_WEIGHT = 4.0  # the computed or chosen characters of a line whose others are copied or drawn
+# verify: lines that are wrong whatever stood before them, and of no weight themselves. What a pass does depends
+# on the line before it alone; as the generator writes them, nine in ten of those are right, and passes over
+# wrong ones were not learned.
+PLANTED_SHARE = 0.4
+
+
+# Places in a line: values and letters of chains, sums and letters of checks, products and hit or miss of tries.
+DECISIONS = {"chain": {4, 5, 6}, "verify": {2, 4, 6, 7}, "search": {2, 3}, "recall": set()}
 
 
 class Kind(Enum):
@@ -43,9 +49,9 @@ class Kind(Enum):
 # Shares of each family's sequences. Where thinking is mostly copies or noise, little of it is enough.
 KIND_SHARES = {
     "chain": {Kind.FULL: 0.6, Kind.DIRECT: 0.15, Kind.CUT: 0.25},
-    "verify": {Kind.FULL: 0.15, Kind.DIRECT: 0.15, Kind.CUT: 0.7},
+    "verify": {Kind.FULL: 0.3, Kind.DIRECT: 0.1, Kind.CUT: 0.6},
     "search": {Kind.FULL: 0.6, Kind.DIRECT: 0.15, Kind.CUT: 0.25},
-    "recall": {Kind.FULL: 0.35, Kind.DIRECT: 0.3, Kind.CUT: 0.35},
+    "recall": {Kind.FULL: 0.1, Kind.DIRECT: 0.5, Kind.CUT: 0.4},
 }
 
 
@@ -55,30 +61,33 @@ def mix() -> dict[str, Any]:
         "families": {
             family: {
                 "share": FAMILY_SHARES[family],
-                "with_options": CHOICE_SHARES[family],
+                "with_options": CHOICE_SHARE,
                 **{kind.value: share for kind, share in kinds.items()},
             }
             for family, kinds in KIND_SHARES.items()
         },
         "cut_inside_a_line": MID_LINE_SHARE,
+        "planted": PLANTED_SHARE,
         "weights": {
             "answer": ANSWER_WEIGHT,
             "decision": DECISION_WEIGHT,
-            "check": CHECK_WEIGHT,
-            "noise": NOISE_WEIGHT,
         },
     }
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training sequence. `thought`: what is written before the closer. `answer`: what is taught."""
+    """One training sequence. `lines`: what is written before the closer, the last perhaps in part.
+
+    `answer`: what is taught. `planted`: which lines are of no weight.
+    """
 
     prompt: str
     kind: Kind
-    thought: str
+    lines: tuple[str, ...]
     answer: str
     category: str
+    planted: frozenset[int] = frozenset()
 
     def tokens(self) -> tuple[list[int], list[float]]:
         """Ids of the whole sequence, and for each its weight in the loss.
@@ -87,29 +96,16 @@ class Example:
         outside (a budget ran out), and a model that learned to produce it would give up early by itself.
         """
         prompt = [BOS, *self.prompt]
-        body = [*self.thought, CLOSER, ANSWER_PREFIX, *self.answer, EOS]
-        weights = [0.0] * len(prompt) + self._thought_weights()
-        if self.kind is not Kind.FULL:
-            weights[-1] = 0.0
-        weights += [1.0] + [ANSWER_WEIGHT] * len(self.answer) + [1.0]
+        body = [*"".join(self.lines), CLOSER, ANSWER_PREFIX, *self.answer, EOS]
+        weights = [0.0] * len(prompt)
+        for index, line in enumerate(self.lines):
+            weights += [0.0 if index in self.planted else self._weight(place) for place in range(len(line))]
+        weights += [1.0 if self.kind is Kind.FULL else 0.0, 1.0] + [ANSWER_WEIGHT] * len(self.answer) + [1.0]
         return [TOKEN_ID[token] for token in prompt + body], weights
 
-    def _thought_weights(self) -> list[float]:
-        """Of the thought's characters and the closer behind them."""
-        text = self.thought
-        match self.category.removesuffix(CHOICE):
-            case "verify":
-                return [1.0 if character == STEP_SEPARATOR else CHECK_WEIGHT for character in text] + [1.0]
-            case "search":
-                marks = (place % LINE == LINE - 2 for place in range(len(text)))
-                return [*(DECISION_WEIGHT if mark else 1.0 for mark in marks), 1.0]
-            case "recall":
-                return [NOISE_WEIGHT] * (len(text) + 1)
-            case _:
-                weights = [1.0] * (len(text) + 1)
-                if self.kind is Kind.FULL and self.category.endswith(CHOICE):
-                    weights[-3] = ANSWER_WEIGHT  # the letter: which one is in doubt, not whether one follows
-                return weights
+    def _weight(self, place: int) -> float:
+        """Of a character of a line, by its place there."""
+        return DECISION_WEIGHT if place in DECISIONS[self.category.removesuffix(CHOICE)] else 1.0
 
 
 def sample_example(rng: random.Random, *, longest: int = OPERATIONS[-1]) -> Example:
@@ -117,14 +113,14 @@ def sample_example(rng: random.Random, *, longest: int = OPERATIONS[-1]) -> Exam
     if not FIRST_LENGTH <= longest <= OPERATIONS[-1]:
         raise ValueError(f"longest must be in {FIRST_LENGTH}..{OPERATIONS[-1]}, found {longest}")
     family = rng.choices(list(FAMILY_SHARES), list(FAMILY_SHARES.values()))[0]
-    category = family + CHOICE if rng.random() < CHOICE_SHARES[family] else family
+    category = family + CHOICE if rng.random() < CHOICE_SHARE else family
     shares = KIND_SHARES[family]
     kind = rng.choices(list(shares), list(shares.values()))[0]
     if kind is Kind.CUT:
         return _cut(rng, category, longest)
     drawn = _problem(rng, category, kind, longest)
-    lines = drawn.think(rng) if kind is Kind.FULL else []
-    return Example(drawn.prompt, kind, "".join(lines), drawn.conclude(lines, rng), category)
+    lines, planted = _think(drawn, rng) if kind is Kind.FULL else ((), frozenset())
+    return Example(drawn.prompt, kind, lines, drawn.conclude(lines, rng), category, planted)
 
 
 def _cut(rng: random.Random, category: str, longest: int) -> Example:
@@ -138,13 +134,24 @@ def _cut(rng: random.Random, category: str, longest: int) -> Example:
     while True:
         share = rng.random() ** 3
         drawn = _problem(rng, category, Kind.CUT, longest)
-        lines = drawn.think(rng)
+        lines, planted = _think(drawn, rng)
         whole = int(share * drawn.most_lines) if mid_line else 1 + int(share * (drawn.most_lines - 1))
         if whole < len(lines):
             break
-    part = lines[whole][: rng.randrange(1, len(lines[whole]))] if mid_line else ""
+    part = (lines[whole][: rng.randrange(1, len(lines[whole]))],) if mid_line else ()
     kept = lines[:whole]
-    return Example(drawn.prompt, Kind.CUT, "".join(kept) + part, drawn.conclude(kept, rng), category)
+    return Example(drawn.prompt, Kind.CUT, (*kept, *part), drawn.conclude(kept, rng), category, planted)
+
+
+def _think(drawn: Problem, rng: random.Random) -> tuple[tuple[str, ...], frozenset[int]]:
+    """A whole thought, and which of its lines were planted."""
+    if not isinstance(drawn, Verify):
+        return tuple(drawn.think(rng)), frozenset()
+    lines: list[str] = []
+    planted = {index for index in range(drawn.most_lines) if rng.random() < PLANTED_SHARE}
+    for index in range(drawn.most_lines):
+        lines.append(drawn.wrong_line(rng) if index in planted else drawn.next_line(lines, rng))
+    return tuple(lines), frozenset(planted)
 
 
 def _problem(rng: random.Random, category: str, kind: Kind, longest: int) -> Problem:

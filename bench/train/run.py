@@ -17,6 +17,7 @@ from bench.stamp import stamp
 from bench.train.batches import accumulate
 from bench.train.examples import mix, sample_example
 from bench.train.model_directory import model_config, write_model
+from bench.train.muon import Muon
 from bench.train.recipe import GRADIENT_NORM, Recipe
 
 CHECKPOINT = "checkpoint.pt"
@@ -34,7 +35,7 @@ class Run:
 
     recipe: Recipe
     model: LlamaForCausalLM
-    optimizer: torch.optim.Optimizer
+    optimizers: tuple[torch.optim.Optimizer, ...]
     rng: random.Random
     step: int = 0
     tokens: int = 0
@@ -54,28 +55,28 @@ class Run:
             before = json.loads((start / RECORD).read_text(encoding="utf-8"))
             model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
         model = model.train().to(recipe.device)
-        matrices = [p for p in model.parameters() if p.ndim == 2]
+        embedding = model.get_input_embeddings().weight
+        hidden = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
         vectors = [p for p in model.parameters() if p.ndim < 2]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            betas=(0.9, 0.98),
+        optimizers = (
+            Muon(hidden, recipe.weight_decay),
+            torch.optim.AdamW([embedding, *vectors], betas=(0.9, 0.98), weight_decay=0.0),
         )
-        return cls(recipe, model, optimizer, random.Random(recipe.seed), before=before, commit=_commit())
+        return cls(recipe, model, optimizers, random.Random(recipe.seed), before=before, commit=_commit())
 
     def advance(self) -> None:
         """One optimizer step on fresh sequences."""
         recipe = self.recipe
         longest = recipe.longest_at(self.step)
         examples = [sample_example(self.rng, longest=longest) for _ in range(recipe.batch)]
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate_at(self.step)
         loss, read = accumulate(self.model, examples, recipe.micro_batches)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.tokens += read
         self.loss_nats = loss if self.step == 0 else 0.98 * self.loss_nats + 0.02 * loss
         self.step += 1
@@ -85,7 +86,7 @@ class Run:
         state = {
             "recipe": asdict(self.recipe),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "rng": self.rng.getstate(),
             "history": (self.before, self.commit, self.mix),
             "counts": (self.step, self.tokens, self.elapsed_s, self.loss_nats),
@@ -100,10 +101,11 @@ class Run:
         state: dict[str, Any] = torch.load(directory / CHECKPOINT, map_location=device, weights_only=True)
         run = cls.begin(Recipe(**{**state["recipe"], "device": device}))
         run.model.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(run.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         run.rng.setstate(state["rng"])
-        run.before, run.commit, kept = state["history"]
-        if kept != run.mix:
+        run.before, run.commit, mix_then = state["history"]
+        if mix_then != run.mix:
             raise ValueError(f"the run in {directory} has another mix of sequences than this code")
         run.step, run.tokens, run.elapsed_s, run.loss_nats = state["counts"]
         return run

@@ -57,7 +57,11 @@ class Rows:
         some = any(row.repetition_penalty != 1 for row in rows)
         self.selection = Selection.make(kind, len(rows), len(logits), penalised=some, device=DEVICE)
         for b, row in enumerate(rows):
-            self.selection.set_row(b, stream=b, **dataclasses.asdict(row), seen=seen)
+            asked = dataclasses.asdict(row)
+            del asked[
+                "answer_temperature"
+            ]  # of a later phase, in which the host puts it in temperature's place
+            self.selection.set_row(b, stream=b, **asked, seen=seen)
         self.scratch = HeadScratch.make(self.head, self.selection, TILE)
 
     def step(self) -> list[int]:
