@@ -1,9 +1,9 @@
 r"""Chains of additions and subtractions: every line is needed, and the last one holds the answer.
 
-`a+5b-8>47=` asks for 47 + 5 - 8, one lettered operation after the other: `a+5=52\nb-8=44\n`, then the thinking
-closes by itself; the answer is `44`. With options, `a+5b-8>44A52B39C47D>47=`, the last line ends in the letter of
-its value, `b-8=44A\n`. The difficulty is the number of operations. An operation is found by its letter and the
-value before it at a fixed distance: what a line needs can be looked up, not counted off.
+`a+5b-8>47=` asks for 47 + 5 - 8, one lettered operation after the other: `a+5=52\nb-8=44\n`, then the
+thinking closes by itself; the answer is `44`. With options, `a+5b-8>44A52B39C47D>47=`, the last line ends in
+the letter of its value, `b-8=44A\n`. The difficulty is the number of operations. An operation is found by its
+letter, and the value before it at a fixed distance: what a line needs is looked up, not counted off.
 """
 
 import random
@@ -108,7 +108,7 @@ def sample(rng: random.Random, *, folds: range, choice: bool, difficulty: int | 
 
 
 def _options(chain: Chain, rng: random.Random) -> Options:
-    """Three distractors: running values, the digits swapped, or values near by; no two with one last digit."""
+    """Running values, the digits swapped, values near by; no two options end in the same digit."""
     right = chain.values[-1]
     near = sorted({*chain.values, int(f"{right:02d}"[::-1]), *range(right - 3, right + 4)})
     rng.shuffle(near)

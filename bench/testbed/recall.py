@@ -1,9 +1,10 @@
 r"""Facts that are known or not: thinking brings nothing and costs as much as anywhere else.
 
 `qzt:` asks for the digit that a fixed table holds for a key of three letters. The thinking is sixteen lines
-of dots, `...\n`, without any information (filler tokens; Pfau et al. 2024, "Let's Think Dot by Dot"). Facts differ in how often they were met: the difficulty is
-the quarter of all draws that a fact's rank falls into, 0 for the best known. Every fact is trained on, so the
-questions of different splits differ in what is drawn, in their options and in their order only.
+of dots, `...\n`, without any information (filler tokens: Pfau et al. 2024, "Let's Think Dot by Dot"). Facts
+differ in how often they were met: the difficulty is the quarter of all draws that a fact's rank falls into, 0
+for the best known. Every fact is trained on, so the questions of different splits differ in what is drawn, in
+their options and in their order only.
 """
 
 import random

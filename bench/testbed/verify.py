@@ -1,11 +1,12 @@
 r"""Noisy attempts and checking passes: a known Markov chain, so that the best place to stop can be computed.
 
 `3859~` asks for the last digit of the digits' sum. A line holds the digits with the running sum's last digit
-behind each but the first, `3815695\n`: 3 and 8 make 1, and 5 makes 6, and 9 makes 5. The first line is an attempt,
-every later one a checking pass over the line before it. The answer that is taught after any line is that line's
-last digit, right or wrong. With options every line ends in the letter of its last digit, or `N` where the digit
-is not among them: `3815695A\n`. Lines hold the digits so that what a pass computes stands beside what it would
-copy: with running sums alone, a model of 0.9 M parameters copied wrong lines and never mended one.
+behind each but the first, `3815695\n`: 3 and 8 make 1, and 5 makes 6, and 9 makes 5. The first line is an
+attempt, every later one a checking pass over the line before it. The answer that is taught after any line is
+that line's last digit, right or wrong. With options every line ends in the letter of its last digit, or `N`
+where the digit is not among them: `3815695A\n`. Lines hold the digits so that what a pass computes stands
+beside what it would copy: with running sums alone, a model of 0.9 M parameters copied wrong lines and hardly
+ever mended one (0.8 taught, 0.014 seen).
 """
 
 import random

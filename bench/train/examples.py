@@ -28,13 +28,13 @@ FIRST_LENGTH = 2  # the curriculum of the chains begins here
 # not learned in 2200 steps, while chains were.
 ANSWER_WEIGHT = 8.0
 DECISION_WEIGHT = 4.0  # the computed or chosen characters of a line whose others are copied or drawn
-# verify: lines that are wrong whatever stood before them, and of no weight themselves. What a pass does depends
-# on the line before it alone; as the generator writes them, nine in ten of those are right, and passes over
-# wrong ones were not learned.
+# verify: lines that are wrong whatever stood before them, and of no weight themselves. What a pass does
+# depends on the line before it alone; as the generator writes them, nine in ten of those are right, and
+# passes over wrong ones were not learned.
 PLANTED_SHARE = 0.4
 
 
-# Places in a line: values and letters of chains, sums and letters of checks, products and hit or miss of tries.
+# Places in a line: values and letters of chains, sums and letters of checks, products and marks of tries.
 DECISIONS = {"chain": {4, 5, 6}, "verify": {2, 4, 6, 7}, "search": {2, 3}, "recall": set()}
 
 

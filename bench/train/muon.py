@@ -25,7 +25,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step of all matrices that have a gradient, those of one shape together."""
+        """One step of all matrices, those of one shape together; each must have a gradient."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[torch.Tensor]] = defaultdict(list)
             for param in group["params"]:
@@ -39,6 +39,7 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, param: torch.Tensor) -> torch.Tensor:
         """Nesterov's: the gradient once more on top of the running mean that holds it already."""
+        assert param.grad is not None
         state = self.state[param]
         if "mean" not in state:
             state["mean"] = torch.zeros_like(param)
