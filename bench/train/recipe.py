@@ -84,4 +84,4 @@ def recipe(name: str, steps: int, **fields: Any) -> Recipe:
     """The recipe of a model by name; `fields` as of `Recipe`. Raises `ValueError` for an unknown one."""
     if name == "L":
         return Recipe(name, steps, 512, 2, **{"learning_rate": 1e-3, **fields})
-    return Recipe(name, steps, 64, 8, **{"learning_rate": 4e-3, **fields})
+    return Recipe(name, steps, 64, 8, **{"learning_rate": 8e-3, **fields})
