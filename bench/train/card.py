@@ -36,17 +36,19 @@ Generation begins in the thinking phase; there is no opening token. A thought is
 so far; it was trained on such cuts, after whole lines and inside lines. generation_config.json describes this
 under `thinking` (not a transformers key; transformers carries it along unused).
 
-- **chain**, `47+35-18=`: 1 to {max_operations} operations, every value in 0..{max_value}. One line per
-  operation, `47+35=82` and `82-18=64`; the answer is `64`.
-- **verify**, `38592~`: the last digit of the digits' sum. Lines of running sums, `1657`: an attempt, then
-  checking passes, {verify_lines} lines in all. The answer is the last line's last digit, right or wrong.
-- **search**, `3852>6?`: the two digits whose product ends in 6. Lines of random pairs and products, `384-`,
-  until one hits, `326+`, at most {tries}; the answer is `32`, or `N` for none ({unsolvable:.0%} of all).
-- **recall**, `qzt:`: the digit of one of {facts} keys. {recall_lines} lines of random keys, no information.
+- **chain**, `a+5b-8>47=`: 47 + 5 - 8; 1 to {max_operations} operations with operands of one digit, values in
+  0..{max_value}. One line per operation, `a+5=52` and `b-8=44`; the answer is `44`.
+- **verify**, `3859~`: the last digit of the digits' sum. Lines of the digits with the running sum's last
+  digit behind each but the first, `3815695`: an attempt, then checking passes, {verify_lines} lines in all.
+  The answer is the last line's last digit, right or wrong.
+- **search**, `3852>4?`: the two digits whose product ends in 4. Lines of random pairs and products, `326-`,
+  until one hits, `384+`, at most {tries}; the answer is `38`, or `N` for none ({unsolvable:.0%} of all).
+- **recall**, `qzt:`: the digit of one of {facts} keys. {recall_lines} lines of dots, `...`, no information.
 
-Each family also comes with four options before the mark, `47+35-18A64B46C61D74=`; the answer is a letter.
-There a chain's last line, every line of verify (`N` for a digit that is not among the options) and a hit of a
-search end in the letter of their value: `82-18=64A`, `1657A`, `326A`.
+Each family also comes with four options, every value before its letter: `a+5b-8>44A52B39C47D>47=`,
+`38595A2B3C4D~`, `3852>438A32B85CND?`, `qzt7A2B3C4D:`; the answer is a letter. There a chain's last line,
+every line of verify (`N` for a digit that is not among the options) and a hit of a search end in the letter
+of their value: `b-8=44A`, `3815695A`, `384A`. No two options of a chain end in the same digit.
 
 The thoughts of *verify* come from a known Markov chain: the attempt is wrong with probability {epsilon:g}, a
 pass over a wrong line corrects it with {fix:g}, a pass over a right line spoils it with {break_:g}. The model
@@ -54,8 +56,8 @@ is taught to answer what its last line says; with no line, what an attempt might
 are drawn with replacement, and an answer forced early is taught the truth, so that its probability can become
 a posterior. In *recall* a fact of rank r is met in proportion to 1/(r + {rank_offset}).
 
-The tokenizer has one token per character. Encoding puts `<bos>` in front and drops spaces; a text that is a
-bare chain gets its `=` if it lacks one. An unknown character becomes `<unk>`.
+The tokenizer has one token per character. Encoding puts `<bos>` in front and drops spaces. An unknown
+character becomes `<unk>`.
 
 ## Accuracy
 
@@ -90,9 +92,10 @@ their answers:
 
 *Full*: a whole thought. *Direct*: none. *Cut*: cut short, {mix[cut_inside_a_line]:.0%} of those inside a
 line. The loss covers what follows the prompt, except a closer that came from a cut: the model is not to learn
-to give up. It weighs tokens by their place, never by what was chosen there: answers and the letter that ends
-a chain {mix[weights][answer]:g}, whether a try hits {mix[weights][decision]:g}, lines of verify
-{mix[weights][check]:g}, random keys {mix[weights][noise]:g}, all else 1.
+to give up. It weighs tokens by their place, never by what was chosen there: answers {mix[weights][answer]:g};
+values and letters of chains, sums and letters of verify, products and hit or miss of search
+{mix[weights][decision]:g}; all else 1. In verify {mix[planted]:.0%} of the lines are planted: wrong whatever
+stood before, and of no weight, so that the passes over wrong lines are seen often enough to be learned.
 {history}
 
 ## Model and training
@@ -103,7 +106,7 @@ a chain {mix[weights][answer]:g}, whether a try hits {mix[weights][decision]:g},
 | MLP, embeddings | width {mlp}, tied |
 | Parameters | {parameters:,}, stored as {dtype} |
 | Vocabulary, context | {vocabulary} tokens, {context} positions |
-| Optimizer | AdamW, weight decay {weight_decay:g} |
+| Optimizer | Muon for hidden matrices, weight decay {weight_decay:g}; AdamW for embeddings and norms |
 | Learning rate | {learning_rate:g}, after a warm-up, cosine to 0 |
 | Batch, steps | {batch} sequences, {steps_done:,} of {steps:,} steps |
 | Seed, threads | {seed}, {threads} |

@@ -9,13 +9,14 @@ import pytest
 
 from bench.testbed import chain, recall, search, verify
 from bench.testbed.chain import Chain
-from bench.testbed.folds import DEVELOPMENT, HELD_OUT, TRAINING, fold
+from bench.testbed.folds import DEVELOPMENT, FOLDS, HELD_OUT, TRAINING, fold
 from bench.testbed.options import LETTERS, Options
 from bench.testbed.question import CATEGORIES, accepts
 from bench.testbed.sample import family_of, mixed, numbered, problem, question
 from bench.testbed.search import MOST_TRIES, NONE, Search
 from bench.testbed.verify import RATES, Verify
 from bench.testbed.vocabulary import TOKEN_ID
+from tests.testbed_prompts import taken_apart
 
 DRAWS = 150
 
@@ -23,18 +24,6 @@ DRAWS = 150
 def drawn(category, count=DRAWS, *, folds=HELD_OUT, difficulty=None):
     rng = random.Random(category)
     return [problem(category, rng, folds=folds, difficulty=difficulty) for _ in range(count)]
-
-
-def options_of(prompt):
-    """The options as a reader finds them in a prompt's text: letter to value."""
-    found, letter = {}, None
-    for character in prompt[:-1]:
-        if character in LETTERS:
-            letter = character
-            found[letter] = ""
-        elif letter:
-            found[letter] += character
-    return found
 
 
 # What all have in common
@@ -67,7 +56,7 @@ def test_a_difficulty_can_be_asked_for(category):
 def test_exactly_one_of_four_options_is_right(category):
     letters = Counter()
     for found in drawn(category):
-        shown = options_of(found.prompt)
+        _, shown = taken_apart(found.prompt)
         assert list(shown) == list(LETTERS) and len(set(shown.values())) == 4
         assert found.answer in LETTERS
         letters[found.answer] += 1
@@ -79,13 +68,16 @@ def test_exactly_one_of_four_options_is_right(category):
 def test_what_is_held_out_is_never_drawn_for_training(family):
     # Options are no part of what is hashed: a held-out question is held out in both forms.
     for category in (family, family + "-choice"):
-        assert all(fold(found.core) in TRAINING for found in drawn(category, folds=TRAINING))
-        assert all(fold(found.core) in DEVELOPMENT for found in drawn(category, 30, folds=DEVELOPMENT))
+        for folds, count in ((TRAINING, DRAWS), (DEVELOPMENT, 30)):
+            for found in drawn(category, count, folds=folds):
+                core, options = taken_apart(found.prompt)
+                assert core == found.core and fold(core) in folds
+                assert bool(options) == category.endswith("-choice")
 
 
 def test_the_folds_never_move():
     # Models were trained on one side of them: another hash would evaluate on training questions.
-    assert [fold(core) for core in ("47+35-18", "38592", "3852>6")] == [82, 5, 51]
+    assert [fold(core) for core in ("a+5b-8>47", "3859", "3852>4")] == [18, 19, 24]
 
 
 def test_an_answer_is_accepted_as_it_is_and_nothing_else():
@@ -113,30 +105,71 @@ def test_options_must_differ():
 
 
 def test_the_worked_example_of_a_chain_is_written_as_documented():
-    worked = Chain(47, (("+", 35), ("-", 18)), Options(("64", "46", "61", "74")))
-    assert worked.prompt == "47+35-18A64B46C61D74="
-    assert worked.think(random.Random(0)) == ["47+35=82\n", "82-18=64A\n"]
-    plain = Chain(47, (("+", 35), ("-", 18)))
-    assert plain.think(random.Random(0))[-1] == "82-18=64\n"
-    assert worked.answer == "A" and plain.answer == "64"
+    worked = Chain(47, (("+", 5), ("-", 8)), Options(("44", "52", "39", "47")))
+    assert worked.prompt == "a+5b-8>44A52B39C47D>47="
+    assert worked.think(random.Random(0)) == ["a+5=52\n", "b-8=44A\n"]
+    plain = Chain(47, (("+", 5), ("-", 8)))
+    assert plain.prompt == "a+5b-8>47=" and plain.core == worked.core == "a+5b-8>47"
+    assert plain.think(random.Random(0)) == ["a+5=52\n", "b-8=44\n"]
+    assert worked.answer == "A" and plain.answer == "44"
+
+
+def test_values_of_a_chain_have_two_digits():
+    small = Chain(3, (("+", 2), ("-", 4)))
+    assert small.prompt == "a+2b-4>03=" and small.think(random.Random(0)) == ["a+2=05\n", "b-4=01\n"]
+    assert small.answer == "01"
+
+
+def worked_out(core):
+    """The result of a chain by Python, which evaluates + and - from left to right too."""
+    operations, start = core.split(">")
+    return eval(
+        str(int(start)) + "".join(character for character in operations if character not in "abcdefgh")
+    )
 
 
 @pytest.mark.parametrize("operations", chain.OPERATIONS)
 def test_chains_are_right_and_stay_in_range(operations):
     for found in drawn("chain", 40, difficulty=operations):
-        # Python evaluates + and - from left to right too, and knows nothing of this generator.
-        assert eval(found.core) == int(found.answer)
-        assert len(found.think(random.Random(0))) == operations
-        for line in found.think(random.Random(0)):
-            left, right = line.strip().split("=")
-            assert eval(left) == int(right) and 0 <= int(right) <= 99
+        core, _ = taken_apart(found.prompt)
+        assert found.answer == f"{worked_out(core):02d}"
+        asked, value = core.split(">")
+        lines = found.think(random.Random(0))
+        assert asked == "".join(line.split("=")[0] for line in lines) and len(lines) == operations
+        for name, line in zip("abcdefgh", lines, strict=False):
+            operation, result = line.strip().split("=")
+            assert operation[0] == name and result == f"{eval(str(int(value)) + operation[1:]):02d}"
+            value = result
+        assert value == found.answer
 
 
-def test_the_right_option_of_a_chain_is_its_result():
+def test_operands_are_drawn_alike_where_all_of_them_keep_the_range():
+    changes = Counter()
+    for found in drawn("chain", 800, difficulty=8):
+        for value, operation in zip(found.values, found.operations, strict=False):
+            if 9 <= value <= 90:
+                changes[operation] += 1
+    assert len(changes) == 18
+    assert all(
+        abs(count / changes.total() - 1 / 18) < 5 * sqrt(17 / 18**2 / changes.total())
+        for count in changes.values()
+    )
+
+
+def test_the_right_option_of_a_chain_is_its_result_and_no_two_end_in_the_same_digit():
     for found in drawn("chain-choice"):
-        shown = options_of(found.prompt)
-        assert int(shown[found.answer]) == eval(found.core)
-        assert all(0 <= int(value) <= 99 for value in shown.values())
+        core, shown = taken_apart(found.prompt)
+        assert int(shown[found.answer]) == worked_out(core)
+        assert len({value[-1] for value in shown.values()}) == 4
+        assert found.think(random.Random(0))[-1].endswith(f"={shown[found.answer]}{found.answer}\n")
+
+
+def test_the_wrong_options_of_a_chain_are_values_that_a_slip_could_give():
+    for found in drawn("chain-choice"):
+        core, shown = taken_apart(found.prompt)
+        right = worked_out(core)
+        near = {*found.values, int(f"{right:02d}"[::-1]), *range(right - 3, right + 4)}
+        assert {int(value) for value in shown.values()} <= near
 
 
 @pytest.mark.parametrize(
@@ -146,6 +179,8 @@ def test_the_right_option_of_a_chain_is_its_result():
         (3, (("-", 4),)),
         (1, (("*", 1),)),
         (0, (("+", -1),)),
+        (5, (("+", 0),)),
+        (5, (("+", 10),)),
         (0, ()),
         (0, (("+", 1),) * 9),
     ],
@@ -158,19 +193,26 @@ def test_a_chain_outside_the_task_is_refused(start, operations):
 # Verify
 
 
-def test_a_line_of_verify_holds_the_running_sums():
-    worked = Verify("38592")
-    assert worked.right_line == "1657\n" and worked.answer == "7" and worked.prompt == "38592~"
+def test_a_line_of_verify_holds_the_digits_and_their_running_sums():
+    worked = Verify("3859")
+    assert worked.right_line == "3815695\n" and worked.answer == "5" and worked.prompt == "3859~"
+    for found in drawn("verify"):
+        assert found.answer == str(sum(map(int, taken_apart(found.prompt)[0])) % 10)
 
 
 def test_a_wrong_line_has_one_error_and_a_wrong_end():
-    rng = random.Random(0)
-    for found in drawn("verify"):
-        line, total, jumps = found._wrong_line(rng).strip(), int(found.digits[0]), 0
-        for digit, written in zip(found.digits[1:], line, strict=True):
-            jumps += int(written) != (total + int(digit)) % 10
+    rng, places = random.Random(0), Counter()
+    for found in drawn("verify", 600):
+        line = found.wrong_line(rng).removesuffix("\n")
+        assert line[0] + line[1::2] == found.digits
+        total, jumps = int(line[0]), []
+        for place, (digit, written) in enumerate(zip(line[1::2], line[2::2], strict=True)):
+            if int(written) != (total + int(digit)) % 10:
+                jumps.append(place)
             total = int(written)
-        assert jumps == 1 and line[-1] != found.answer
+        assert len(jumps) == 1 and line[-1] != found.answer
+        places[jumps[0]] += 1
+    assert all(abs(places[place] / 600 - 1 / 3) < 5 * sqrt(2 / 9 / 600) for place in range(3))
 
 
 def test_the_lines_of_verify_follow_the_stated_markov_chain():
@@ -193,25 +235,33 @@ def test_the_lines_of_verify_follow_the_stated_markov_chain():
         assert abs(counts[changed] / counts[of] - rate) < 5 * sqrt(rate * (1 - rate) / counts[of])
 
 
+def test_a_next_line_depends_on_the_line_before_alone():
+    asked = Verify("3859")
+    for before in ("3815695\n", "3825796\n"):
+        alone = [asked.next_line([before], random.Random(seed)) for seed in range(200)]
+        after_others = [asked.next_line(["3815693\n", before], random.Random(seed)) for seed in range(200)]
+        assert alone == after_others and len(set(alone)) > 1
+
+
 def test_verify_teaches_what_the_last_line_says_right_or_wrong():
     rng = random.Random(0)
-    shown = Verify("38592", Options(("7", "2", "3", "4")))
-    assert Verify("38592").conclude(["1657\n"], rng) == "7"
-    assert Verify("38592").conclude(["1657\n", "1652\n"], rng) == "2"
-    assert shown.right_line == "1657A\n"
-    assert shown.conclude(["1657A\n"], rng) == "A"
-    assert shown.conclude(["1652B\n"], rng) == "B"
+    shown = Verify("3859", Options(("5", "2", "3", "4")))
+    assert Verify("3859").conclude(["3815695\n"], rng) == "5"
+    assert Verify("3859").conclude(["3815695\n", "3815692\n"], rng) == "2"
+    assert shown.right_line == "3815695A\n"
+    assert shown.conclude(["3815695A\n"], rng) == "A"
+    assert shown.conclude(["3815692B\n"], rng) == "B"
     # The digit is not among the options: any letter.
-    assert {shown.conclude(["1659N\n"], rng) for _ in range(100)} == set(LETTERS)
+    assert {shown.conclude(["3815699N\n"], rng) for _ in range(100)} == set(LETTERS)
     for found in drawn("verify-choice", 50):
-        letters = {value: letter for letter, value in options_of(found.prompt).items()}
+        letters = {value: letter for letter, value in taken_apart(found.prompt)[1].items()}
         for line in found.think(rng):
-            assert line[4] == letters.get(line[3], "N")
+            assert line[7:] == letters.get(line[6], "N") + "\n"
 
 
 def test_with_no_line_written_verify_teaches_a_fresh_attempt():
-    rng, worked = random.Random(0), Verify("38592")
-    right = sum(worked.conclude([], rng) == "7" for _ in range(1000)) / 1000
+    rng, worked = random.Random(0), Verify("3859")
+    right = sum(worked.conclude([], rng) == "5" for _ in range(1000)) / 1000
     assert abs(right - (1 - RATES.epsilon)) < 5 * sqrt(0.25 / 1000)
 
 
@@ -245,15 +295,24 @@ def test_tries_end_with_the_first_hit_or_after_the_last():
     )
 
 
+def test_the_worked_example_of_a_search_is_written_as_documented():
+    worked, shown = Search("3852", "4"), Search("3852", "4", Options(("38", "32", "85", NONE)))
+    assert [a + b for a, b in combinations("3852", 2) if int(a) * int(b) % 10 == 4] == ["38"]
+    assert (worked.prompt, worked.answer) == ("3852>4?", "38")
+    assert (shown.prompt, shown.answer) == ("3852>438A32B85CND?", "A")
+    assert worked.think(random.Random(0))[-1] == "384+\n" and shown.think(random.Random(0))[-1] == "384A\n"
+    assert "326-\n" in {line for seed in range(20) for line in shown.think(random.Random(seed))}
+
+
 def test_an_early_answer_of_a_search_is_taught_the_truth():
-    worked = Search("3852", "6")
-    assert worked.conclude(["384-\n"], random.Random(0)) == "32"
-    assert worked.conclude(["384-\n"] * MOST_TRIES, random.Random(0)) == NONE
+    worked = Search("3852", "4")
+    assert worked.conclude(["326-\n"], random.Random(0)) == "38"
+    assert worked.conclude(["326-\n"] * MOST_TRIES, random.Random(0)) == NONE
 
 
 def test_the_last_option_of_a_search_is_none_and_right_where_nothing_hits():
     for found in drawn("search-choice"):
-        shown = options_of(found.prompt)
+        _, shown = taken_apart(found.prompt)
         assert shown["D"] == NONE
         hits = [
             letter
@@ -284,14 +343,12 @@ def test_facts_are_met_in_proportion_to_their_rank():
 
 
 def test_thinking_about_a_fact_says_nothing_of_it():
-    found = drawn("recall", 1)[0]
-    lines = found.think(random.Random(0))
-    assert len(lines) == recall.LINES and all(len(line) == 4 and line[:3].isalpha() for line in lines)
-    assert found.think(random.Random(1)) != lines
-    assert found.conclude(lines[:3], random.Random(0)) == found.answer
+    asked = [*drawn("recall", 20), *drawn("recall-choice", 20)]
+    assert {tuple(found.think(random.Random(1))) for found in asked} == {("...\n",) * recall.LINES}
+    assert all(found.conclude(["...\n"] * 3, random.Random(0)) == found.answer for found in asked)
 
 
 def test_verify_is_drawn_from_all_digits():
-    assert len({found.digits for found in drawn("verify", 500)}) > 480
+    assert len({found.digits for found in drawn("verify", 500, folds=range(FOLDS))}) > 470
     assert {digit for found in drawn("verify", 100) for digit in found.digits} == set("0123456789")
-    assert verify.DIGITS == 5
+    assert verify.DIGITS == 4

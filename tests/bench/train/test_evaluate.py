@@ -6,13 +6,16 @@ import random
 
 import pytest
 
+from bench.testbed.chain import Chain
+from bench.testbed.options import Options
+from bench.testbed.recall import Recall
 from bench.testbed.sample import problem
 from bench.testbed.search import MOST_TRIES, Search
 from bench.testbed.verify import RATES, Verify
 from bench.testbed.vocabulary import CLOSER
-from bench.train import thoughts
+from bench.train import examples, thoughts
 from bench.train.behaviour import transitions, tries
-from bench.train.card import card_text
+from bench.train.card import _CARD, card_text
 from bench.train.evaluate import evaluate, main, think_about
 from bench.train.recipe import Recipe
 from bench.train.run import Run
@@ -41,8 +44,9 @@ def thought(*lines, closed=True):
 
 
 def test_transitions_count_the_lines_that_follow_right_and_wrong_ones():
-    asked = Verify("38592")  # right: 1657
-    seen = [thought("1657", "1657", "1668"), thought("1668", "1668", "1657"), thought("1668", "1669")]
+    asked = Verify("3859")  # right: 3815695
+    right, wrong, other = "3815695", "3825796", "3815692"
+    seen = [thought(right, right, wrong), thought(wrong, wrong, right), thought(wrong, other)]
     found = transitions([asked] * 3, seen)
     assert found["epsilon"] == pytest.approx(2 / 3, abs=1e-4)
     assert found["fix"] == pytest.approx(1 / 3, abs=1e-4)
@@ -61,17 +65,17 @@ def test_the_generators_own_thoughts_have_the_generators_rates():
 
 
 def test_what_was_never_seen_is_no_rate():
-    found = transitions([Verify("38592")], [Thought((), False)])
+    found = transitions([Verify("3859")], [Thought((), False)])
     assert all(math.isnan(found[name]) for name in ("epsilon", "fix", "break"))
 
 
 def test_tries_count_right_lines_and_how_thoughts_end():
-    asked = Search("3852", "6")  # 32 hits
+    asked = Search("3852", "4")  # 38 hits
     seen = [
-        thought("384-", "326+"),  # ends with its hit
-        thought("326+", "384-"),  # goes on after it
+        thought("326-", "384+"),  # ends with its hit
+        thought("384+", "326-"),  # goes on after it
         thought("385-", "xyz-"),  # a wrong product, no pair
-        thought(*["384-"] * MOST_TRIES),  # ran through
+        thought(*["326-"] * MOST_TRIES),  # ran through
     ]
     found = tries([asked] * 4, seen)
     assert found["right"] == pytest.approx((4 + MOST_TRIES) / (6 + MOST_TRIES), abs=1e-4)
@@ -80,7 +84,7 @@ def test_tries_count_right_lines_and_how_thoughts_end():
 
 
 def test_a_line_that_was_not_ended_is_none():
-    assert Thought(tuple("1657\n16"), False).lines == ["1657\n"]
+    assert Thought(tuple("3815695\n38"), False).lines == ["3815695\n"]
 
 
 def test_half_a_thought_is_its_first_lines():
@@ -138,6 +142,25 @@ def test_the_card_holds_the_figures_of_the_record(engine, directory, monkeypatch
     assert "| search | 3 | 12.3% | 45.6% | 78.9% | 50.0% | 12.3 |" in card and "| 0.7654 |" in card
     assert f"{training['parameters']:,}" in card and "Apache-2.0" in card and "{" not in card
     assert training["command"] in card
+    assert f"{examples.PLANTED_SHARE:.0%} of the lines" in card
+
+
+def test_the_cards_examples_are_those_of_the_generators():
+    chain, chosen = (
+        Chain(47, (("+", 5), ("-", 8)), shown) for shown in (None, Options(("44", "52", "39", "47")))
+    )
+    checked, listed = Verify("3859"), Verify("3859", Options(("5", "2", "3", "4")))
+    search, hit = Search("3852", "4"), Search("3852", "4", Options(("38", "32", "85", "N")))
+    rng = random.Random(0)
+    (*_, hitting), (*_, lettered) = search.think(rng), hit.think(rng)
+    for text in (
+        *(one.prompt for one in (chain, chosen, checked, listed, search, hit)),
+        *(line.strip() for line in (*chain.think(rng), chosen.think(rng)[-1])),
+        *(line.strip() for line in (checked.right_line, listed.right_line, hitting, lettered)),
+        *(f"`{one.answer}`" for one in (chain, search)),
+        Recall(0).think(rng)[0].strip(),
+    ):
+        assert text in _CARD, text
 
 
 def test_a_directory_without_a_model_is_one_line(tmp_path, capsys):

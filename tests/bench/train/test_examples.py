@@ -2,28 +2,30 @@
 
 import random
 from collections import Counter
+from itertools import pairwise
 from math import sqrt
 
 import pytest
 
 from bench.testbed.folds import TRAINING, fold
-from bench.testbed.options import LETTERS
 from bench.testbed.question import CATEGORIES
 from bench.testbed.verify import RATES
 from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, VOCABULARY
 from bench.train import examples
 from bench.train.examples import (
     ANSWER_WEIGHT,
-    CHOICE_SHARES,
+    CHOICE_SHARE,
     DECISION_WEIGHT,
     FAMILY_SHARES,
     KIND_SHARES,
     MID_LINE_SHARE,
+    PLANTED_SHARE,
     Example,
     Kind,
     sample_example,
 )
 from bench.train.recipe import CONTEXT
+from tests.testbed_prompts import taken_apart
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +46,17 @@ def test_the_mix_has_the_stated_shares(drawn):
     for family, shares in KIND_SHARES.items():
         assert sum(shares.values()) == pytest.approx(1)
         assert all(near(kinds[family, kind], families[family], share) for kind, share in shares.items())
-    for family, share in CHOICE_SHARES.items():
-        chosen = sum(example.category == family + "-choice" for example in drawn)
-        assert near(chosen, families[family], share)
+    chosen = Counter(example.category for example in drawn)
+    for family in FAMILY_SHARES:
+        assert near(chosen[family + "-choice"], families[family], CHOICE_SHARE)
     cut = [example for example in drawn if example.kind is Kind.CUT]
-    assert near(sum(not example.thought.endswith("\n") for example in cut), len(cut), MID_LINE_SHARE)
+    assert near(sum(not example.lines[-1].endswith("\n") for example in cut), len(cut), MID_LINE_SHARE)
     assert {example.category for example in drawn} == set(CATEGORIES)
 
 
 def test_training_never_sees_a_held_out_question(drawn):
     for example in drawn:
-        core = example.prompt[:-1]
-        for letter in LETTERS:
-            core = core.split(letter)[0]
+        core, _ = taken_apart(example.prompt)
         assert example.category.startswith("recall") or fold(core) in TRAINING
 
 
@@ -72,46 +72,142 @@ def test_what_is_learned_starts_after_the_prompt_and_leaves_out_a_forced_closer(
         prompt = 1 + len(example.prompt)
         assert not any(weights[:prompt])
         assert weights[closer + 2 : -1] == [ANSWER_WEIGHT] * len(example.answer)
-        forgotten = [index for index in range(prompt, len(ids)) if not weights[index]]
-        assert forgotten == ([] if example.kind is Kind.FULL else [closer])
+        starts = [prompt + len("".join(example.lines[:number])) for number in range(len(example.lines) + 1)]
+        assert starts[-1] == closer and text[prompt:closer] == [*"".join(example.lines)]
+        forgotten = [
+            index
+            for number, ends in enumerate(pairwise(starts))
+            for index in range(*ends)
+            if number in example.planted
+        ]
+        if example.kind is not Kind.FULL:
+            forgotten.append(closer)
+        assert [index for index in range(prompt, len(ids)) if not weights[index]] == forgotten
+
+
+def weights_of(prompt, lines, answer, category, planted=()):
+    """Of the characters behind the prompt of a full thought, line by line, then those of the rest."""
+    made = Example(prompt, Kind.FULL, tuple(lines), answer, category, frozenset(planted))
+    weights = made.tokens()[1][1 + len(prompt) :]
+    found = []
+    for line in lines:
+        found.append(weights[: len(line)])
+        weights = weights[len(line) :]
+    return [*found, weights]
 
 
 def test_no_weight_depends_on_what_was_chosen():
     # A closer that counted more than another line in its place would be written too often.
-    miss, hit = "384-\n", "326+\n"
-    long = Example("3852>6?", Kind.FULL, miss + miss + hit, "32", "search").tokens()[1]
-    short = Example("3852>6?", Kind.FULL, miss + hit, "32", "search").tokens()[1]
-    closer = 1 + len("3852>6?" + miss + hit)
-    assert long[:closer] == short[:closer]
-    assert [long[place] for place in range(8, closer + 5) if long[place] != 1.0] == [DECISION_WEIGHT] * 3
-    key = Example("qzt:", Kind.FULL, "abc\ndef\n", "7", "recall").tokens()[1]
-    assert len({*key[5:14]}) == 1
-    line = Example("38592~", Kind.FULL, "1657\n1657\n", "7", "verify").tokens()[1]
-    assert line[7:18] == ([4.0] * 4 + [1.0]) * 2 + [1.0]
-    worked = Example("1+1A2B3C4D5=", Kind.FULL, "1+1=2A\n", "A", "chain-choice").tokens()
-    assert [VOCABULARY[i] for i, weight in zip(*worked, strict=True) if weight == ANSWER_WEIGHT] == ["A", "A"]
+    miss, hit = "326-\n", "384+\n"
+    for lines in ([miss, hit], [miss, miss, hit], [hit]):
+        *tries, rest = weights_of("3852>4?", lines, "38", "search")
+        assert tries == [[1, 1, DECISION_WEIGHT, DECISION_WEIGHT, 1]] * len(lines)
+        assert rest == [1, 1, ANSWER_WEIGHT, ANSWER_WEIGHT, 1]
+    for category, letter in (("verify", ""), ("verify-choice", "A")):
+        right, wrong = f"3815695{letter}\n", f"3815692{letter and 'N'}\n"
+        prompt = "3859" + (letter and "5A2B3C4D") + "~"
+        *passes, _ = weights_of(prompt, [right, wrong, right], "5", category)
+        assert passes == [[1, 1, 4, 1, 4, 1, 4, 4, 1][: len(right)]] * 3
+
+
+def test_weights_stand_on_what_is_computed_or_chosen():
+    operation, last, rest = weights_of(
+        "a+5b-8>44A52B39C47D>47=", ["a+5=52\n", "b-8=44A\n"], "A", "chain-choice"
+    )
+    assert operation == [1, 1, 1, 1, 4, 4, 4] and last == [1, 1, 1, 1, 4, 4, 4, 1]
+    assert rest == [1, 1, ANSWER_WEIGHT, 1]
+    dots, _ = weights_of("qzt:", ["...\n"], "7", "recall")
+    assert dots == [1] * 4
+
+
+def test_a_planted_line_has_no_weight_and_changes_none_beside_it():
+    lines = ["3815695\n", "3825796\n", "3815695\n"]
+    for planted in ((), (1,), (0, 2)):
+        *found, rest = weights_of("3859~", lines, "5", "verify", planted)
+        for index, weights in enumerate(found):
+            assert weights == ([0] * 8 if index in planted else [1, 1, 4, 1, 4, 1, 4, 4])
+        assert rest == [1, 1, ANSWER_WEIGHT, 1]
+
+
+def right_line(example):
+    """The right line of a verify question, worked out from its prompt alone."""
+    digits, options = taken_apart(example.prompt)
+    line = digits[0] + "".join(
+        digits[place] + str(sum(map(int, digits[: place + 1])) % 10) for place in range(1, len(digits))
+    )
+    if options:
+        line += {value: letter for letter, value in options.items()}.get(line[-1], "N")
+    return line + "\n"
+
+
+def test_wrong_lines_are_planted_in_the_stated_share_whatever_stood_before(drawn):
+    counts = Counter()
+    for example in drawn:
+        if not example.category.startswith("verify"):
+            assert not example.planted
+            continue
+        right = right_line(example)
+        whole = [line for line in example.lines if line.endswith("\n")]
+        for index, line in enumerate(whole):
+            before = "nothing" if not index else "right" if whole[index - 1] == right else "wrong"
+            counts[before] += 1
+            counts[before, "planted"] += index in example.planted
+            assert index not in example.planted or line[6] != right[6]
+    for before in ("nothing", "right", "wrong"):
+        assert near(counts[before, "planted"], counts[before], PLANTED_SHARE)
+
+
+def test_what_is_learned_of_a_check_follows_the_kernel_over_planted_lines_as_over_others(drawn):
+    # Rates of the lines that have weight. A planted error is mended as often as any other.
+    counts = Counter()
+    for example in drawn:
+        if example.category.startswith("verify"):
+            right = right_line(example)
+            whole = [line for line in example.lines if line.endswith("\n")]
+            for index, line in enumerate(whole):
+                if index in example.planted:
+                    continue
+                before = whole[index - 1] if index else ""
+                name = "first" if not index else "broken" if before == right else "mended"
+                name += " over planted" if index - 1 in example.planted else ""
+                counts[name, "seen"] += 1
+                counts[name] += (line != right) if name in ("first", "broken") else (line == right)
+                assert not name.startswith("mended") or line in (right, before)  # mended or copied
+    for name, rate in (
+        ("first", RATES.epsilon),
+        ("mended", RATES.fix),
+        ("mended over planted", RATES.fix),
+        ("broken", RATES.break_),
+    ):
+        assert near(counts[name], counts[name, "seen"], rate)
+    assert counts["mended over planted", "seen"] > 2 * counts["mended", "seen"]  # what planting is for
+    assert not counts["broken over planted"]
 
 
 def test_a_cut_ends_before_its_thought_would_have(drawn):
     for example in drawn:
         if example.kind is Kind.DIRECT:
-            assert example.thought == ""
+            assert example.lines == ()
         if example.kind is Kind.CUT:
-            assert example.thought
-            lines = example.thought.splitlines()
+            assert example.lines and all(line.endswith("\n") for line in example.lines[:-1])
+            mid_line = not example.lines[-1].endswith("\n")
             if example.category.startswith("chain"):
-                assert len(lines) <= len([c for c in example.prompt if c in "+-"])
-            if example.category.startswith("search") and example.thought.endswith("\n"):
+                assert len(example.lines) <= sum(c in "+-" for c in example.prompt) - (not mid_line)
+            if example.category.startswith(("verify", "recall")):
+                assert len(example.lines) <= RATES.lines - (not mid_line)
+            if example.category.startswith("search") and not mid_line:
                 target = example.prompt.split(">")[1][0]
-                assert all(line[2] != target for line in lines)
+                assert all(line[2] != target for line in example.lines)
 
 
 def test_a_forced_answer_of_verify_is_the_last_whole_line(drawn):
     for example in drawn:
-        lines = [line for line in example.thought.splitlines(keepends=True) if line.endswith("\n")]
+        lines = [line for line in example.lines if line.endswith("\n")]
         if example.category == "verify" and lines:
             assert example.answer == lines[-1][-2]
             assert len(lines) == RATES.lines or example.kind is Kind.CUT
+        if example.category == "verify-choice" and lines:
+            assert lines[-1][-2] in (example.answer, "N")
 
 
 def test_a_cut_search_is_as_likely_solvable_as_its_misses_allow():
@@ -119,10 +215,10 @@ def test_a_cut_search_is_as_likely_solvable_as_its_misses_allow():
     rng, seen = random.Random(4), Counter()
     for _ in range(5000):
         example = examples._cut(rng, "search", 8)
-        lines = example.thought.splitlines()
-        if len(example.prompt.split(">")[0]) == 4 and example.thought.endswith("\n") and len(lines) <= 4:
-            seen[len(lines)] += 1
-            seen[len(lines), "solvable"] += example.answer != "N"
+        misses = len(example.lines)
+        if len(example.prompt.split(">")[0]) == 4 and example.lines[-1].endswith("\n") and misses <= 4:
+            seen[misses] += 1
+            seen[misses, "solvable"] += example.answer != "N"
     for misses in (1, 2, 3, 4):
         weight = 3 * (5 / 6) ** misses
         assert near(seen[misses, "solvable"], seen[misses], weight / (weight + 1))

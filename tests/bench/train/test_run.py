@@ -14,6 +14,7 @@ from bench.train import examples
 from bench.train.batches import accumulate, loss_sum, micro_batches
 from bench.train.examples import sample_example
 from bench.train.model_directory import model_config, write_model
+from bench.train.muon import Muon
 from bench.train.recipe import SHAPES, Recipe, recipe
 from bench.train.run import Run
 from bench.train.tokenizer import build_tokenizer
@@ -53,20 +54,38 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(tmp_path):
     resumed = advanced(Run.resume(tmp_path, "cpu"), 1)
     assert same(whole.model.state_dict(), resumed.model.state_dict())
     assert (whole.step, whole.tokens, whole.loss_nats) == (resumed.step, resumed.tokens, resumed.loss_nats)
-    # What the test would see if the generator of sequences, or the optimizer, began anew.
+    # What the test would see if the generator of sequences, or one of the optimizers, began anew.
     forgetful = Run.resume(tmp_path, "cpu")
     forgetful.rng = Run.begin(tiny()).rng
-    cold = Run.resume(tmp_path, "cpu")
-    cold.optimizer.state.clear()
-    for broken in (forgetful, cold):
+    cold = [Run.resume(tmp_path, "cpu") for _ in range(2)]
+    for run, optimizer in zip(cold, ("Muon", "AdamW"), strict=True):
+        (forgetting,) = (one for one in run.optimizers if type(one).__name__ == optimizer)
+        forgetting.state.clear()
+    for broken in (forgetful, *cold):
         assert not same(whole.model.state_dict(), advanced(broken, 1).model.state_dict())
 
 
-def test_a_run_goes_on_with_its_own_mix_or_not_at_all(tmp_path, monkeypatch):
+def test_a_run_goes_on_with_its_own_mix_or_not_at_all(tmp_path):
     Run.begin(tiny()).save(tmp_path)
-    monkeypatch.setitem(examples.FAMILY_SHARES, "chain", 0.9)
-    with pytest.raises(ValueError, match="another mix"):
-        Run.resume(tmp_path, "cpu")
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setitem(examples.FAMILY_SHARES, "chain", 0.9)
+        with pytest.raises(ValueError, match="another mix"):
+            Run.resume(tmp_path, "cpu")
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(examples, "PLANTED_SHARE", 0.2)
+        with pytest.raises(ValueError, match="another mix"):
+            Run.resume(tmp_path, "cpu")
+    Run.resume(tmp_path, "cpu")
+
+
+def test_every_parameter_is_in_one_optimizer_and_muon_has_the_hidden_matrices():
+    run = Run.begin(tiny())
+    muon, adam = run.optimizers
+    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    held = [{names[id(p)] for group in one.param_groups for p in group["params"]} for one in (muon, adam)]
+    assert not held[0] & held[1] and held[0] | held[1] == set(names.values())
+    assert isinstance(muon, Muon) and all("_proj" in name for name in held[0]) and len(held[0]) == 7 * 5
+    assert [group["weight_decay"] for one in (muon, adam) for group in one.param_groups] == [0.05, 0.0]
 
 
 def test_micro_batches_do_not_change_the_gradient():
@@ -131,7 +150,7 @@ def test_the_engine_and_transformers_read_a_published_model(published):
     assert same(Run.resume(published, "cpu").model.state_dict(), loaded.state_dict())
     with Engine.load(published / "latest", backend="torch", device="cpu") as engine:
         assert engine.thinking is not None and engine.thinking.answer_prefix == ANSWER_PREFIX
-        assert len(engine.generate("47+35-18", max_new_tokens=4, ignore_eos=True).token_ids) == 4
+        assert len(engine.generate("a+5b-8>47=", max_new_tokens=4, ignore_eos=True).token_ids) == 4
 
 
 def test_a_model_can_be_stored_in_bf16_and_stays_fp32_in_memory(tmp_path):
@@ -172,11 +191,15 @@ def test_a_run_is_kept_while_it_goes_on(tmp_path, monkeypatch):
     [
         ("47+35-18", "47+35-18="),
         ("47 + 35 - 18 =", "47+35-18="),
-        ("47+35-18A64B46C61D74=", "47+35-18A64B46C61D74="),
-        ("38592~", "38592~"),
-        ("3852>6A38B35C52DN?", "3852>6A38B35C52DN?"),
+        ("a+5b-8>47=", "a+5b-8>47="),
+        ("a+5b-8 > 44A 52B 39C 47D > 47 =", "a+5b-8>44A52B39C47D>47="),
+        ("3859~", "3859~"),
+        ("38595A2B3C4D~", "38595A2B3C4D~"),
+        ("3852>438A32B85CND?", "3852>438A32B85CND?"),
         ("qzt:", "qzt:"),
-        ("47+35=82\n", "47+35=82\n"),
+        ("a+5=52\n", "a+5=52\n"),
+        ("a+5b-8>47=a+5=52\nb-8=44\n", "a+5b-8>47=a+5=52\nb-8=44\n"),
+        ("...\n", "...\n"),
     ],
 )
 def test_prompts_are_read_as_they_are_and_a_bare_chain_gets_its_sign(typed, read):
@@ -186,6 +209,6 @@ def test_prompts_are_read_as_they_are_and_a_bare_chain_gets_its_sign(typed, read
 def test_the_vocabulary_survives_the_file(published):
     loaded = AutoTokenizer.from_pretrained(published / "latest")
     assert [loaded.convert_tokens_to_ids(token) for token in VOCABULARY] == list(range(len(VOCABULARY)))
-    text = f"qzt:abc\n{CLOSER}{ANSWER_PREFIX}7{EOS}"
+    text = f"qzt:...\n{CLOSER}{ANSWER_PREFIX}7{EOS}"
     assert loaded.decode(loaded(text)["input_ids"], skip_special_tokens=True) == text.removesuffix(EOS)
     assert build_tokenizer().encode("4*2é").tokens == [BOS, "4", UNK, "2", UNK]
