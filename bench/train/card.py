@@ -106,7 +106,7 @@ a chain {mix[weights][answer]:g}, whether a try hits {mix[weights][decision]:g},
 | Optimizer | AdamW, weight decay {weight_decay:g} |
 | Learning rate | {learning_rate:g}, after a warm-up, cosine to 0 |
 | Batch, steps | {batch} sequences, {steps_done:,} of {steps:,} steps |
-| Seed, threads | {seed}, {threads} |
+| Seed, workers | {seed}, {workers} |
 | Tokens read | {tokens:,} |
 | Wall time | {minutes:.1f} minutes (the machine shared with other work) |
 | Hardware | {machine}; torch {torch} |
