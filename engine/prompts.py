@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EXIT_CANCELLED, Cancelled, TokenjouleError, UsageError
-from engine.runner import Runner, as_line, failure_of
+from engine.runner import Runner, failure_of
 from engine.steps import StopReason
+
+# Options that do not decide what a result says, or that the setting tells as what came of them.
+_ELSEWHERE = {
+    *("prompt", "prompt_file", "prompts", "output", "trace", "plot", "json", "quiet"),
+    *("model", "quantize", "dtype", "backend", "device", "energy_source"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +30,13 @@ class Item:
 def run_prompts(runner: Runner, source: str, output: str | None) -> int:
     """Each prompt as a request of its own; a prompt that fails gets a line with `error`, the rest goes on.
 
-    Results go to `output` (appended; ids found there are not run again) or to stdout. A cancelled request
-    leaves no line, so that it is run again. Returns 1 when any prompt failed, 130 when cancelled.
+    Results go to `output` (appended; ids found there are not run again) or to stdout; each line begins with
+    `id`, `prompt` and `setting`. A cancelled request leaves no line, so that it is run again. Returns 1 when
+    any prompt failed, 130 when cancelled.
     """
     items = read_items(source)
-    done = _finished_ids(Path(output), _setting(runner)) if output else set()
+    setting = _setting(runner)
+    done = _finished_ids(Path(output), setting, items) if output else set()
     failed = False
     stream = open(output, "a", encoding="utf-8") if output else sys.stdout  # noqa: SIM115
     try:
@@ -48,7 +56,8 @@ def run_prompts(runner: Runner, source: str, output: str | None) -> int:
             if outcome["error"] is not None:
                 failed = True
                 print(f"tokenjoule: prompt {item.id}: {outcome['error']}", file=sys.stderr)
-            stream.write(as_line(item.id, outcome) + "\n")
+            line = {"id": item.id, "prompt": item.prompt, "setting": setting, **outcome}
+            stream.write(json.dumps(line) + "\n")
             stream.flush()
     finally:
         if output:
@@ -102,34 +111,43 @@ def _item(line: str, number: int, where: str) -> Item:
 
 
 def _setting(runner: Runner) -> dict[str, Any]:
-    """What results of one file must have in common, as each of them says it."""
-    options, card = runner.options, runner.engine.origin.card
-    found = {"model": card.id, "quantization": card.quantization, "strategy": runner.strategy.name}
-    if options.answer_temperature is None:
-        found["temperature"] = options.temperature
-    return found
+    """What all results of one file have in common; each line says it."""
+    engine, options = runner.engine, vars(runner.options)
+    card = engine.origin.card
+    found = {
+        "model": card.id,
+        "quantization": card.quantization,
+        "dtype": card.dtype,
+        "backend": engine.model.backend.name,
+        "energy_source": engine.poller.meter.name,
+        **{name: value for name, value in options.items() if name not in _ELSEWHERE},
+    }
+    return dict(json.loads(json.dumps(found)))  # as it comes back from a file
 
 
-def _check_setting(value: dict[str, Any], setting: dict[str, Any], where: str) -> None:
+def _check_setting(said: object, setting: dict[str, Any], where: str) -> None:
     """Raises `UsageError` for a result of another setting: a file that mixes both would tell of neither."""
-    card = value.get("model")
-    said = {**value, "model": card.get("id"), "quantization": card.get("quantization")} if card else value
-    for name, asked in setting.items():
-        if said.get(name, asked) != asked:
+    if not isinstance(said, dict):
+        raise UsageError(f"{where}: no setting is told, so nothing can be added: name another --output")
+    for name in (*setting, *(name for name in said if name not in setting)):
+        was, now = said.get(name), setting.get(name)
+        if was != now:
             raise UsageError(
-                f"{where}: {name} was {said[name]}, and is {asked} now: results of another setting need "
-                "another --output"
+                f"{where}: {name} was {was}, and is {now} now: another setting needs another --output"
             )
 
 
-def _finished_ids(output: Path, setting: dict[str, Any]) -> set[str | int]:
-    """Ids with a result in `output`; failed ones run again. Raises `UsageError` for those of another setting.
+def _finished_ids(output: Path, setting: dict[str, Any], items: list[Item]) -> set[str | int]:
+    """Ids with a result in `output`; failed ones run again.
+
+    Raises `UsageError` for results of another setting, and of another prompt under the same id.
 
     A last line that a kill cut short is removed, once everything before it has proved to be ours.
     """
     if not output.is_file():
         return set()
     *lines, rest = output.read_bytes().split(b"\n")
+    asked = {item.id: item.prompt for item in items}
     done: set[str | int] = set()
     for number, line in enumerate(lines, start=1):
         foreign = TokenjouleError(f"{output}, line {number}: not a result of --prompts")
@@ -142,7 +160,10 @@ def _finished_ids(output: Path, setting: dict[str, Any]) -> set[str | int]:
         if not isinstance(value["id"], str | int):
             raise foreign
         if value["error"] is None:
-            _check_setting(value, setting, f"{output}, line {number}")
+            where = f"{output}, line {number}"
+            _check_setting(value.get("setting"), setting, where)
+            if asked.get(value["id"], value.get("prompt")) != value.get("prompt"):
+                raise UsageError(f"{where}: id {value['id']!r} was another prompt: name another --output")
             done.add(value["id"])
     if rest and not rest.startswith(b'{"id":'[: len(rest)]):
         raise TokenjouleError(f"{output}, line {len(lines) + 1}: not a result of --prompts")

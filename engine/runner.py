@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 from engine.engine import Engine
 from engine.errors import EXIT_CANCELLED, TokenjouleError
@@ -152,8 +152,3 @@ def failure_of(result: Generation, *, measured: bool) -> str | None:
     if measured and not result.energy.complete:
         return f"the energy was not measured completely: {result.energy.problem}"
     return None
-
-
-def as_line(identity: object, outcome: dict[str, Any]) -> str:
-    """One result of many, as JSON."""
-    return json.dumps({"id": identity, **outcome})

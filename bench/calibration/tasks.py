@@ -1,5 +1,7 @@
 """Which questions a calibration or an experiment asks: `testbed[:CATEGORY,…]`, of a frozen split."""
 
+from pathlib import Path
+
 from bench.testbed.question import CATEGORIES, Question
 from bench.testbed.splits import SEALED, open_split
 from engine.errors import UsageError
@@ -15,9 +17,21 @@ def categories_of(tasks: str) -> tuple[str, ...]:
     return chosen
 
 
-def questions(tasks: str, split: str, per_category: int, *, reason: str | None = None) -> list[Question]:
-    """So many of each category, the categories in turn. Raises `UsageError` and as `open_split` does."""
-    return open_split(split, per_category=per_category, categories=categories_of(tasks), reason=reason)
+def questions(
+    tasks: str, split: str, per_category: int, *, reason: str | None = None, curve: Path | None = None
+) -> list[Question]:
+    """So many of each category, the categories in turn.
+
+    `curve`: the operating curve whose rule is applied; the test split needs one, and that it was frozen.
+    Raises `UsageError` and as `open_split` does.
+    """
+    categories = categories_of(tasks)
+    if split == SEALED and curve is None:
+        raise UsageError(
+            f"the {SEALED} split opens to a frozen curve and rule only: name its file with --curve"
+        )
+    fitted = () if curve is None else (curve,)
+    return open_split(split, per_category=per_category, categories=categories, reason=reason, fitted=fitted)
 
 
 def refuse_test(splits: set[str]) -> None:

@@ -116,7 +116,8 @@ def _read(options: argparse.Namespace) -> _Made:
 
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> _Made:
     split = options.split or "development"
-    asked = questions(options.tasks or "testbed", split, options.questions or 100, reason=options.reason)
+    tasks, count = options.tasks or "testbed", options.questions or 100
+    asked = questions(tasks, split, count, reason=options.reason, curve=options.curve)
     with Engine.load(
         options.model,
         backend=options.backend or "auto",

@@ -1,10 +1,10 @@
 r"""Blind search with a random hitting time; one question in four cannot be solved, so giving up can pay.
 
-`3852>4?` gives distinct digits and a target: find the two whose product ends in it. A try is a line of a
+`3852>4+?` gives distinct digits and a target: find the two whose product ends in it. A try is a line of a
 pair, in prompt order, its product's last digit, and `-` for a miss, `326-\n`, or `+` for a hit, `384+\n`;
-with options, `3852>438A32B85CND?`, a hit ends in its letter, `384A\n`. Pairs are drawn with replacement until
-one hits or 32 tries are through. The answer is the pair, `38`, or `N` for none; the difficulty is the number
-of digits.
+with options, `3852>4+38A32B85CND?`, a hit ends in its letter, `384A\n`. Pairs are drawn with replacement
+until one hits or 32 tries are through. The answer is the pair, `38`, or `N` for none; the difficulty is the
+number of digits.
 """
 
 import random
@@ -43,7 +43,7 @@ class Search:
 
     @property
     def prompt(self) -> str:
-        return self.core + (self.options.text if self.options else "") + MARK
+        return self.core + HIT + (self.options.text if self.options else "") + MARK
 
     @property
     def solution(self) -> str:

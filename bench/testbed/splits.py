@@ -1,12 +1,17 @@
 """Frozen splits: numbered questions for development, calibration and test; a record of who opened the test.
 
-frozen.json holds the mix, the generators' constants, the splits and, later, thresholds that were chosen on
-the calibration split, with a hash of the first three. A split opens only while the code still says the same.
+    python -m bench.testbed.splits --fitted S=CURVE.json      freeze, with what was fitted to calibration runs
+
+frozen.json holds the mix, the generators' constants, the splits, and of each file that was fitted to the
+calibration split (thresholds, prices, joules of a token) its SHA-256, with a hash of all that. A split opens
+only while the code still says the same, the test split only to files that are frozen.
 """
 
+import argparse
 import hashlib
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,13 +77,21 @@ def definition() -> dict[str, Any]:
     }
 
 
-def freeze(path: Path = FROZEN, *, thresholds: Mapping[str, float] | None = None) -> str:
-    """Writes frozen.json for the code as it is; returns the hash."""
-    found = definition()
+def freeze(path: Path = FROZEN, *, fitted: Mapping[str, Path] | None = None) -> str:
+    """Writes frozen.json for the code and the `fitted` files as they are; returns the hash."""
+    digests = {name: file_digest(file) for name, file in (fitted or {}).items()}
+    found = {**definition(), "fitted": digests}
     digest = _digest(found)
-    document = {**found, "thresholds": dict(thresholds or {}), "sha256": digest}
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**found, "sha256": digest}, indent=2) + "\n", encoding="utf-8")
     return digest
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256. Raises `TokenjouleError` for a file that cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise TokenjouleError(f"cannot read {path}: {error.strerror}") from error
 
 
 def open_split(
@@ -87,14 +100,15 @@ def open_split(
     per_category: int,
     categories: tuple[str, ...] = CATEGORIES,
     reason: str | None = None,
+    fitted: Sequence[Path] = (),
     frozen: Path = FROZEN,
     openings: Path = OPENINGS,
 ) -> list[Question]:
     """The first `per_category` questions of each category of a split, the categories in turn.
 
-    The test split needs a `reason`, and a line in `openings` says when, at which commit and why it was
-    opened. Raises `UsageError` for an unknown split, a number out of range or a missing reason,
-    `TokenjouleError` where frozen.json is not of this code.
+    The test split needs a `reason`, and a line in `openings` says when, at which commit, why and to which
+    `fitted` files it was opened. Raises `UsageError` for an unknown split, a number out of range, a missing
+    reason or a file that was not frozen, `TokenjouleError` where frozen.json is not of this code.
     """
     if name not in SPLITS:
         raise UsageError(f"unknown split {name!r}; there are {', '.join(SPLITS)}")
@@ -103,9 +117,12 @@ def open_split(
         raise UsageError(f"a split has 1..{split.questions} questions a category, not {per_category}")
     if name == SEALED and not reason:
         raise UsageError("the test split opens for a reason only, which is put on record")
-    digest = _check(frozen)
+    kept = _check(frozen)
     if name == SEALED:
-        _put_on_record(openings, digest, str(reason))
+        for path in fitted:
+            if file_digest(path) not in kept["fitted"].values():
+                raise UsageError(f"{path} was not frozen, so the test split stays closed to it")
+        _put_on_record(openings, kept["sha256"], str(reason), fitted)
     return [
         numbered(category, split.first + index, folds=split.folds)
         for index in range(per_category)
@@ -113,18 +130,19 @@ def open_split(
     ]
 
 
-def _check(frozen: Path) -> str:
+def _check(frozen: Path) -> dict[str, Any]:
+    """What is frozen, once it has proved to be of this code."""
     try:
-        kept = json.loads(frozen.read_text(encoding="utf-8"))["sha256"]
+        kept: dict[str, Any] = json.loads(frozen.read_text(encoding="utf-8"))
+        said, fitted = kept["sha256"], kept["fitted"]
     except (OSError, ValueError, KeyError) as error:
         raise TokenjouleError(f"{frozen} does not tell what the splits are: {error!r}") from error
-    digest = _digest(definition())
-    if digest != kept:
-        raise TokenjouleError(f"{frozen} was frozen for other constants than those of this code: {kept[:12]}")
-    return digest
+    if _digest({**definition(), "fitted": fitted}) != said:
+        raise TokenjouleError(f"{frozen} was frozen for other constants than those of this code: {said[:12]}")
+    return kept
 
 
-def _put_on_record(openings: Path, digest: str, reason: str) -> None:
+def _put_on_record(openings: Path, digest: str, reason: str, fitted: Sequence[Path]) -> None:
     where = stamp("bench.testbed.splits", (), torch.device("cpu"))
     line = {
         "utc": where.utc,
@@ -133,6 +151,7 @@ def _put_on_record(openings: Path, digest: str, reason: str) -> None:
         "split": SEALED,
         "sha256": digest,
         "reason": reason,
+        "fitted": [file_digest(path) for path in fitted],
     }
     with openings.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -140,3 +159,22 @@ def _put_on_record(openings: Path, digest: str, reason: str) -> None:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Freezes. Returns 0, 1 for a file that cannot be read; exits with 2 on bad usage."""
+    parser = argparse.ArgumentParser(prog="bench.testbed.splits", description=__doc__.splitlines()[0])
+    parser.add_argument("--fitted", action="append", default=[], metavar="NAME=FILE", help="may be repeated")
+    named = [text.partition("=") for text in parser.parse_args(argv).fitted]
+    if not all(name and file for name, _, file in named):
+        parser.error("--fitted needs NAME=FILE")
+    try:
+        print(freeze(fitted={name: Path(file) for name, _, file in named}))
+    except TokenjouleError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,7 @@
-"""Training sequences as tensors, sorted by length into micro-batches, and the gradient of their loss."""
+"""Training sequences as tensors, sorted by length into parts, and the gradient of their loss."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -9,23 +10,40 @@ from transformers import LlamaForCausalLM
 from bench.testbed.vocabulary import PAD, TOKEN_ID
 from bench.train.examples import Example
 
+Row = tuple[list[int], list[float]]  # ids, and the weight of each
 
-def micro_batches(
-    rows: Sequence[tuple[list[int], list[float]]], parts: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields `parts` pairs of ids (B, T) int64 and weights (B, T) fp32, padded on the right.
 
-    `rows` come sorted by length: a mixed batch would be more than half padding (mean 45 tokens, longest
-    about 150).
-    """
-    size = len(rows) // parts
-    for first in range(0, len(rows), size):
-        part = rows[first : first + size]
-        width = len(part[-1][0])
-        yield (
-            torch.tensor([ids + [TOKEN_ID[PAD]] * (width - len(ids)) for ids, _ in part]),
-            torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in part]),
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`parts`: rows of about the same length each. `weight`: of all rows' tokens together. `tokens`: read."""
+
+    parts: tuple[tuple[Row, ...], ...]
+    weight: float
+    tokens: int
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], parts: int) -> "Batch":
+        """Sorted by length: a mixed part would be more than half padding (mean 53 tokens, longest 190)."""
+        rows = sorted((example.tokens() for example in examples), key=lambda row: len(row[0]))
+        size = len(rows) // parts
+        return cls(
+            tuple(tuple(rows[first : first + size]) for first in range(0, len(rows), size)),
+            sum(sum(weights) for _, weights in rows),
+            sum(len(ids) for ids, _ in rows),
         )
+
+    def share(self, number: int, count: int) -> "Batch":
+        """Every `count`-th part from `number` on, of the same weight as the whole."""
+        return replace(self, parts=self.parts[number::count])
+
+
+def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids (B, T) int64 and weights (B, T) fp32, padded on the right."""
+    width = max(len(ids) for ids, _ in rows)
+    return (
+        torch.tensor([ids + [TOKEN_ID[PAD]] * (width - len(ids)) for ids, _ in rows]),
+        torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in rows]),
+    )
 
 
 def loss_sum(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -36,18 +54,17 @@ def loss_sum(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) 
     return (losses * weights[:, 1:][wanted]).sum()
 
 
-def accumulate(model: LlamaForCausalLM, examples: Sequence[Example], parts: int) -> tuple[float, int]:
-    """Adds the gradient of a batch's weighted mean loss. Returns that loss in nats and the tokens read.
+def add_gradient(model: LlamaForCausalLM, batch: Batch) -> float:
+    """Adds the gradient of a batch's weighted mean loss, as far as its parts go; that loss in nats.
 
     On a GPU activations are bf16, weights and gradients stay fp32.
     """
-    rows = sorted((example.tokens() for example in examples), key=lambda row: len(row[0]))
-    weight = sum(sum(weights) for _, weights in rows)
     device = next(model.parameters()).device
     total = torch.zeros((), device=device)
-    for ids, weights in micro_batches(rows, parts):
+    for rows in batch.parts:
+        ids, weights = padded(rows)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = loss_sum(model, ids.to(device), weights.to(device)) / weight
+            loss = loss_sum(model, ids.to(device), weights.to(device)) / batch.weight
         torch.autograd.backward(loss)
         total += loss.detach()
-    return total.item(), sum(len(ids) for ids, _ in rows)
+    return total.item()

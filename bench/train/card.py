@@ -41,12 +41,12 @@ under `thinking` (not a transformers key; transformers carries it along unused).
 - **verify**, `3859~`: the last digit of the digits' sum. Lines of the digits with the running sum's last
   digit behind each but the first, `3815695`: an attempt, then checking passes, {verify_lines} lines in all.
   The answer is the last line's last digit, right or wrong.
-- **search**, `3852>4?`: the two digits whose product ends in 4. Lines of random pairs and products, `326-`,
+- **search**, `3852>4+?`: the two digits whose product ends in 4. Lines of random pairs and products, `326-`,
   until one hits, `384+`, at most {tries}; the answer is `38`, or `N` for none ({unsolvable:.0%} of all).
 - **recall**, `qzt:`: the digit of one of {facts} keys. {recall_lines} lines of dots, `...`, no information.
 
 Each family also comes with four options, every value before its letter: `a+5b-8>44A52B39C47D>47=`,
-`38595A2B3C4D~`, `3852>438A32B85CND?`, `qzt7A2B3C4D:`; the answer is a letter. There a chain's last line,
+`38595A2B3C4D~`, `3852>4+38A32B85CND?`, `qzt7A2B3C4D:`; the answer is a letter. There a chain's last line,
 every line of verify (`N` for a digit that is not among the options) and a hit of a search end in the letter
 of their value: `b-8=44A`, `3815695A`, `384A`. No two options of a chain end in the same digit.
 
@@ -95,7 +95,8 @@ line. The loss covers what follows the prompt, except a closer that came from a 
 to give up. It weighs tokens by their place, never by what was chosen there: answers {mix[weights][answer]:g};
 values and letters of chains, sums and letters of verify, products and hit or miss of search
 {mix[weights][decision]:g}; all else 1. In verify {mix[planted]:.0%} of the lines are planted: wrong whatever
-stood before, and of no weight, so that the passes over wrong lines are seen often enough to be learned.
+stood before, and of no weight up to their last sum, so that passes over wrong lines, and letters that differ
+from the line before, are seen often enough to be learned.
 {history}
 
 ## Model and training
@@ -109,7 +110,7 @@ stood before, and of no weight, so that the passes over wrong lines are seen oft
 | Optimizer | Muon for hidden matrices, weight decay {weight_decay:g}; AdamW for embeddings and norms |
 | Learning rate | {learning_rate:g}, after a warm-up, cosine to 0 |
 | Batch, steps | {batch} sequences, {steps_done:,} of {steps:,} steps |
-| Seed, threads | {seed}, {threads} |
+| Seed, workers | {seed}, {workers} |
 | Tokens read | {tokens:,} |
 | Wall time | {minutes:.1f} minutes (the machine shared with other work) |
 | Hardware | {machine}; torch {torch} |

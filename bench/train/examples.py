@@ -13,6 +13,7 @@ from bench.testbed.folds import TRAINING
 from bench.testbed.problem import Problem
 from bench.testbed.question import CHOICE
 from bench.testbed.sample import problem
+from bench.testbed.verify import RESULT as LAST_SUM
 from bench.testbed.verify import Verify
 from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, TOKEN_ID
 
@@ -28,9 +29,9 @@ FIRST_LENGTH = 2  # the curriculum of the chains begins here
 # not learned in 2200 steps, while chains were.
 ANSWER_WEIGHT = 8.0
 DECISION_WEIGHT = 4.0  # the computed or chosen characters of a line whose others are copied or drawn
-# verify: lines that are wrong whatever stood before them, and of no weight themselves. What a pass does
-# depends on the line before it alone; as the generator writes them, nine in ten of those are right, and
-# passes over wrong ones were not learned.
+# verify: lines that are wrong whatever stood before them, and of no weight themselves, their letter excepted.
+# What a pass does depends on the line before it alone; as the generator writes them, nine in ten of those are
+# right, and passes over wrong ones were not learned, nor letters, which could be copied from the line before.
 PLANTED_SHARE = 0.4
 
 
@@ -79,7 +80,7 @@ def mix() -> dict[str, Any]:
 class Example:
     """One training sequence. `lines`: what is written before the closer, the last perhaps in part.
 
-    `answer`: what is taught. `planted`: which lines are of no weight.
+    `answer`: what is taught. `planted`: which lines are of no weight up to their last sum.
     """
 
     prompt: str
@@ -99,7 +100,10 @@ class Example:
         body = [*"".join(self.lines), CLOSER, ANSWER_PREFIX, *self.answer, EOS]
         weights = [0.0] * len(prompt)
         for index, line in enumerate(self.lines):
-            weights += [0.0 if index in self.planted else self._weight(place) for place in range(len(line))]
+            taught = LAST_SUM + 1 if index in self.planted else 0
+            weights += [0.0] * min(taught, len(line)) + [
+                self._weight(place) for place in range(taught, len(line))
+            ]
         weights += [1.0 if self.kind is Kind.FULL else 0.0, 1.0] + [ANSWER_WEIGHT] * len(self.answer) + [1.0]
         return [TOKEN_ID[token] for token in prompt + body], weights
 

@@ -40,7 +40,7 @@ class Recipe:
     learning_rate: float
     weight_decay: float = 0.05
     seed: int = 0
-    threads: int = 1  # on a busy machine a second thread waits for the first more than it helps
+    workers: int = 1  # processes that share a batch, of one thread each
     device: str = "cpu"
     curriculum: float = 0.25
     start: str | None = None
@@ -48,13 +48,17 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.name not in SHAPES:
             raise ValueError(f"unknown model {self.name!r}; there are {', '.join(SHAPES)}")
-        for field in ("steps", "batch", "micro_batches", "threads"):
+        for field in ("steps", "batch", "micro_batches", "workers"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, found {getattr(self, field)}")
         if not self.learning_rate > 0:
             raise ValueError(f"the learning rate must be above 0, found {self.learning_rate:g}")
         if self.batch % self.micro_batches:
             raise ValueError(f"batch {self.batch} does not divide into {self.micro_batches} micro-batches")
+        if self.micro_batches % self.workers:
+            raise ValueError(f"{self.micro_batches} micro-batches do not divide among {self.workers} workers")
+        if self.workers > 1 and self.device != "cpu":
+            raise ValueError(f"several workers share a CPU, not {self.device}")
 
     @property
     def shape(self) -> Shape:

@@ -14,11 +14,12 @@ import torch
 from transformers import LlamaForCausalLM
 
 from bench.stamp import stamp
-from bench.train.batches import accumulate
+from bench.train.batches import Batch
 from bench.train.examples import mix, sample_example
 from bench.train.model_directory import model_config, write_model
 from bench.train.muon import Muon
 from bench.train.recipe import GRADIENT_NORM, Recipe
+from bench.train.workers import Workers
 
 CHECKPOINT = "checkpoint.pt"
 LATEST = "latest"
@@ -36,6 +37,7 @@ class Run:
     recipe: Recipe
     model: LlamaForCausalLM
     optimizers: tuple[torch.optim.Optimizer, ...]
+    workers: Workers
     rng: random.Random
     step: int = 0
     tokens: int = 0
@@ -62,7 +64,9 @@ class Run:
             Muon(hidden, recipe.weight_decay),
             torch.optim.AdamW([embedding, *vectors], betas=(0.9, 0.98), weight_decay=0.0),
         )
-        return cls(recipe, model, optimizers, random.Random(recipe.seed), before=before, commit=_commit())
+        workers = Workers(model, recipe.name, recipe.workers)
+        rng = random.Random(recipe.seed)
+        return cls(recipe, model, optimizers, workers, rng, before=before, commit=_commit())
 
     def advance(self) -> None:
         """One optimizer step on fresh sequences."""
@@ -72,12 +76,13 @@ class Run:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(self.step)
-        loss, read = accumulate(self.model, examples, recipe.micro_batches)
+        batch = Batch.of(examples, recipe.micro_batches)
+        loss = self.workers.add_gradient(batch)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        self.tokens += read
+        self.tokens += batch.tokens
         self.loss_nats = loss if self.step == 0 else 0.98 * self.loss_nats + 0.02 * loss
         self.step += 1
 
@@ -144,7 +149,7 @@ class Run:
             "commit": self.commit,
             "command": (
                 f"python -m bench.train.train {recipe.name} --out DIR --steps {recipe.steps}"
-                f" --seed {recipe.seed} --threads {recipe.threads} --device {recipe.device}"
+                f" --seed {recipe.seed} --workers {recipe.workers} --device {recipe.device}"
                 f" --learning-rate {recipe.learning_rate:g}" + (" --start MODEL" if recipe.start else "")
             ),
         }

@@ -4,7 +4,7 @@
     python -m bench.train.train S --out DIR --resume
 
 DIR/latest is a complete model directory throughout. Deterministic for a given seed, number of steps and
-number of threads, on one machine, interrupted or not. With --minutes the number of steps is measured on the
+number of workers, on one machine, interrupted or not. With --minutes the number of steps is measured on the
 spot; the record says it, and --steps repeats it.
 """
 
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--start", type=Path, metavar="MODEL", help="directory whose weights a run starts from")
     cli.add_argument("--learning-rate", type=float, help="the highest, if not the recipe's")
     cli.add_argument("--seed", type=int, help="0 if not told")
-    cli.add_argument("--threads", type=int, help="1 if not told")
+    cli.add_argument("--workers", type=int, help="processes that share each batch (1 if not told)")
     cli.add_argument("--device", default="cpu", help="cpu or cuda")
     return cli
 
@@ -78,9 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     """Trains and writes model directories. Returns 0, 1 where there is nothing to resume; 2 on bad usage."""
     cli = parser()
     options = cli.parse_args(argv)
-    told = (options.seed, options.threads, options.start, options.learning_rate)
+    torch.set_num_threads(1)
+    told = (options.seed, options.workers, options.start, options.learning_rate)
     if options.resume and any(given is not None for given in told):
-        cli.error("--resume keeps the seed, threads, start and learning rate that the run began with")
+        cli.error("--resume keeps the seed, workers, start and learning rate that the run began with")
     if options.start is not None and not (options.start / WEIGHTS).is_file():
         cli.error(f"{options.start} has no {WEIGHTS}: not a model to start from")
 
@@ -98,18 +99,16 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         if run.recipe.name != options.model:
             cli.error(f"the run in {options.out} is of model {run.recipe.name}")
-        torch.set_num_threads(run.recipe.threads)
     else:
         if (options.out / CHECKPOINT).exists():
             cli.error(f"{options.out} holds a run already: --resume it, or name another directory")
-        fields = {"seed": options.seed or 0, "threads": options.threads or 1, "device": options.device}
+        fields = {"seed": options.seed or 0, "workers": options.workers or 1, "device": options.device}
         if options.learning_rate is not None:
             fields["learning_rate"] = options.learning_rate
         fields["start"] = weights_digest(options.start) if options.start else None
         minutes = 80.0 if options.minutes is None else options.minutes
         try:
             plan = recipe(options.model, 1 if options.steps is None else options.steps, **fields)
-            torch.set_num_threads(plan.threads)
             if options.steps is None:
                 if minutes <= 0:
                     raise ValueError(f"--minutes must be above 0, found {minutes:g}")

@@ -1,6 +1,5 @@
 """Strategies that are ended from outside, or whose rows end where no token says so."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,24 +123,40 @@ def test_what_would_be_ignored_is_refused(
 @pytest.mark.parametrize(
     "change",
     [
-        {"strategy": "vote"},
-        {"temperature": 0.5},
-        {"model": {"id": "other", "quantization": "none"}},
-        {"model": {"id": "chain", "quantization": "int4"}},
+        ("--temperature", "0.5"),
+        ("--answer-temperature", "0.5"),
+        ("--stop", "confidence"),
+        ("--seed", "3"),
+        ("--budget-tokens", "5"),
+        ("--strategy", "direct"),
+        ("--category", "chain"),
+        ("--quantize", "int8"),
+        ("--backend", "torch"),
     ],
 )
 def test_results_of_another_setting_are_not_continued(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: dict[str, Any]
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: tuple[str, ...]
 ) -> None:
     prompts, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    prompts.write_text('{"prompt": "1+2="}\n{"prompt": "2+2="}\n')
-    plain = {"strategy": "cot", "temperature": 0.0, "model": {"id": "chain", "quantization": "none"}}
+    prompts.write_text(f'{{"prompt": "{CHAIN}"}}\n')
     arguments = ("--prompts", str(prompts), "--output", str(results), "--quiet")
-    results.write_text(json.dumps({"id": 0, "error": None, **plain, **change}) + "\n")
-    before = results.read_bytes()
-    status, _, complaint = run_cli(capsys, *arguments)
-    assert status == 2
-    assert "another --output" in complaint
-    assert results.read_bytes() == before
-    results.write_text(json.dumps({"id": 0, "error": None, **plain}) + "\n")
     assert run_cli(capsys, *arguments)[0] == 0
+    before = results.read_bytes()
+    status, _, complaint = run_cli(capsys, *arguments, *change)
+    assert status == 2
+    assert "another --output" in complaint and change[0][2:8] in complaint
+    assert results.read_bytes() == before
+    assert run_cli(capsys, *arguments)[0] == 0
+    assert results.read_bytes() == before
+
+
+def test_another_prompt_under_the_same_id_is_not_taken_for_done(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    prompts, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    arguments = ("--prompts", str(prompts), "--output", str(results), "--quiet")
+    prompts.write_text(f'{{"prompt": "{CHAIN}", "id": "a"}}\n')
+    assert run_cli(capsys, *arguments)[0] == 0
+    prompts.write_text('{"prompt": "1+2=", "id": "a"}\n')
+    status, _, complaint = run_cli(capsys, *arguments)
+    assert status == 2 and "id 'a' was another prompt" in complaint

@@ -298,8 +298,8 @@ def test_tries_end_with_the_first_hit_or_after_the_last():
 def test_the_worked_example_of_a_search_is_written_as_documented():
     worked, shown = Search("3852", "4"), Search("3852", "4", Options(("38", "32", "85", NONE)))
     assert [a + b for a, b in combinations("3852", 2) if int(a) * int(b) % 10 == 4] == ["38"]
-    assert (worked.prompt, worked.answer) == ("3852>4?", "38")
-    assert (shown.prompt, shown.answer) == ("3852>438A32B85CND?", "A")
+    assert (worked.prompt, worked.answer) == ("3852>4+?", "38")
+    assert (shown.prompt, shown.answer) == ("3852>4+38A32B85CND?", "A")
     assert worked.think(random.Random(0))[-1] == "384+\n" and shown.think(random.Random(0))[-1] == "384A\n"
     assert "326-\n" in {line for seed in range(20) for line in shown.think(random.Random(seed))}
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from bench.calibration.tasks import questions
 from bench.testbed import folds, splits, verify
 from bench.testbed.question import CATEGORIES
-from bench.testbed.splits import FROZEN, SPLITS, definition, freeze, open_split
+from bench.testbed.splits import FROZEN, SPLITS, definition, file_digest, freeze, main, open_split
 from bench.testbed.verify import VerifyRates
 from engine.errors import TokenjouleError, UsageError
 
@@ -52,8 +53,57 @@ def test_no_split_opens_with_other_constants_than_the_frozen_ones(monkeypatch, t
         open_split("test", per_category=1, reason="a changed task", openings=openings)
     assert not openings.exists()
     path = tmp_path / "frozen.json"
-    assert freeze(path, thresholds={"stability": 3.0}) == json.loads(path.read_text())["sha256"]
+    assert freeze(path) == json.loads(path.read_text())["sha256"]
     assert open_split("development", per_category=1, frozen=path)
+
+
+def test_the_test_split_opens_to_frozen_files_only_and_says_which(tmp_path):
+    curve, other = tmp_path / "curve.json", tmp_path / "other.json"
+    curve.write_text("a rule")
+    other.write_text("another rule")
+    places = {"frozen": tmp_path / "frozen.json", "openings": tmp_path / "openings.jsonl"}
+    freeze(places["frozen"], fitted={"S": curve})
+
+    def opened(*fitted, split="test"):
+        return open_split(split, per_category=1, reason="a rehearsal", fitted=fitted, **places)
+
+    with pytest.raises(UsageError, match="other.json was not frozen"):
+        opened(curve, other)
+    assert opened(other, split="calibration") and not places["openings"].exists()
+    assert opened(curve)
+    (line,) = places["openings"].read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["fitted"] == [file_digest(curve)]
+    curve.write_text("a rule that was fitted once more")
+    with pytest.raises(UsageError, match="was not frozen"):
+        opened(curve)
+
+
+def test_a_fitted_file_cannot_be_added_to_the_frozen_ones_by_hand(tmp_path):
+    path, curve = tmp_path / "frozen.json", tmp_path / "curve.json"
+    curve.write_text("a rule")
+    freeze(path)
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "fitted": {"S": file_digest(curve)}}))
+    with pytest.raises(TokenjouleError, match="other constants"):
+        open_split("development", per_category=1, frozen=path)
+
+
+def test_an_experiment_names_the_curve_that_the_test_split_opens_to():
+    with pytest.raises(UsageError, match="--curve"):
+        questions("testbed", "test", 1, reason="a rehearsal")
+
+
+def test_the_command_freezes_with_the_files_it_is_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(splits, "freeze", lambda *, fitted: freeze(tmp_path / "frozen.json", fitted=fitted))
+    curve = tmp_path / "curve.json"
+    assert main(["--fitted", f"S={curve}"]) == 1
+    assert "cannot read" in capsys.readouterr().err
+    curve.write_text("a rule")
+    assert main(["--fitted", f"S={curve}"]) == 0
+    kept = json.loads((tmp_path / "frozen.json").read_text())
+    assert kept["fitted"] == {"S": file_digest(curve)} and capsys.readouterr().out.strip() == kept["sha256"]
+    with pytest.raises(SystemExit):
+        main(["--fitted", str(curve)])
 
 
 def test_no_split_opens_with_another_generator(monkeypatch):

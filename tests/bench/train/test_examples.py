@@ -10,6 +10,7 @@ import pytest
 from bench.testbed.folds import TRAINING, fold
 from bench.testbed.question import CATEGORIES
 from bench.testbed.verify import RATES
+from bench.testbed.verify import RESULT as LAST_SUM
 from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, VOCABULARY
 from bench.train import examples
 from bench.train.examples import (
@@ -77,7 +78,7 @@ def test_what_is_learned_starts_after_the_prompt_and_leaves_out_a_forced_closer(
         forgotten = [
             index
             for number, ends in enumerate(pairwise(starts))
-            for index in range(*ends)
+            for index in range(*ends)[: LAST_SUM + 1]  # the letter behind the last sum is learned
             if number in example.planted
         ]
         if example.kind is not Kind.FULL:
@@ -100,7 +101,7 @@ def test_no_weight_depends_on_what_was_chosen():
     # A closer that counted more than another line in its place would be written too often.
     miss, hit = "326-\n", "384+\n"
     for lines in ([miss, hit], [miss, miss, hit], [hit]):
-        *tries, rest = weights_of("3852>4?", lines, "38", "search")
+        *tries, rest = weights_of("3852>4+?", lines, "38", "search")
         assert tries == [[1, 1, DECISION_WEIGHT, DECISION_WEIGHT, 1]] * len(lines)
         assert rest == [1, 1, ANSWER_WEIGHT, ANSWER_WEIGHT, 1]
     for category, letter in (("verify", ""), ("verify-choice", "A")):
@@ -120,13 +121,19 @@ def test_weights_stand_on_what_is_computed_or_chosen():
     assert dots == [1] * 4
 
 
-def test_a_planted_line_has_no_weight_and_changes_none_beside_it():
-    lines = ["3815695\n", "3825796\n", "3815695\n"]
+@pytest.mark.parametrize(("category", "letters"), [("verify", "   "), ("verify-choice", "ANA")])
+def test_a_planted_line_has_no_weight_up_to_its_letter_and_changes_none_beside_it(category, letters):
+    written = zip(("3815695", "3825796", "3815695"), letters, strict=True)
+    lines = [line + letter.strip() + "\n" for line, letter in written]
+    prompt = "3859~" if category == "verify" else "38595A2B3C4D~"
+    tail = [4, 1][: len(lines[0]) - 7]  # letter and line end
     for planted in ((), (1,), (0, 2)):
-        *found, rest = weights_of("3859~", lines, "5", "verify", planted)
+        *found, rest = weights_of(prompt, lines, "5", category, planted)
         for index, weights in enumerate(found):
-            assert weights == ([0] * 8 if index in planted else [1, 1, 4, 1, 4, 1, 4, 4])
+            assert weights == ([0] * 7 if index in planted else [1, 1, 4, 1, 4, 1, 4]) + tail
         assert rest == [1, 1, ANSWER_WEIGHT, 1]
+    part = Example(prompt, Kind.CUT, (lines[0], "382"), "5", category, frozenset({1})).tokens()[1]
+    assert part[1 + len(prompt) + len(lines[0]) :] == [0, 0, 0, 0, 1, ANSWER_WEIGHT, 1]
 
 
 def right_line(example):

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, PAD, TOKEN_ID, UNK, VOCABULARY
 from bench.train import examples
-from bench.train.batches import accumulate, loss_sum, micro_batches
+from bench.train.batches import Batch, add_gradient, loss_sum, padded
 from bench.train.examples import sample_example
 from bench.train.model_directory import model_config, write_model
 from bench.train.muon import Muon
@@ -88,27 +90,51 @@ def test_every_parameter_is_in_one_optimizer_and_muon_has_the_hidden_matrices():
     assert [group["weight_decay"] for one in (muon, adam) for group in one.param_groups] == [0.05, 0.0]
 
 
-def test_micro_batches_do_not_change_the_gradient():
+def gradient_of(run, batches):
+    """The loss that these batches add up to, and the gradient of one of the matrices."""
+    run.model.zero_grad()
+    loss = sum(add_gradient(run.model, batch) for batch in batches)
+    return loss, run.model.model.layers[0].mlp.up_proj.weight.grad.clone()
+
+
+def test_neither_parts_nor_shares_change_the_gradient():
     rng, run = random.Random(0), Run.begin(tiny())
-    batch = [sample_example(rng) for _ in range(8)]
-    gradients = []
-    for parts in (1, 4):
-        run.model.zero_grad()
-        loss, tokens = accumulate(run.model, batch, parts)
-        gradients.append((loss, run.model.model.layers[0].mlp.up_proj.weight.grad.clone()))
-        assert tokens == sum(len(example.tokens()[0]) for example in batch)
-    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
-    # fp32 sums in another order: parts in 1e-5 of the largest entry.
-    largest = gradients[0][1].abs().max()
-    assert (gradients[0][1] - gradients[1][1]).abs().max() < 1e-4 * largest
+    examples = [sample_example(rng) for _ in range(8)]
+    whole, parts = Batch.of(examples, 1), Batch.of(examples, 4)
+    assert whole.tokens == parts.tokens == sum(len(example.tokens()[0]) for example in examples)
+    lengths = [[len(ids) for ids, _ in part] for part in parts.parts]
+    assert [len(part) for part in lengths] == [2] * 4 and [*chain(*lengths)] == sorted(chain(*lengths))
+    shares = [parts.share(number, 2) for number in range(2)]
+    assert [len(share.parts) for share in shares] == [2, 2]
+    loss, gradient = gradient_of(run, [whole])
+    for batches in ([parts], shares):
+        again, other = gradient_of(run, batches)
+        assert again == pytest.approx(loss, rel=1e-5)
+        # fp32 sums in another order: parts in 1e-5 of the largest entry.
+        assert (other - gradient).abs().max() < 1e-4 * gradient.abs().max()
+    half, _ = gradient_of(run, shares[:1])
+    assert half < 0.9 * loss
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one_does():
+    one, two = (Run.begin(replace(tiny(), workers=workers)) for workers in (1, 2))
+    for _ in range(3):
+        one.advance()
+        two.advance()
+        assert two.loss_nats == pytest.approx(one.loss_nats, rel=1e-5)
+    assert two.tokens == one.tokens
+    # Two sums in place of one, in fp32; a step moves an entry by parts in 1000.
+    for ours, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert (ours - theirs).abs().max() < 1e-4
 
 
 def test_padding_is_neither_learned_nor_seen():
     run, rng = Run.begin(tiny()), random.Random(3)
-    rows = sorted((sample_example(rng).tokens() for _ in range(6)), key=lambda row: len(row[0]))
-    (ids, learned), *_ = micro_batches(rows, 1)
+    rows = [sample_example(rng).tokens() for _ in range(6)]
+    ids, learned = padded(rows)
     assert not learned[ids == TOKEN_ID[PAD]].any()
-    alone = sum(loss_sum(run.model, *next(iter(micro_batches([row], 1)))).item() for row in rows)
+    alone = sum(loss_sum(run.model, *padded([row])).item() for row in rows)
     assert loss_sum(run.model, ids, learned).item() == pytest.approx(alone, rel=1e-4)
 
 
@@ -129,9 +155,19 @@ def test_the_schedule_warms_up_falls_to_nothing_and_lengthens_the_chains():
     assert [plan.longest_at(step) for step in (0, 500, 1000, 3999)] == [2, 5, 8, 8]
 
 
-@pytest.mark.parametrize("fields", [{"steps": 0}, {"batch": 9}, {"name": "M"}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"steps": 0},
+        {"batch": 9},
+        {"name": "M"},
+        {"learning_rate": 0.0},
+        {"workers": 3},
+        {"workers": 2, "device": "cuda"},
+    ],
+)
 def test_a_recipe_that_cannot_be_followed_is_refused(fields):
-    with pytest.raises(ValueError, match=r"found|unknown model|does not divide"):
+    with pytest.raises(ValueError, match=r"found|unknown model|not divide|share a CPU"):
         Recipe(**{"name": "S", "steps": 1, "batch": 8, "micro_batches": 2, "learning_rate": 1e-3, **fields})
 
 
@@ -195,7 +231,7 @@ def test_a_run_is_kept_while_it_goes_on(tmp_path, monkeypatch):
         ("a+5b-8 > 44A 52B 39C 47D > 47 =", "a+5b-8>44A52B39C47D>47="),
         ("3859~", "3859~"),
         ("38595A2B3C4D~", "38595A2B3C4D~"),
-        ("3852>438A32B85CND?", "3852>438A32B85CND?"),
+        ("3852>4+38A32B85CND?", "3852>4+38A32B85CND?"),
         ("qzt:", "qzt:"),
         ("a+5=52\n", "a+5=52\n"),
         ("a+5b-8>47=a+5=52\nb-8=44\n", "a+5b-8>47=a+5=52\nb-8=44\n"),
