@@ -66,7 +66,7 @@ class Verdict:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="bench.aot", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    cli.add_argument("--model", type=names, default=MODELS, metavar="DIR|HF-ID|preset:NAME,…")
+    cli.add_argument("--model", type=names, default=MODELS, metavar="DIR|HF-ID|bundled:NAME|preset:NAME,…")
     cli.add_argument("--dtype", choices=tuple(DTYPES), default="bf16")
     cli.add_argument("--quantize", type=names, default=SCHEMES, metavar="none,int8,int4")
     cli.add_argument("--rows", type=counts, default=(1, 8), metavar="N,N", help="default: 1,8")

@@ -22,7 +22,7 @@ def counts(text: str) -> tuple[int, ...]:
 
 def add_common(cli: argparse.ArgumentParser, *, rounds: int) -> None:
     """Options that mean the same everywhere."""
-    cli.add_argument("--model", metavar="DIR|HF-ID|preset:NAME", help="default: the bundled model")
+    cli.add_argument("--model", metavar="DIR|HF-ID|bundled:NAME|preset:NAME", help="default: bundled:chain")
     cli.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
     cli.add_argument("--backends", "--backend", type=names, default=("cpu", "torch"), metavar="A,B")
     cli.add_argument("--quantize", type=names, default=("none",), metavar="none,int8,int4")
@@ -34,7 +34,7 @@ def add_common(cli: argparse.ArgumentParser, *, rounds: int) -> None:
 
 def add_engine(group: "argparse._ArgumentGroup") -> None:
     """Which model runs, and where; None where not given, as with `--from` none of them means anything."""
-    group.add_argument("--model", metavar="DIR|HF-ID", help="default: the bundled model")
+    group.add_argument("--model", metavar="DIR|HF-ID|bundled:NAME", help="default: bundled:chain")
     group.add_argument("--backend", choices=("auto", "gpu", "cpu", "torch"))
     group.add_argument("--device", metavar="N", help="CUDA device, or cpu")
     group.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"))

@@ -37,7 +37,7 @@ class Idle:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     cli = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    cli.add_argument("--model", metavar="DIR|HF-ID|preset:NAME", help="default: the bundled model")
+    cli.add_argument("--model", metavar="DIR|HF-ID|bundled:NAME|preset:NAME", help="default: bundled:chain")
     cli.add_argument("--random-weights", action="store_true")
     cli.add_argument("--tokens", type=int, default=100, metavar="N")
     cli.add_argument("--rounds", type=int, default=20, metavar="N")

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     cli = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     cli.add_argument("prompt")
-    cli.add_argument("--model", metavar="DIR|HF-ID", help="default: the bundled model")
+    cli.add_argument("--model", metavar="DIR|HF-ID|bundled:NAME", help="default: bundled:chain")
     cli.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     cli.add_argument("--energy-source", default="auto", metavar="SOURCE")
     options = cli.parse_args(argv)

@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     source.add_argument("--system", metavar="S", help="system message for --chat")
     model = cli.add_argument_group("model")
-    model.add_argument("--model", metavar="DIR|HF-ID|preset:NAME", help="default: the bundled model")
+    model.add_argument("--model", metavar="DIR|HF-ID|bundled:NAME|preset:NAME", help="default: bundled:chain")
     model.add_argument("--random-weights", action="store_true", help="shape only; what presets need")
     model.add_argument("--backend", choices=("auto", "gpu", "cpu", "torch"), default="auto")
     model.add_argument(

@@ -9,7 +9,8 @@ from pathlib import Path
 from engine.errors import TokenjouleError, UsageError
 from engine.presets import PRESETS
 
-BUNDLED = Path(__file__).parent / "models" / "chain"
+MODELS = Path(__file__).parent / "models"
+BUNDLED = MODELS / "chain"  # what runs where no model is named
 _ALLOWED = ["*.json", "*.safetensors", "*.jinja"]
 # Nested folders hold other formats (onnx/, original/), consolidated* a second copy of the weights (Mistral).
 _IGNORED = ["*/*", "consolidated*"]
@@ -25,9 +26,10 @@ class Location:
 
 
 def locate(model: str | None) -> Location:
-    """Find a model; None is the bundled one.
+    """Find a model; None is the bundled one that is the default.
 
-    "preset:NAME" names a preset (`UsageError` listing them when unknown), an existing directory is itself,
+    "bundled:NAME" and "preset:NAME" name one that ships with the package and a shape without weights
+    (`UsageError` listing them when unknown), an existing directory is itself,
     "org/name" is downloaded into huggingface_hub's cache, or found there when HF_HUB_OFFLINE is set. Raises
     `TokenjouleError` with one line when there is nothing to be had.
     """
@@ -35,6 +37,11 @@ def locate(model: str | None) -> Location:
         if not BUNDLED.is_dir():
             raise TokenjouleError(f"the bundled model is missing from this installation: {BUNDLED}")
         return Location(BUNDLED.name, BUNDLED, None)
+    if model.startswith("bundled:"):
+        name, names = model.removeprefix("bundled:"), bundled()
+        if name not in names:
+            raise UsageError(f"unknown bundled model {name!r}; there are {', '.join(names)}")
+        return Location(name, MODELS / name, None)
     if model.startswith("preset:"):
         name = model.removeprefix("preset:")
         if name not in PRESETS:
@@ -53,6 +60,11 @@ def locate(model: str | None) -> Location:
         )
         raise TokenjouleError(f"no such directory: {model}{hint}")
     return Location(model, _download(model), None)
+
+
+def bundled() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
 
 
 def _download(repository: str) -> Path:

@@ -35,6 +35,12 @@ def test_nothing_is_the_bundled_model(tmp_path: Path, monkeypatch: pytest.Monkey
         locate(None)
 
 
+def test_a_bundled_model_has_a_name() -> None:
+    assert locate("bundled:chain") == locate(None)
+    with pytest.raises(UsageError, match=r"unknown bundled model '\.\./chain'; there are chain"):
+        locate("bundled:../chain")
+
+
 def test_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "org" / "name"
     folder.mkdir(parents=True)

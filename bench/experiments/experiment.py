@@ -54,7 +54,7 @@ def parser(experiment: Experiment) -> argparse.ArgumentParser:
         prog=f"bench.experiments.{experiment.name}", description=experiment.title, allow_abbrev=False
     )
     cli.add_argument(
-        "--model", type=names, metavar=f"DIR|HF-ID|preset:NAME,…|{ALL}", help=f"{ALL}: {PRESETS}"
+        "--model", type=names, metavar=f"DIR|HF-ID|bundled:NAME|preset:NAME,…|{ALL}", help=f"{ALL}: {PRESETS}"
     )
     cli.add_argument("--random-weights", action="store_true", help="for presets; figures are then shape only")
     cli.add_argument("--backend", default="auto", metavar="auto|gpu|cpu|torch")

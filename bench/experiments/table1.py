@@ -36,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
     cli = Parser(
         prog="bench.experiments.table1", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
     )
-    cli.add_argument("--model", metavar="DIR|HF-ID|preset:NAME", help="the small model")
-    cli.add_argument("--large-model", metavar="DIR|HF-ID|preset:NAME")
+    cli.add_argument("--model", metavar="DIR|HF-ID|bundled:NAME|preset:NAME", help="the small model")
+    cli.add_argument("--large-model", metavar="DIR|HF-ID|bundled:NAME|preset:NAME")
     cli.add_argument("--random-weights", action="store_true", help="for presets; figures are then shape only")
     cli.add_argument("--mmlu", type=Path, metavar="PATH", help="directory, zip or tar; default: the Hub")
     cli.add_argument("--split", choices=SPLITS, default="test")

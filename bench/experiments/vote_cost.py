@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     cli = Parser(prog=f"python -m bench.experiments.{BENCHMARK}", description=__doc__.split("\n\n")[0])
-    cli.add_argument("--model", metavar="DIR|HF-ID|preset:NAME", help="default: the bundled model")
+    cli.add_argument("--model", metavar="DIR|HF-ID|bundled:NAME|preset:NAME", help="default: bundled:chain")
     cli.add_argument("--random-weights", action="store_true")
     cli.add_argument("--backend", choices=("auto", "gpu", "cpu", "torch"), default="cpu")
     cli.add_argument("--energy-source", default="auto", metavar="SOURCE")
