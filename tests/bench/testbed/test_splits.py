@@ -67,7 +67,7 @@ def test_the_test_split_opens_to_frozen_files_only_and_says_which(tmp_path):
     def opened(*fitted, split="test"):
         return open_split(split, per_category=1, reason="a rehearsal", fitted=fitted, **places)
 
-    with pytest.raises(UsageError, match="other.json was not frozen"):
+    with pytest.raises(UsageError, match=r"other\.json was not frozen"):
         opened(curve, other)
     assert opened(other, split="calibration") and not places["openings"].exists()
     assert opened(curve)
