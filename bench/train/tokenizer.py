@@ -6,27 +6,19 @@ Knows the vocabulary of the test bed and the `tokenizers` library, nothing of th
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from bench.testbed.vocabulary import BOS, CONTROL_TOKENS, EOS, PAD, PHASE_TOKENS, TOKEN_ID, UNK
-
-# A text that is a bare chain and nothing else gets exactly one closing `=`. \K leaves what it matched so
-# far alone, so the chain itself is kept. Anything else (a step `47+35=82\n`, a number, a chain with steps
-# behind it) does not match: injected text is encoded as it stands.
-BARE_CHAIN = r"\A[0-9]+(?:[+\-][0-9]+)+\K=?\s*\z"
-
 
 def build_tokenizer() -> Tokenizer:
     """Character-level tokenizer: encoding puts `<bos>` in front, decoding returns the text unchanged.
 
-    Spaces are dropped and a bare chain gets its `=` (see `BARE_CHAIN`); an unknown character is `<unk>`.
+    Spaces are dropped; an unknown character is `<unk>`.
     `<bos>`, `<eos>`, `<pad>`, `<unk>` are special and vanish from decoded text on request; the closer
     and the answer prefix are not, because a reader must see where thinking ends.
     """
     tokenizer = Tokenizer(models.BPE(vocab=dict(TOKEN_ID), merges=[], unk_token=UNK))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Replace(" ", ""), normalizers.Replace(Regex(BARE_CHAIN), "=")]
-    )
+    tokenizer.normalizer = normalizers.Replace(" ", "")
     # Without a decoder the library joins tokens with a space.
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(

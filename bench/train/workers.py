@@ -19,7 +19,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(slots=True)
-class _Helper:
+class _Other:
     process: BaseProcess
     pipe: Connection
     gradient: Tensors
@@ -33,7 +33,7 @@ class Workers:
 
     def __init__(self, model: LlamaForCausalLM, name: str, count: int) -> None:
         self._model = model
-        self._helpers: list[_Helper] = []
+        self._others: list[_Other] = []
         if count == 1:
             return
         context = torch.multiprocessing.get_context("spawn")
@@ -44,19 +44,19 @@ class Workers:
             process = context.Process(target=_serve, args=(name, weights, gradient, theirs), daemon=True)
             process.start()
             theirs.close()  # so that the end of the process is seen as the end of the pipe
-            self._helpers.append(_Helper(process, ours, gradient))
+            self._others.append(_Other(process, ours, gradient))
 
     def add_gradient(self, batch: Batch) -> float:
         """Adds the batch's gradient to the model's; its loss in nats. Every process takes every n-th part."""
-        count = len(self._helpers) + 1
-        for number, helper in enumerate(self._helpers, 1):
-            helper.pipe.send(batch.share(number, count))
+        count = len(self._others) + 1
+        for number, other in enumerate(self._others, 1):
+            other.pipe.send(batch.share(number, count))
         loss = add_gradient(self._model, batch.share(0, count))
-        for helper in self._helpers:
-            loss += helper.pipe.recv()
+        for other in self._others:
+            loss += other.pipe.recv()
             for key, param in self._model.named_parameters():
                 assert param.grad is not None
-                param.grad += helper.gradient[key]
+                param.grad += other.gradient[key]
         return loss
 
 
