@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 
 from bench.testbed.vocabulary import BOS, CONTROL_TOKENS, EOS, PAD, PHASE_TOKENS, TOKEN_ID, UNK
 
+
 def build_tokenizer() -> Tokenizer:
     """Character-level tokenizer: encoding puts `<bos>` in front, decoding returns the text unchanged.
 
