@@ -109,9 +109,9 @@ class Engine:
         An operating curve of just this model, backend, device and source, where one is kept (`bench.curves`),
         then tells what a step will take, unless `operating_curve` is False.
 
-        `model`: None or "bundled:NAME" (None: bundled:chain), a Hugging Face directory or id, or "preset:NAME",
-        which needs `random_weights`. `device`: a CUDA index, "cpu", or None for the first CUDA device if there
-        is one. `quantize`: "none", "int8" or "int4", None for what the directory holds. `meter` replaces
+        `model`: "bundled:NAME" (None: bundled:chain), a Hugging Face directory or id, or "preset:NAME", which
+        needs `random_weights`. `device`: a CUDA index, "cpu", or None for the first CUDA device if there is
+        one. `quantize`: "none", "int8" or "int4", None for what the directory holds. `meter` replaces
         `energy_source`. `profile`: every stage is timed, see `engine.profile`. `on_progress` hears of every
         part of the work that takes time. Raises `TokenjouleError` (`UsageError`, `MeterError`) with one line.
         """
