@@ -2,17 +2,18 @@ r"""Chains of additions and subtractions: every line is needed, and the last one
 
 `a+5b-8>47=` asks for 47 + 5 - 8, one lettered operation after the other: `a+5=52\nb-8=44\n`, then the
 thinking closes by itself; the answer is `44`. With options, `a+5b-8>44A52B39C47D>47=`, the last line ends in
-the letter of its value, `b-8=44A\n`. The difficulty is the number of operations. An operation is found by its
+the letter of its value, `b-8=44a\n`. The difficulty is the number of operations. An operation is found by its
 letter, and the value before it at a fixed distance: what a line needs is looked up, not counted off.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from bench.testbed.folds import fold
 from bench.testbed.options import Options
-from bench.testbed.vocabulary import STEP_SEPARATOR
+from bench.testbed.vocabulary import LETTERS, STEP_SEPARATOR
 
 MARK = "="
 NAMES = "abcdefgh"
@@ -85,7 +86,7 @@ class Chain:
             for name, (operator, operand), value in zip(NAMES, self.operations, self.values[1:], strict=False)
         ]
         if self.options is not None:
-            lines[-1] += self.answer
+            lines[-1] += self.answer.lower()
         return [line + STEP_SEPARATOR for line in lines]
 
     def conclude(self, lines: Sequence[str], rng: random.Random) -> str:
@@ -108,12 +109,16 @@ def sample(rng: random.Random, *, folds: range, choice: bool, difficulty: int | 
 
 
 def _options(chain: Chain, rng: random.Random) -> Options:
-    """Running values, the digits swapped, values near by; no two options end in the same digit."""
+    """Four values within ten, no two with the same last digit.
+
+    The right one is the least, the second, third or greatest of them equally often, and all gaps are alike,
+    so that nothing but the chain tells it from the others.
+    """
     right = chain.values[-1]
-    near = sorted({*chain.values, int(f"{right:02d}"[::-1]), *range(right - 3, right + 4)})
-    rng.shuffle(near)
-    wrong: list[int] = []
-    for value in near + rng.sample(range(MAX_VALUE + 1), MAX_VALUE + 1):
-        if 0 <= value <= MAX_VALUE and all(value % 10 != other % 10 for other in (right, *wrong)):
-            wrong.append(value)
-    return Options.shuffled(f"{right:02d}", [f"{value:02d}" for value in wrong[:3]], rng)
+    while True:
+        gaps = rng.choices(range(1, 4), k=len(LETTERS) - 1)
+        values = list(accumulate(gaps, initial=right - sum(gaps[: rng.randrange(len(LETTERS))])))
+        if values[0] >= 0 and values[-1] <= MAX_VALUE:
+            break
+    wrong = [f"{value:02d}" for value in values if value != right]
+    return Options.shuffled(f"{right:02d}", wrong, rng)

@@ -1,14 +1,13 @@
 """Four options of a question, written `64A46B61C70D`; the answer is a letter.
 
-The value stands before its letter, so that whoever has just written a value finds its letter where that value
-was followed by one before: the pattern that attention learns soonest (induction heads, Olsson et al. 2022).
+In a thought letters are small, `64a`: there they are tokens of their own, which in `64A` they are not.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LETTERS = "ABCD"
+from bench.testbed.vocabulary import LETTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +34,8 @@ class Options:
     def letter(self, value: str) -> str | None:
         """The letter of a value, None where it is not among the options."""
         return LETTERS[self.values.index(value)] if value in self.values else None
+
+    def written(self, value: str) -> str | None:
+        """The letter of a value as thoughts write it, None where it is not among the options."""
+        letter = self.letter(value)
+        return letter and letter.lower()

@@ -2,7 +2,7 @@ r"""Blind search with a random hitting time; one question in four cannot be solv
 
 `3852>4+?` gives distinct digits and a target: find the two whose product ends in it. A try is a line of a
 pair, in prompt order, its product's last digit, and `-` for a miss, `326-\n`, or `+` for a hit, `384+\n`;
-with options, `3852>4+38A32B85CND?`, a hit ends in its letter, `384A\n`. Pairs are drawn with replacement
+with options, `3852>4+38A32B85CND?`, a hit ends in its letter, `384a\n`. Pairs are drawn with replacement
 until one hits or 32 tries are through. The answer is the pair, `38`, or `N` for none; the difficulty is the
 number of digits.
 """
@@ -84,7 +84,7 @@ class Search:
         return self.answer
 
     def _hit(self, pair: str) -> str:
-        return HIT if self.options is None else str(self.options.letter(pair))
+        return HIT if self.options is None else str(self.options.written(pair))
 
     def _told(self, solution: str) -> str:
         return solution if self.options is None else str(self.options.letter(solution))

@@ -4,7 +4,7 @@ r"""Noisy attempts and checking passes: a known Markov chain, so that the best p
 behind each but the first, `3815695\n`: 3 and 8 make 1, and 5 makes 6, and 9 makes 5. The first line is an
 attempt, every later one a checking pass over the line before it. The answer that is taught after any line is
 that line's last digit, right or wrong. With options every line ends in the letter of its last digit, or `N`
-where the digit is not among them: `3815695A\n`. Lines hold the digits so that what a pass computes stands
+where the digit is not among them: `3815695a\n`. Lines hold the digits so that what a pass computes stands
 beside what it would copy: with running sums alone, a model of 0.9 M parameters copied wrong lines and hardly
 ever mended one (0.8 taught, 0.014 seen).
 """
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.testbed.folds import fold
-from bench.testbed.options import LETTERS, Options
-from bench.testbed.vocabulary import STEP_SEPARATOR
+from bench.testbed.options import Options
+from bench.testbed.vocabulary import LETTERS, STEP_SEPARATOR
 
 MARK = "~"
 DIGITS = 4
@@ -108,7 +108,7 @@ class Verify:
             total += int(digit) + (offset if position == error_at else 0)
             line += digit + str(total % 10)
         if self.options is not None:
-            line += self.options.letter(line[-1]) or UNLISTED
+            line += self.options.written(line[-1]) or UNLISTED
         return line + STEP_SEPARATOR
 
 

@@ -15,7 +15,7 @@ from bench.testbed.question import CHOICE
 from bench.testbed.sample import problem
 from bench.testbed.verify import RESULT as LAST_SUM
 from bench.testbed.verify import Verify
-from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, TOKEN_ID
+from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, TOKEN_ID, tokens
 
 FAMILY_SHARES = {"chain": 0.3, "verify": 0.25, "search": 0.2, "recall": 0.25}
 CHOICE_SHARE = 0.5
@@ -72,6 +72,7 @@ def mix() -> dict[str, Any]:
         "weights": {
             "answer": ANSWER_WEIGHT,
             "decision": DECISION_WEIGHT,
+            "decisions": {family: sorted(places) for family, places in DECISIONS.items()},
         },
     }
 
@@ -96,7 +97,7 @@ class Example:
         The prompt is not learned. Nor is the closer of a direct or cut sequence: there it comes from
         outside (a budget ran out), and a model that learned to produce it would give up early by itself.
         """
-        prompt = [BOS, *self.prompt]
+        prompt = [BOS, *tokens(self.prompt)]
         body = [*"".join(self.lines), CLOSER, ANSWER_PREFIX, *self.answer, EOS]
         weights = [0.0] * len(prompt)
         for index, line in enumerate(self.lines):

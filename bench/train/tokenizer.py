@@ -1,4 +1,4 @@
-"""The test bed's tokenizer.json: one token per character, closer and answer prefix one token each.
+"""The test bed's tokenizer.json: characters, options' ends, closer and answer prefix.
 
 Knows the vocabulary of the test bed and the `tokenizers` library, nothing of the model.
 """
@@ -8,17 +8,19 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-from bench.testbed.vocabulary import BOS, CONTROL_TOKENS, EOS, PAD, PHASE_TOKENS, TOKEN_ID, UNK
+from bench.testbed.vocabulary import BOS, CONTROL_TOKENS, EOS, OPTION_ENDS, PAD, PHASE_TOKENS, TOKEN_ID, UNK
 
 
 def build_tokenizer() -> Tokenizer:
-    """Character-level tokenizer: encoding puts `<bos>` in front, decoding returns the text unchanged.
+    """Splits as `bench.testbed.vocabulary.tokens` does: encoding puts `<bos>` in front, decoding returns the text unchanged.
 
     Spaces are dropped; an unknown character is `<unk>`.
     `<bos>`, `<eos>`, `<pad>`, `<unk>` are special and vanish from decoded text on request; the closer
     and the answer prefix are not, because a reader must see where thinking ends.
     """
-    tokenizer = Tokenizer(models.BPE(vocab=dict(TOKEN_ID), merges=[], unk_token=UNK))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=dict(TOKEN_ID), merges=[(end[0], end[1]) for end in OPTION_ENDS], unk_token=UNK)
+    )
     tokenizer.normalizer = normalizers.Replace(" ", "")
     # Without a decoder the library joins tokens with a space.
     tokenizer.decoder = decoders.Fuse()
