@@ -12,7 +12,7 @@ from bench.testbed.vocabulary import BOS, CONTROL_TOKENS, EOS, OPTION_ENDS, PAD,
 
 
 def build_tokenizer() -> Tokenizer:
-    """Splits as `bench.testbed.vocabulary.tokens` does: encoding puts `<bos>` in front, decoding returns the text unchanged.
+    """Splits as `bench.testbed.vocabulary.tokens` does, `<bos>` in front; decoding gives the text back.
 
     Spaces are dropped; an unknown character is `<unk>`.
     `<bos>`, `<eos>`, `<pad>`, `<unk>` are special and vanish from decoded text on request; the closer
