@@ -48,7 +48,7 @@ under `thinking` (not a transformers key; transformers carries it along unused).
 Each family also comes with four options, every value before its letter: `a+5b-8>44A52B39C47D>47=`,
 `38595A2B3C4D~`, `3852>4+38A32B85CND?`, `qzt7A2B3C4D:`; the answer is a letter. There a chain's last line,
 every line of verify (`N` for a digit that is not among the options) and a hit of a search end in the letter
-of their value: `b-8=44A`, `3815695A`, `384A`. No two options of a chain end in the same digit.
+of their value: `b-8=44a`, `3815695a`, `384a`. No two options of a chain end in the same digit.
 
 The thoughts of *verify* come from a known Markov chain: the attempt is wrong with probability {epsilon:g}, a
 pass over a wrong line corrects it with {fix:g}, a pass over a right line spoils it with {break_:g}. The model
@@ -56,8 +56,9 @@ is taught to answer what its last line says; with no line, what an attempt might
 are drawn with replacement, and an answer forced early is taught the truth, so that its probability can become
 a posterior. In *recall* a fact of rank r is met in proportion to 1/(r + {rank_offset}).
 
-The tokenizer has one token per character. Encoding puts `<bos>` in front and drops spaces. An unknown
-character becomes `<unk>`.
+The tokenizer has one token per character, but one for an option's last character and its letter (`2A` of
+`52A`), so that the letter of a value is one look-up away. Encoding puts `<bos>` in front and drops spaces. An
+unknown character becomes `<unk>`.
 
 ## Accuracy
 

@@ -11,7 +11,7 @@ from bench.testbed.folds import TRAINING, fold
 from bench.testbed.question import CATEGORIES
 from bench.testbed.verify import RATES
 from bench.testbed.verify import RESULT as LAST_SUM
-from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, VOCABULARY
+from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, VOCABULARY, tokens
 from bench.train import examples
 from bench.train.examples import (
     ANSWER_WEIGHT,
@@ -70,7 +70,7 @@ def test_what_is_learned_starts_after_the_prompt_and_leaves_out_a_forced_closer(
         closer = text.index(CLOSER)
         assert text[closer + 1] == ANSWER_PREFIX
         assert "".join(text[closer + 2 : -1]) == example.answer
-        prompt = 1 + len(example.prompt)
+        prompt = 1 + len(tokens(example.prompt))
         assert not any(weights[:prompt])
         assert weights[closer + 2 : -1] == [ANSWER_WEIGHT] * len(example.answer)
         starts = [prompt + len("".join(example.lines[:number])) for number in range(len(example.lines) + 1)]
@@ -89,7 +89,7 @@ def test_what_is_learned_starts_after_the_prompt_and_leaves_out_a_forced_closer(
 def weights_of(prompt, lines, answer, category, planted=()):
     """Of the characters behind the prompt of a full thought, line by line, then those of the rest."""
     made = Example(prompt, Kind.FULL, tuple(lines), answer, category, frozenset(planted))
-    weights = made.tokens()[1][1 + len(prompt) :]
+    weights = made.tokens()[1][1 + len(tokens(prompt)) :]
     found = []
     for line in lines:
         found.append(weights[: len(line)])
@@ -104,7 +104,7 @@ def test_no_weight_depends_on_what_was_chosen():
         *tries, rest = weights_of("3852>4+?", lines, "38", "search")
         assert tries == [[1, 1, DECISION_WEIGHT, DECISION_WEIGHT, 1]] * len(lines)
         assert rest == [1, 1, ANSWER_WEIGHT, ANSWER_WEIGHT, 1]
-    for category, letter in (("verify", ""), ("verify-choice", "A")):
+    for category, letter in (("verify", ""), ("verify-choice", "a")):
         right, wrong = f"3815695{letter}\n", f"3815692{letter and 'N'}\n"
         prompt = "3859" + (letter and "5A2B3C4D") + "~"
         *passes, _ = weights_of(prompt, [right, wrong, right], "5", category)
@@ -113,7 +113,7 @@ def test_no_weight_depends_on_what_was_chosen():
 
 def test_weights_stand_on_what_is_computed_or_chosen():
     operation, last, rest = weights_of(
-        "a+5b-8>44A52B39C47D>47=", ["a+5=52\n", "b-8=44A\n"], "A", "chain-choice"
+        "a+5b-8>44A52B39C47D>47=", ["a+5=52\n", "b-8=44a\n"], "A", "chain-choice"
     )
     assert operation == [1, 1, 1, 1, 4, 4, 4] and last == [1, 1, 1, 1, 4, 4, 4, 1]
     assert rest == [1, 1, ANSWER_WEIGHT, 1]
@@ -121,7 +121,7 @@ def test_weights_stand_on_what_is_computed_or_chosen():
     assert dots == [1] * 4
 
 
-@pytest.mark.parametrize(("category", "letters"), [("verify", "   "), ("verify-choice", "ANA")])
+@pytest.mark.parametrize(("category", "letters"), [("verify", "   "), ("verify-choice", "aNa")])
 def test_a_planted_line_has_no_weight_up_to_its_letter_and_changes_none_beside_it(category, letters):
     written = zip(("3815695", "3825796", "3815695"), letters, strict=True)
     lines = [line + letter.strip() + "\n" for line, letter in written]
@@ -133,7 +133,7 @@ def test_a_planted_line_has_no_weight_up_to_its_letter_and_changes_none_beside_i
             assert weights == ([0] * 7 if index in planted else [1, 1, 4, 1, 4, 1, 4]) + tail
         assert rest == [1, 1, ANSWER_WEIGHT, 1]
     part = Example(prompt, Kind.CUT, (lines[0], "382"), "5", category, frozenset({1})).tokens()[1]
-    assert part[1 + len(prompt) + len(lines[0]) :] == [0, 0, 0, 0, 1, ANSWER_WEIGHT, 1]
+    assert part[1 + len(tokens(prompt)) + len(lines[0]) :] == [0, 0, 0, 0, 1, ANSWER_WEIGHT, 1]
 
 
 def right_line(example):
@@ -143,7 +143,7 @@ def right_line(example):
         digits[place] + str(sum(map(int, digits[: place + 1])) % 10) for place in range(1, len(digits))
     )
     if options:
-        line += {value: letter for letter, value in options.items()}.get(line[-1], "N")
+        line += {value: letter.lower() for letter, value in options.items()}.get(line[-1], "N")
     return line + "\n"
 
 
@@ -214,7 +214,7 @@ def test_a_forced_answer_of_verify_is_the_last_whole_line(drawn):
             assert example.answer == lines[-1][-2]
             assert len(lines) == RATES.lines or example.kind is Kind.CUT
         if example.category == "verify-choice" and lines:
-            assert lines[-1][-2] in (example.answer, "N")
+            assert lines[-1][-2] in (example.answer.lower(), "N")
 
 
 def test_a_cut_search_is_as_likely_solvable_as_its_misses_allow():

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, PAD, TOKEN_ID, UNK, VOCABULARY
+from bench.testbed.vocabulary import ANSWER_PREFIX, BOS, CLOSER, EOS, PAD, TOKEN_ID, UNK, VOCABULARY, tokens
 from bench.train import examples
 from bench.train.batches import Batch, add_gradient, loss_sum, padded
 from bench.train.examples import sample_example
@@ -238,7 +238,7 @@ def test_a_run_is_kept_while_it_goes_on(tmp_path, monkeypatch):
     ],
 )
 def test_prompts_are_read_as_they_are_but_for_spaces(typed, read):
-    assert build_tokenizer().encode(typed).ids == [TOKEN_ID[token] for token in (BOS, *read)]
+    assert build_tokenizer().encode(typed).ids == [TOKEN_ID[token] for token in (BOS, *tokens(read))]
 
 
 def test_the_vocabulary_survives_the_file(published):
