@@ -3,11 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.arena.noisy_verify import regret
 from bench.calibration.grid import Grid
 from bench.calibration.induction import candidates, choose_axes, fit_category, prices
 from bench.calibration.log import Trace
 from bench.calibration.price import default_price, held_out, price_of_budget
 from bench.calibration.replay import at_stops, replay, worth
+from bench.testbed.optimal_stop import Checker
+from bench.testbed.verify import RATES
 from engine.stop.rule import ANY, Axes
 from tests.noisy_checks import CHECKER, check_runs, entry
 
@@ -144,3 +147,16 @@ def test_prices_reach_from_where_everything_pays_to_where_nothing_does():
     least, *_, most = prices(grid)
     assert replay(runs, rule, float(most)).energy_j.mean() < grid.energy_j.mean(axis=0)[2]
     assert replay(runs, rule, float(least)).energy_j.mean() > grid.energy_j.mean(axis=0)[4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("price", [0.1, 0.3, 1.0, 3.0, 10.0])
+def test_a_rule_of_500_runs_of_the_frozen_checker_is_within_a_hundredth_of_the_exact_optimum(price):
+    # On average over five calibrations; LINE_J is 1, so that a price of 1 is a hundredth for a pass.
+    checker = Checker(RATES.epsilon, RATES.fix, RATES.break_, RATES.lines - 1)
+    unseen = check_runs(checker, 10_000, 99)
+    lost = []
+    for seed in range(5):
+        rule = fit_category(check_runs(checker, 500, seed), STABLE)
+        lost.append(regret(unseen, replay(unseen, rule, price), price).share)
+    assert np.mean(lost) <= 0.01 and max(lost) <= 0.015
