@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from bench.testbed.options import Options
+
 
 class Problem(Protocol):
     """One question of a family, with what is needed to write training sequences for it."""
@@ -15,6 +17,9 @@ class Problem(Protocol):
     @property
     def answer(self) -> str:
         """The right answer: one or two characters, a letter where there are options."""
+
+    @property
+    def options(self) -> Options | None: ...
 
     @property
     def difficulty(self) -> int: ...
