@@ -97,7 +97,8 @@ to give up. It weighs tokens by their place, never by what was chosen there: ans
 values and letters of chains, sums and letters of verify, products and hit or miss of search
 {mix[weights][decision]:g}; all else 1. In verify {mix[planted]:.0%} of the lines are planted: wrong whatever
 stood before, and of no weight up to their last sum, so that passes over wrong lines, and letters that differ
-from the line before, are seen often enough to be learned.
+from the line before, are seen often enough to be learned. Besides, {mix[drill]:.0%} of all sequences are
+drill: behind a question with options its values in any order, of which the letters alone are learned.
 {history}
 
 ## Model and training
@@ -121,7 +122,7 @@ from the line before, are seen often enough to be learned.
 {command}
 ```
 
-The same command on the same machine gives the same weights; other thread counts or processors round
+The same command on the same machine gives the same weights; other numbers of workers or processors round
 differently and give a model of like quality.
 
 ## Limits
@@ -158,7 +159,8 @@ def behaviour_table(by_category: Mapping[str, Mapping[str, float]], shares: Sequ
 
 def mix_table(families: Mapping[str, Mapping[str, float]]) -> str:
     """A Markdown table of the training sequences: families, options, kinds."""
-    columns = {"share": "of all", "with_options": "with options"} | {kind.value: kind.value for kind in Kind}
+    columns = {"share": "of all", "with_options": "with options"}
+    columns |= {kind.value: kind.value for kind in Kind if kind is not Kind.DRILL}
     lines = ["| family | " + " | ".join(columns.values()) + " |", "|---|" + "--:|" * len(columns)]
     for family, shares in families.items():
         lines.append(f"| {family} | " + " | ".join(f"{shares[column]:.0%}" for column in columns) + " |")

@@ -17,6 +17,7 @@ from bench.train.examples import (
     ANSWER_WEIGHT,
     CHOICE_SHARE,
     DECISION_WEIGHT,
+    DRILL_SHARE,
     FAMILY_SHARES,
     KIND_SHARES,
     MID_LINE_SHARE,
@@ -30,9 +31,20 @@ from tests.testbed_prompts import taken_apart
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def everything():
     rng = random.Random(1)
-    return [sample_example(rng) for _ in range(4000)]
+    return [sample_example(rng) for _ in range(5000)]
+
+
+@pytest.fixture(scope="module")
+def drawn(everything):
+    """All but the drill."""
+    return [example for example in everything if example.kind is not Kind.DRILL]
+
+
+@pytest.fixture(scope="module")
+def drilled(everything):
+    return [example for example in everything if example.kind is Kind.DRILL]
 
 
 def near(count, of, share):
@@ -55,8 +67,22 @@ def test_the_mix_has_the_stated_shares(drawn):
     assert {example.category for example in drawn} == set(CATEGORIES)
 
 
-def test_training_never_sees_a_held_out_question(drawn):
-    for example in drawn:
+def test_a_drill_asks_once_for_every_letter_of_a_question_and_teaches_nothing_else(everything, drilled):
+    assert near(len(drilled), len(everything), DRILL_SHARE)
+    assert {example.category for example in drilled} == {name for name in CATEGORIES if "-" in name}
+    for example in drilled:
+        _, options = taken_apart(example.prompt)
+        pairs = {f"{value}{letter.lower()}\n" for letter, value in options.items() if value != "N"}
+        assert set(example.lines) == pairs and len(example.lines) == len(pairs)
+        ids, weights = example.tokens()
+        text = [VOCABULARY[token] for token in ids]
+        assert text == [BOS, *tokens(example.prompt), *"".join(example.lines)]
+        learned = [token for token, weight in zip(text, weights, strict=True) if weight]
+        assert learned == [line[-2] for line in example.lines]
+
+
+def test_training_never_sees_a_held_out_question(everything):
+    for example in everything:
         core, _ = taken_apart(example.prompt)
         assert example.category.startswith("recall") or fold(core) in TRAINING
 
@@ -240,6 +266,6 @@ def test_the_curriculum_bounds_the_chains():
         sample_example(rng, longest=9)
 
 
-def test_the_same_seed_gives_the_same_sequences(drawn):
+def test_the_same_seed_gives_the_same_sequences(everything):
     rng = random.Random(1)
-    assert [sample_example(rng) for _ in range(50)] == drawn[:50]
+    assert [sample_example(rng) for _ in range(50)] == everything[:50]
