@@ -1,0 +1,255 @@
+"""Which arm answers, given what each is believed to do: pure functions of estimates, limits and conditions.
+
+Knows no model, no meter, no network; imports the standard library and numpy. Array functions (N queries, A
+arms) are what calibrations and experiments use, `choose` and `escalate` what one request does.
+
+Grid intensity scales the grams of every arm in one region alike, so it can never change which arm is the
+cleaner one. What it does: it tightens token budgets, raises the price of a joule and fills a limit in grams.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Picks = NDArray[np.int_]
+
+POINTS = 100.0  # accuracy points in an accuracy of 1
+J_PER_KWH = 3.6e6
+LEAST_TOKENS = 16  # no token budget is tightened below
+
+
+def most_accurate(p: Array, cost: Array) -> Picks:
+    """argmax p, the cheapest of equals. p, cost (N, A); nan for an arm that cannot be had."""
+    best = np.nanmax(p, axis=1, keepdims=True)
+    return np.nanargmin(np.where(p >= best - 1e-9, cost, np.nan), axis=1)
+
+
+def cheapest_certain(p: Array, cost: Array, threshold: float) -> Picks:
+    """argmin cost where p ≥ `threshold`; where no arm is that certain, the most accurate."""
+    certain = np.where(p >= threshold, cost, np.inf)
+    cheapest = np.argmin(np.where(np.isnan(certain), np.inf, certain), axis=1)
+    none = ~np.isfinite(np.take_along_axis(certain, cheapest[:, None], axis=1)[:, 0])
+    return np.where(none, most_accurate(p, cost), cheapest)
+
+
+def priced(p: Array, cost: Array, price: float) -> Picks:
+    """argmax 100·p − price·cost: `price` accuracy points are what a joule has to gain."""
+    return np.nanargmax(POINTS * p - price * cost, axis=1)
+
+
+def picked(values: Array, arms: Picks) -> Array:
+    """Of each query's chosen arm. values (N, A) -> (N,)."""
+    return np.take_along_axis(values, arms[:, None], axis=1)[:, 0]
+
+
+def price_for_budget(p: Array, cost: Array, mean_j: float) -> float:
+    """The least price whose choices cost `mean_j` on average; inf where not even the cheapest arms do."""
+    if np.nanmin(cost, axis=1).mean() > mean_j:
+        return math.inf
+    low, high = 0.0, 1e-9
+    while picked(cost, priced(p, cost, high)).mean() > mean_j:
+        low, high = high, high * 4
+    for _ in range(60):
+        middle = (low + high) / 2
+        fits = picked(cost, priced(p, cost, middle)).mean() <= mean_j
+        low, high = (low, middle) if fits else (middle, high)
+    return high
+
+
+class Objective(StrEnum):
+    """What is sought within the limits."""
+
+    MAX_ACCURACY = "max-accuracy"  # the likeliest to be right, less what its joules are priced at
+    MIN_ENERGY = "min-energy"  # the cheapest that is certain enough
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an arm is believed to do with one query. `family`: arms that differ in token budget alone.
+
+    `energy_j` is expected, `energy_q90_j` and `elapsed_q90_s` hold in nine cases of ten; None: not known.
+    """
+
+    arm: str
+    family: str
+    budget_tokens: int
+    p: float
+    p_low: float
+    p_high: float
+    energy_j: float | None
+    energy_median_j: float | None
+    energy_q90_j: float | None
+    elapsed_q90_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """None: no limit. `price`: accuracy points that a joule must gain. `threshold`: of `min-energy`, on p."""
+
+    objective: Objective = Objective.MAX_ACCURACY
+    joules: float | None = None
+    latency_s: float | None = None
+    grams: float | None = None
+    hourly_left_j: float | None = None
+    threshold: float | None = None
+    price: float = 0.0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("joules", "latency_s", "grams", "threshold", "price"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be a number of at least 0, not {value}")
+        if (self.objective is Objective.MIN_ENERGY) != (self.threshold is not None):
+            raise ValueError("min-energy, and nothing else, needs an accuracy that is enough")
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Of the moment. `queue`: requests that wait; `utilisation`: of the device, 0 to 1.
+
+    `intensity_g_per_kwh`, with the data centre's `pue` on top; beyond `usual_g_per_kwh` it tightens.
+    `hourly_share`: what is left of the hour's joules over what is left of the hour.
+    """
+
+    queue: int = 0
+    utilisation: float = 0.0
+    intensity_g_per_kwh: float | None = None
+    usual_g_per_kwh: float | None = None
+    hourly_share: float = 1.0
+    pue: float = 1.0
+
+    @property
+    def pressure(self) -> float:
+        """≥ 1, and grows with every one of them: what budgets are divided and prices multiplied by."""
+        load = (1 + self.queue) * (1 + max(self.utilisation - 0.5, 0.0) * 2)
+        grid = 1.0
+        if self.intensity_g_per_kwh is not None and self.usual_g_per_kwh:
+            grid = max(self.intensity_g_per_kwh / self.usual_g_per_kwh, 1.0)
+        return load * grid / min(max(self.hourly_share, 1e-3), 1.0)
+
+    def grams(self, joules: float) -> float | None:
+        """CO2e of so many joules; None where the intensity is not known."""
+        if self.intensity_g_per_kwh is None:
+            return None
+        return joules * self.pue / J_PER_KWH * self.intensity_g_per_kwh
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`removed`: by arm, what took it out. `fallback`: why the choice is none of the policy's; None if it is.
+
+    `budget_tokens`: what the arm may think, after tightening. `arm` None: infeasible, in strict mode alone.
+    """
+
+    arm: str | None
+    budget_tokens: int
+    why: str
+    removed: Mapping[str, str] = field(default_factory=dict)
+    fallback: str | None = None
+
+
+def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Estimate], dict[str, str]]:
+    """(arms that keep the token cap, why the others went). A family's cap is its largest budget / pressure.
+
+    Where all of a family lie over it, the smallest stays, and its budget is the cap; never less than 16.
+    """
+    kept, removed = [], {}
+    for one in estimates:
+        budgets = [other.budget_tokens for other in estimates if other.family == one.family]
+        cap = max(int(max(budgets) / pressure), min(LEAST_TOKENS, min(budgets)))
+        if one.budget_tokens <= cap or one.budget_tokens == min(budgets):
+            kept.append(replace(one, budget_tokens=min(one.budget_tokens, cap)))
+        else:
+            removed[one.arm] = f"{one.budget_tokens} tokens of thinking; {cap} are allowed at present"
+    return kept, removed
+
+
+def over_limit(one: Estimate, limits: Limits, conditions: Conditions) -> str | None:
+    """Which limit its nine cases of ten break, or cannot be checked against; None where all hold."""
+    q90_j = one.energy_q90_j
+    grams = None if q90_j is None else conditions.grams(q90_j)
+    checks = (
+        ("J", q90_j, limits.joules, "of joules"),
+        ("J", q90_j, limits.hourly_left_j, "of joules left this hour"),
+        ("s", one.elapsed_q90_s, limits.latency_s, "of seconds"),
+        ("g CO2e", grams, limits.grams, "of grams"),
+    )
+    for unit, value, limit, what in checks:
+        if limit is not None and value is None:
+            return f"the limit {what} cannot be checked: no estimate"
+        if limit is not None and value is not None and value > limit:
+            return f"{value:.3g} {unit} in nine cases of ten, over the limit {what}, {limit:.3g}"
+    return None
+
+
+def choose(estimates: Sequence[Estimate], limits: Limits, conditions: Conditions, *, fallback: str) -> Choice:
+    """The arm for one query. `fallback`: the best fixed arm, where estimates say nothing of any use.
+
+    Where limits leave no arm: the one that takes the least (strict: none).
+    """
+    known, removed = tightened(estimates, conditions.pressure)
+    for one in known:
+        if (broken := over_limit(one, limits, conditions)) is not None:
+            removed[one.arm] = broken
+    left = [one for one in known if one.arm not in removed]
+    if not left:
+        if limits.strict:
+            return Choice(None, 0, "infeasible: no arm keeps the limits", removed)
+        least = min(known, key=lambda one: math.inf if one.energy_j is None else one.energy_j)
+        arm = fallback if least.energy_j is None else least.arm
+        chosen = next(one for one in known if one.arm == arm) if least.energy_j is None else least
+        reason = "no arm keeps the limits; this one takes the least"
+        return Choice(chosen.arm, chosen.budget_tokens, reason, removed, fallback=reason)
+    p = np.array([[one.p for one in left]])
+    cost = np.array([[np.inf if one.energy_j is None else one.energy_j for one in left]])
+    price = limits.price * conditions.pressure
+    if limits.objective is Objective.MIN_ENERGY and limits.threshold is not None:
+        best = left[int(cheapest_certain(p, cost, limits.threshold)[0])]
+        enough = best.p >= limits.threshold
+        why = "the cheapest of those" if enough else "the likeliest, as none is"
+        why += f" with p ≥ {limits.threshold:.2f}"
+    else:
+        best = left[int((priced(p, cost, price) if price else most_accurate(p, cost))[0])]
+        why = f"most points less {price:.3g} a joule" if price else "the likeliest to be right"
+    return Choice(best.arm, best.budget_tokens, why, removed)
+
+
+def escalate(
+    p_now: float,
+    untried: Sequence[Estimate],
+    limits: Limits,
+    conditions: Conditions,
+    *,
+    spent_j: float,
+    least_gain: float = 0.02,
+) -> Choice | None:
+    """A further stage, where one is worth it: Δp / ΔJ above the price, and within what is left.
+
+    `p_now`: that the answer at hand is right, with what its stage has shown. None: it stands.
+    """
+    if limits.threshold is not None and p_now >= limits.threshold:
+        return None
+    left_j = None if limits.joules is None else max(limits.joules - spent_j, 0.0)
+    hourly_j = None if limits.hourly_left_j is None else max(limits.hourly_left_j - spent_j, 0.0)
+    grams = conditions.grams(spent_j)
+    left_g = None if limits.grams is None else max(limits.grams - (grams or 0.0), 0.0)
+    remaining = replace(limits, joules=left_j, hourly_left_j=hourly_j, grams=left_g)
+    price = limits.price * conditions.pressure
+    known, _ = tightened(untried, conditions.pressure)
+    worth = [
+        (POINTS * (one.p - p_now) - price * (one.energy_j or 0.0), one)
+        for one in known
+        if one.p - p_now > least_gain and over_limit(one, remaining, conditions) is None
+    ]
+    worth = [(gain, one) for gain, one in worth if gain > 0]
+    if not worth:
+        return None
+    gain, best = max(worth, key=lambda pair: pair[0])
+    why = f"the answer at hand is right with p = {p_now:.2f}, this arm with {best.p:.2f}"
+    return Choice(best.arm, best.budget_tokens, why)
