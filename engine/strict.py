@@ -1,4 +1,4 @@
-"""Frozen dataclasses from parsed JSON or TOML, strictly: missing, unknown and of the wrong type is refused."""
+"""Frozen dataclasses from parsed JSON or TOML: what is missing, unknown or of the wrong type is refused."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass

@@ -1,4 +1,4 @@
-"""What there is to choose from: `arms.toml`, read strictly. An arm: a model, a technique and a token budget."""
+"""What there is to choose from: `arms.toml`, read strictly. An arm: model, technique and token budget."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ DEFAULT = Path(__file__).parent / "arms.toml"
 class Model:
     """Here or there. `local`: "bundled", a Hugging Face directory or id, or "preset:NAME".
 
-    `base_url`: an OpenAI-compatible server's; `served`: the model's name there; `api_key_env`: the environment
-    variable that holds its key; `retries`: on top of the first try. Its joules: by an operating `curve`'s
-    file, or `joules_per_token` (the paper's Eq. 1).
+    `base_url`: of an OpenAI-compatible server; `served`: the model's name there; `api_key_env`: the variable
+    of the environment that holds its key; `retries`: on top of the first try. Its joules: by the file of an
+    operating `curve`, or `joules_per_token` (the paper's Eq. 1).
     """
 
     local: str | None = None
@@ -62,15 +62,11 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """`way`: technique and budget. `family`: arms that differ in token budget alone."""
+    """`way`: the technique, with its token budget."""
 
     name: str
     model: str
     way: Technique
-
-    @property
-    def family(self) -> str:
-        return f"{self.model}/{self.way.technique}/{self.way.directive}/{self.way.samples}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +83,19 @@ class Arms:
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
-        if not names or len(set(names)) < len(names):
-            raise ValueError("arms: there is none, or two have one name")
+        if not names:
+            raise ValueError("arms: there is none")
+        for number, arm in enumerate(self.arms, 1):
+            if arm.name in names[: number - 1]:
+                raise ValueError(f"arm {number}: name: another is called {arm.name!r}")
+            if arm.model not in self.models:
+                raise ValueError(f"arm {number}: model: there is none called {arm.model!r}")
+            if arm.way.technique == "vote" and self.models[arm.model].local is None:
+                raise ValueError(f"arm {number}: technique: votes are for local models")
         if self.fallback not in names:
             raise ValueError(f"fallback: no arm is called {self.fallback!r}")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise ValueError("memory_gb: must be above 0")
 
     @property
     def digest(self) -> str:
@@ -104,51 +109,44 @@ class Arms:
 
 def load_arms(path: Path = DEFAULT) -> Arms:
     """Raises `TokenjouleError` naming file, line and field."""
-    table, nth, text = "", 0, ""
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)
-        models, arms = content.pop("models", {}), content.pop("arms", [])
-        read: dict[str, Any] = {"models": {}, "arms": []}
-        for name, raw in models.items():
-            table, nth = f"models.{name}", 0
-            read["models"][name] = made(Model, raw)
-        for nth, raw in enumerate(arms):
-            table = "arms"
-            way = {key: value for key, value in raw.items() if key not in ("name", "model")}
-            arm = Arm(
-                made(str, raw.get("name"), "name"), made(str, raw.get("model"), "model"), made(Technique, way)
-            )
-            if arm.model not in models:
-                raise ValueError(f"model: no model is called {arm.model!r}; there are {', '.join(models)}")
-            if arm.way.technique == "vote" and read["models"][arm.model].local is None:
-                raise ValueError("technique: votes are for local models, whose samples share a prefill")
-            read["arms"].append(arm)
-        table, nth = "", 0
-        settings = made(_Settings, content)
-        return Arms(tuple(read["arms"]), read["models"], settings.fallback, settings.memory_gb)
     except (OSError, ValueError) as error:  # a TOML error tells its line
-        where = (
-            str(path)
-            if isinstance(error, OSError | tomllib.TOMLDecodeError | UnicodeDecodeError)
-            else (f"{path}, line {_line(text, table, nth, str(error))}{f': {table}' if table else ''}")
-        )
-        raise TokenjouleError(f"{where}: {error}") from error
+        raise TokenjouleError(f"{path}: {error}") from error
 
+    def checked(kind: Any, raw: Any, table: str = "", nth: int = 0) -> Any:
+        try:
+            return made(kind, raw)
+        except ValueError as error:
+            problem = str(error).replace("way.", "")
+            where = f"{path}, line {_line(text, table, nth, problem)}"
+            raise TokenjouleError(": ".join(filter(None, (where, table, problem)))) from error
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    fallback: str
-    memory_gb: float | None = None
+    models, arms = content.pop("models", {}), content.pop("arms", [])
+    if not isinstance(models, dict) or not isinstance(arms, list):
+        raise TokenjouleError(f"{path}: models are tables [models.NAME], arms are tables [[arms]]")
+    content["models"] = {name: checked(Model, raw, f"models.{name}") for name, raw in models.items()}
+    content["arms"] = []
+    for nth, raw in enumerate(arms):
+        way = {key: value for key, value in raw.items() if key not in ("name", "model")}
+        named = {key: value for key, value in raw.items() if key in ("name", "model")}
+        content["arms"].append(checked(Arm, {**named, "way": way}, "arms", nth))
+    try:
+        return Arms(arms=tuple(content.pop("arms")), **content)
+    except (TypeError, ValueError) as error:
+        at = re.match(r"arm (\d+)", str(error))
+        place = _line(text, "arms", int(at[1]) - 1, str(error)) if at else _line(text, "", 0, str(error))
+        raise TokenjouleError(f"{path}, line {place}: {error}") from error
 
 
 def _line(text: str, table: str, nth: int, problem: str) -> int:
-    """Where the first field that `problem` names stands in the `nth` of these tables, or where that begins."""
+    """Where the first field that `problem` names stands in the `nth` such table, or where that begins."""
     headers = list(re.finditer(rf"^\s*\[+\s*{re.escape(table)}\s*\]+", text, re.MULTILINE)) if table else []
-    start = headers[min(nth, len(headers) - 1)].start() if headers else 0
-    ends = re.compile(r"^\s*\[", re.MULTILINE).search(text, headers[nth].end() if headers else 0)
-    inside = text[start : ends.start() if ends else len(text)]
+    start, end = (headers[nth].start(), headers[nth].end()) if headers else (0, 0)
+    following = re.compile(r"^\s*\[", re.MULTILINE).search(text, end)
+    inside = text[start : following.start() if following else len(text)]
     for word in re.findall(r"\w+", problem):
         if found := re.search(rf"^\s*{word}\s*=", inside, re.MULTILINE):
             return text.count("\n", 0, start + found.end()) + 1
-    return text.count("\n", 0, start) + 1
+    return text.count("\n", 0, end) + 1

@@ -1,6 +1,6 @@
 """How much CO2e a kilowatt-hour is now: a fixed figure, a recorded series, or a public service.
 
-In one region intensity scales every arm alike and cannot change which is the cleaner; see `policy` for what it
+In one region intensity scales every arm alike and cannot change which is the cleaner; `policy` says what it
 does. Average and marginal intensities answer different questions: every figure says which it is, one is never
 compared with the other, and WattTime's (marginal, in pounds) are not read at all.
 """

@@ -1,33 +1,33 @@
 """Labelled results: every arm's answer to questions whose answers are known, as outcomes."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from engine.errors import TokenjouleError
 from engine.strategy.grading import Kind, grade
 from engine.strict import made
-from router.outcomes import Outcome
+from router.outcomes import Outcome, read_lines
 from router.policy import Choice, Limits
 from router.router import Router
 
 
-def read_questions(path: Path) -> list[dict[str, str]]:
-    """Lines {"id", "prompt", "answer", "category" optional}. Raises `TokenjouleError` naming file and line."""
-    found, number = [], 0
-    try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-            if line.strip():
-                given = json.loads(line)
-                if set(given) - {"category"} != {"id", "prompt", "answer"}:
-                    raise ValueError("needs id, prompt and answer, and may have a category")
-                found.append({name: made(str, value, name) for name, value in given.items()})
-    except (OSError, ValueError, TypeError) as error:
-        raise TokenjouleError(f"{path}, line {number}: {error}") from error
-    return found
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`answer`: the right one."""
+
+    id: str
+    prompt: str
+    answer: str
+    category: str | None = None
 
 
-def outcomes(router: Router, questions: list[dict[str, str]], kind: str) -> Iterator[Outcome]:
+def read_questions(path: Path) -> list[Question]:
+    """One JSON object a line. Raises `TokenjouleError` naming file and line."""
+    return read_lines(path, partial(made, Question))
+
+
+def outcomes(router: Router, questions: Sequence[Question], kind: str) -> Iterator[Outcome]:
     """Of every arm and question, with the features of the smallest local model where there is one.
 
     `kind`: how answers are compared, "exact" or one of `Kind`. An arm that fails is wrong, and has its error
@@ -35,18 +35,18 @@ def outcomes(router: Router, questions: list[dict[str, str]], kind: str) -> Iter
     """
     reads = router.pool.smallest() is not None
     for question in questions:
-        features = tuple(router.read(question["prompt"])[1].tolist()) if reads else None
+        features = tuple(float(f"{x:.6g}") for x in router.read(question.prompt)[1]) if reads else None
         for arm in router.arms.arms:
             choice = Choice(arm.name, arm.way.budget_tokens, "")
-            stage = router.run(arm, choice, question["prompt"], Limits())
+            stage = router.run(arm, choice, question.prompt, Limits())
             if kind == "exact":
-                right = (stage.answer or "").strip() == question["answer"].strip()
+                right = (stage.answer or "").strip() == question.answer.strip()
             else:
-                right = bool(grade(stage.answer or "", question["answer"], Kind(kind), finished=True).correct)
+                right = bool(grade(stage.answer or "", question.answer, Kind(kind), finished=True).correct)
             yield Outcome(
-                question=question["id"],
-                query=question["prompt"],
-                category=question.get("category"),
+                question=question.id,
+                query=question.prompt,
+                category=question.category,
                 arm=arm.name,
                 correct=int(right and stage.error is None),
                 answer=stage.answer,

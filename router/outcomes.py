@@ -2,10 +2,10 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from engine.strict import an_object, made
 from router.policy import Array
 
 SCHEMA = "tokenjoule.outcome/1"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +49,39 @@ class Outcome:
                 raise ValueError(f"{name} must be a number of at least 0, not {value}")
 
 
+def read_lines(path: Path, make: Callable[[Any], Made]) -> list[Made]:
+    """What `make` makes of each line's JSON. Raises `TokenjouleError` naming file and line."""
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenjouleError(f"cannot read {path}: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                found.append(make(json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise TokenjouleError(f"{path}, line {number}: {error}") from error
+    if not found:
+        raise TokenjouleError(f"{path} is empty")
+    return found
+
+
 def read_outcomes(path: Path) -> list[Outcome]:
     """Raises `TokenjouleError` naming file, line and field of what is wrong."""
-    found: dict[tuple[str, str], Outcome] = {}
-    number = 0
-    try:
-        for number, line in enumerate(path.read_bytes().decode("utf-8").split("\n"), 1):
-            if line.strip():
-                given = dict(an_object(json.loads(line), "the line"))
-                if given.pop("schema", None) != SCHEMA:
-                    raise ValueError(f"its schema is not {SCHEMA}")
-                outcome: Outcome = made(Outcome, given)
-                if (outcome.question, outcome.arm) in found:
-                    raise ValueError(f"question {outcome.question!r} had arm {outcome.arm!r} before")
-                found[outcome.question, outcome.arm] = outcome
-    except (OSError, ValueError, RecursionError) as error:
-        raise TokenjouleError(f"{path}, line {number}: {error}") from error
-    if not found:
-        raise TokenjouleError(f"{path} holds no outcomes")
-    return list(found.values())
+    seen: set[tuple[str, str]] = set()
+
+    def outcome(raw: Any) -> Outcome:
+        given = dict(an_object(raw, "the line"))
+        if given.pop("schema", None) != SCHEMA:
+            raise ValueError(f"its schema is not {SCHEMA}")
+        found: Outcome = made(Outcome, given)
+        if (found.question, found.arm) in seen:
+            raise ValueError(f"question {found.question!r} had arm {found.arm!r} before")
+        seen.add((found.question, found.arm))
+        return found
+
+    return read_lines(path, outcome)
 
 
 def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:

@@ -71,13 +71,13 @@ class Objective(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What an arm is believed to do with one query. `family`: arms that differ in token budget alone.
+    """What an arm is believed to do with one query.
 
     `energy_j` is expected, `energy_q90_j` and `elapsed_q90_s` hold in nine cases of ten; None: not known.
     """
 
     arm: str
-    family: str
+    model: str
     budget_tokens: int
     p: float
     p_low: float
@@ -162,19 +162,25 @@ class Choice:
 
 
 def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Estimate], dict[str, str]]:
-    """(arms that keep the token cap, why the others went). A family's cap is its largest budget / pressure.
+    """(arms that keep the token cap, why the others go). A model's cap: its largest budget / `pressure`.
 
-    Where all of a family lie over it, the smallest stays, and its budget is the cap; never less than 16.
+    An arm goes rather than think for less than it was calibrated with. Where all of them would, the one with
+    the smallest budget stays, and is cut to its cap; never below 16.
     """
-    kept, removed = [], {}
+    caps: dict[str, int] = {}
     for one in estimates:
-        budgets = [other.budget_tokens for other in estimates if other.family == one.family]
-        cap = max(int(max(budgets) / pressure), min(LEAST_TOKENS, min(budgets)))
-        if one.budget_tokens <= cap or one.budget_tokens == min(budgets):
-            kept.append(replace(one, budget_tokens=min(one.budget_tokens, cap)))
-        else:
-            removed[one.arm] = f"{one.budget_tokens} tokens of thinking; {cap} are allowed at present"
-    return kept, removed
+        caps[one.model] = max(caps.get(one.model, 0), int(one.budget_tokens / pressure))
+    kept = [one for one in estimates if one.budget_tokens <= caps[one.model]]
+    if not kept and estimates:
+        least = min(estimates, key=lambda one: one.budget_tokens)
+        cap = max(caps[least.model], min(LEAST_TOKENS, least.budget_tokens))
+        kept = [replace(least, budget_tokens=cap)]
+    left = {one.arm for one in kept}
+    return kept, {
+        one.arm: f"{one.budget_tokens} tokens of thinking; {caps[one.model]} are allowed at present"
+        for one in estimates
+        if one.arm not in left
+    }
 
 
 def over_limit(one: Estimate, limits: Limits, conditions: Conditions) -> str | None:

@@ -1,4 +1,4 @@
-"""An arm on an OpenAI-compatible server (vLLM, SGLang): asked for no longer than allowed, answers distrusted."""
+"""An arm on an OpenAI-compatible server (vLLM, SGLang): asked within its time, its answers distrusted."""
 
 import json
 import os

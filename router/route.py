@@ -1,6 +1,6 @@
 """`python -m router.route "QUESTION" --explain`: which arm answers it, why, and what that took.
 
-stdout is the answer (`--json`: one object); stderr says the rest. Exit status: 0 answered, 1 not, 2 wrong usage.
+stdout is the answer (`--json`: one object); stderr says the rest. Exit status: 0 answered, 1 not, 2 usage.
 """
 
 import argparse

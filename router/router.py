@@ -184,7 +184,7 @@ class Router:
         """Of every arm, into `routed`. Returns (why nothing is known of them, the query as it was read)."""
         blank = (math.nan, math.nan, math.nan, None, None, None)
         routed.estimates = [
-            Estimate(arm.name, arm.family, arm.way.budget_tokens, *blank) for arm in self.arms.arms
+            Estimate(arm.name, arm.model, arm.way.budget_tokens, *blank) for arm in self.arms.arms
         ]
         estimator, known = self.estimator, None
         if estimator is None:
@@ -232,7 +232,7 @@ class Router:
             p = [float(part[0, at]) for part in (chances.p, chances.low, chances.high)]
             parts = [costs.expected, costs.median, costs.q90, *([seconds.q90] if seconds else [])]
             known = [None if np.isnan(part[0, at]) else float(part[0, at]) for part in parts]
-            found.append(Estimate(one.name, one.family, one.way.budget_tokens, *p, *known))
+            found.append(Estimate(one.name, one.model, one.way.budget_tokens, *p, *known))
         return found
 
     def _curves(self, estimator: Estimator) -> dict[int, Cost]:
