@@ -10,7 +10,6 @@ cleaner one. What it does: it tightens token budgets, raises the price of a joul
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,13 +61,6 @@ def price_for_budget(p: Array, cost: Array, mean_j: float) -> float:
     return high
 
 
-class Objective(StrEnum):
-    """What is sought within the limits."""
-
-    MAX_ACCURACY = "max-accuracy"  # the likeliest to be right, less what its joules are priced at
-    MIN_ENERGY = "min-energy"  # the cheapest that is certain enough
-
-
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What an arm is believed to do with one query.
@@ -90,9 +82,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """None: no limit. `price`: accuracy points that a joule must gain. `threshold`: of `min-energy`, on p."""
+    """None: no limit. With a `threshold` the cheapest arm of p ≥ `threshold` is sought, else the likeliest.
 
-    objective: Objective = Objective.MAX_ACCURACY
+    `price`: accuracy points that a joule must gain. `strict`: rather no answer than one beyond a limit.
+    """
+
     joules: float | None = None
     latency_s: float | None = None
     grams: float | None = None
@@ -102,12 +96,10 @@ class Limits:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("joules", "latency_s", "grams", "threshold", "price"):
+        for name in ("joules", "latency_s", "grams", "hourly_left_j", "threshold", "price"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a number of at least 0, not {value}")
-        if (self.objective is Objective.MIN_ENERGY) != (self.threshold is not None):
-            raise ValueError("min-energy, and nothing else, needs an accuracy that is enough")
 
     @property
     def any(self) -> bool:
@@ -130,6 +122,11 @@ class Conditions:
     usual_g_per_kwh: float | None = None
     hourly_share: float = 1.0
     pue: float = 1.0
+
+    def __post_init__(self) -> None:
+        sound = self.queue >= 0 and 0 <= self.utilisation <= 1 and 1 <= self.pue < math.inf
+        if not sound or any(not grams >= 0 for grams in (self.intensity_g_per_kwh or 0, self.usual_g_per_kwh or 0)):
+            raise ValueError("a queue is at least 0, a utilisation 0 to 1, a PUE at least 1, grams at least 0")
 
     @property
     def pressure(self) -> float:

@@ -15,7 +15,7 @@ from engine.result import format_j
 from router.arms import DEFAULT, load_arms
 from router.carbon import Grid
 from router.estimator import Estimator
-from router.policy import Conditions, Limits, Objective
+from router.policy import Conditions, Limits
 from router.router import Routed, Router
 
 
@@ -100,7 +100,6 @@ def _limits(options: argparse.Namespace, estimator: Estimator | None, notes: lis
         notes.append("this accuracy is not certified: each answer is believed to have it, by estimate")
     try:
         return Limits(
-            objective=Objective.MAX_ACCURACY if threshold is None else Objective.MIN_ENERGY,
             joules=options.budget_joules,
             latency_s=options.max_latency,
             grams=options.max_grams,

@@ -236,7 +236,7 @@ class Router:
         return found
 
     def _curves(self, estimator: Estimator) -> dict[int, Cost]:
-        """What costs here and now: by the curves of engines that are loaded, and by what servers are said to."""
+        """What costs here and now: by the curves of loaded engines, and by what servers are said to take."""
         found: dict[int, Cost] = {}
         for at, name in enumerate(estimator.arms):
             arm = self.arms[name]
