@@ -125,8 +125,12 @@ class Conditions:
 
     def __post_init__(self) -> None:
         sound = self.queue >= 0 and 0 <= self.utilisation <= 1 and 1 <= self.pue < math.inf
-        if not sound or any(not grams >= 0 for grams in (self.intensity_g_per_kwh or 0, self.usual_g_per_kwh or 0)):
-            raise ValueError("a queue is at least 0, a utilisation 0 to 1, a PUE at least 1, grams at least 0")
+        if not sound or any(
+            not grams >= 0 for grams in (self.intensity_g_per_kwh or 0, self.usual_g_per_kwh or 0)
+        ):
+            raise ValueError(
+                "a queue is at least 0, a utilisation 0 to 1, a PUE at least 1, grams at least 0"
+            )
 
     @property
     def pressure(self) -> float:
