@@ -95,7 +95,8 @@ def test_the_arms_that_come_along_are_of_the_bundled_model():
         ('model = "far"', 'model = "moon"', 35, "model: there is none"),
         (
             'name = "d"\nmodel = "far"\ntechnique = "direct"',
-            'name = "d"\nmodel = "far"\ntechnique = "vote"\nsamples = 2\ntemperature = 1.0\nbudget_tokens = 9',
+            'name = "d"\nmodel = "far"\ntechnique = "vote"\nsamples = 2\ntemperature = 1.0\n'
+            "budget_tokens = 9",
             36,
             "votes are for local",
         ),
@@ -124,7 +125,7 @@ def test_a_file_without_arms_is_one_line(tmp_path, text):
 
 
 def test_a_missing_file_is_one_line(tmp_path):
-    with pytest.raises(TokenjouleError, match="none.toml"):
+    with pytest.raises(TokenjouleError, match=r"none\.toml"):
         load_arms(tmp_path / "none.toml")
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,9 +44,9 @@ def run(capsys, *argv: object) -> tuple[int, str, str]:
 @pytest.fixture
 def stored(tmp_path):
     """Outcomes of remote arms, whose features are those of the text."""
-    table = plant(np.random.default_rng(0), 400).table
+    table = plant(np.random.default_rng(0), 240).table
     rows = []
-    for q in range(400):
+    for q in range(240):
         text = "How many? " * (1 + int(5 * (1 + np.tanh(table.features[q, 0]))))
         for a, arm in enumerate(NAMES):
             tokens = int(table.prompt_tokens[q, a]), int(table.new_tokens[q, a])
@@ -72,9 +73,9 @@ def test_outcomes_become_an_estimator_a_report_and_a_picture(capsys, stored):
         picture,
     )
     report, found = json.loads(text), Estimator.load(out)
-    assert status == 0 and report["questions"] == 100 and found.arms == NAMES
+    assert status == 0 and report["questions"] == 60 and found.arms == NAMES
     assert found.features == "text" and picture.read_bytes().startswith(b"\x89PNG")
-    assert set(report["arms"]) == set(NAMES) and 0.75 < report["arms"]["large"]["q90_coverage"] <= 1
+    assert set(report["arms"]) == set(NAMES) and 0.7 < report["arms"]["large"]["q90_coverage"] <= 1
     assert report["certificate"]["threshold"] == found.certificate.threshold
     assert report["frontier"][0][0] <= report["frontier"][-1][0]
 
@@ -88,14 +89,12 @@ def test_the_three_parts_share_no_question():
 
 
 def test_a_report_is_worse_where_the_estimator_is_wrong():
-    train, calibration, test = split(plant(np.random.default_rng(0), 1200).table, 0)
-    good = held_out(Estimator.fit(train, calibration), test)
-    wrong = type(train)(**{**vars(train), "correct": 1 - train.correct})
-    bad = held_out(Estimator.fit(wrong, calibration), test)
-    assert (
-        good["arms"]["small"]["ece"] < 0.15 < bad["arms"]["small"]["ece"] or bad["arms"]["large"]["ece"] > 0.3
-    )
-    assert good["arms"]["large"]["log_loss"] < bad["arms"]["large"]["log_loss"]
+    train, calibration, test = split(plant(np.random.default_rng(0), 600).table, 0)
+    good = held_out(Estimator.fit(train, calibration), test)["arms"]["large"]
+    wrong = replace(train, correct=1 - train.correct)
+    bad = held_out(Estimator.fit(wrong, calibration), test)["arms"]["large"]
+    assert good["ece"] < 0.1 < 0.3 < bad["ece"]
+    assert good["log_loss"] < bad["log_loss"]
 
 
 def test_arms_are_run_labelled_and_read_by_the_model_itself(capsys, tmp_path):
@@ -103,7 +102,7 @@ def test_arms_are_run_labelled_and_read_by_the_model_itself(capsys, tmp_path):
     sums = [f"{a}+{b}=" for a in range(10, 16) for b in range(4, 8)]
     lines = [json.dumps({"id": s, "prompt": s, "answer": str(eval(s[:-1])), "category": "sum"}) for s in sums]
     (tmp_path / "q.jsonl").write_text("\n".join(lines))
-    status, text, err = run(
+    status, _, err = run(
         capsys,
         tmp_path / "o.jsonl",
         "--run",
@@ -154,8 +153,6 @@ def test_outcomes_of_other_arms_are_refused(capsys, stored):
 def test_features_of_another_model_are_refused(capsys, tmp_path):
     (tmp_path / "arms.toml").write_text(LOCAL)
     row = Outcome("q", "1+1=", None, "guess", 1, "2", 3, 1, 0.1, "estimate", features=(1.0, 2.0))
-    from dataclasses import replace
-
     write_outcomes(tmp_path / "o.jsonl", [row, replace(row, arm="think")])
     status, _, err = run(
         capsys, tmp_path / "o.jsonl", "--out", tmp_path / "e.npz", "--arms", tmp_path / "arms.toml"
@@ -169,7 +166,5 @@ def test_wrong_usage_is_2(capsys, stored, wrong):
 
 
 def test_text_features_stand_in_where_outcomes_have_none():
-    from dataclasses import replace
-
     table = replace(plant(np.random.default_rng(0), 5).table, features=None)
     assert with_features(table).features.shape[0] == 5

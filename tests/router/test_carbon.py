@@ -18,7 +18,11 @@ def csv_grid(tmp_path, text: str, now: datetime = NOON) -> Grid:
     return Grid(str(path), clock=lambda: now)
 
 
-SERIES = "time,average_g_per_kwh\n2026-03-01T10:30:00+00:00,180\n2026-03-01T12:30:00+01:00,210.5\n2026-03-01T13:00:00Z,400\n"
+SERIES = """time,average_g_per_kwh
+2026-03-01T10:30:00+00:00,180
+2026-03-01T12:30:00+01:00,210.5
+2026-03-01T13:00:00Z,400
+"""
 
 
 def test_a_figure_as_given():

@@ -33,7 +33,10 @@ def estimate(arm: str, p: float, j: float | None, *, tokens: int = 0, late: floa
 ARMS = [estimate("small", 0.5, 1.0), estimate("middle", 0.8, 2.0), estimate("large", 0.9, 10.0)]
 
 
-def chosen(limits: Limits = Limits(), conditions: Conditions = Conditions(), arms=ARMS, **more):
+NO_LIMITS, USUAL = Limits(), Conditions()
+
+
+def chosen(limits: Limits = NO_LIMITS, conditions: Conditions = USUAL, arms=ARMS, **more):
     return choose(arms, limits, conditions, fallback="large", **more)
 
 
