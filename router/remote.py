@@ -103,12 +103,12 @@ def _ask(model: Model, body: dict[str, Any], ends_s: float) -> tuple[str, int, i
     try:
         value = json.loads(reply.body)
         usage = value.get("usage") or {}
-        counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-        told = all(type(count) is int and count > 0 for count in counts)
-        tokens = (int(counts[0]), int(counts[1])) if told else (0, 0)
+        prompt_tokens, new_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if not isinstance(prompt_tokens, int) or not isinstance(new_tokens, int):
+            prompt_tokens = new_tokens = 0
         text = value["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise _Problem(f"answers nonsense: {reply.body[:60]!r}", again=True) from error
     if not isinstance(text, str) or not text.strip():
-        raise _Problem("answers without a text", again=True, tokens=tokens)
-    return text, *tokens
+        raise _Problem("answers without a text", again=True, tokens=(prompt_tokens, new_tokens))
+    return text, prompt_tokens, new_tokens

@@ -184,7 +184,7 @@ class Router:
         """Of every arm, into `routed`. Returns (why nothing is known of them, the query as it was read)."""
         blank = (math.nan, math.nan, math.nan, None, None, None)
         routed.estimates = [
-            Estimate(arm.name, arm.model, arm.way.budget_tokens, *blank) for arm in self.arms.arms
+            Estimate(arm.name, arm.family, arm.way.budget_tokens, *blank) for arm in self.arms.arms
         ]
         estimator, known = self.estimator, None
         if estimator is None:
@@ -200,6 +200,8 @@ class Router:
                 routed.features_j = known.energy.window_j
         except TokenjouleError as error:
             return f"the query could not be read: {error}", None
+        if len(features) != len(estimator.performance.projection.mean):
+            return f"the estimator was made for other features than these {len(features)}", known
         before = None if engine is None else engine.poller.poll()
         if estimator.performance.outside(features[None])[0]:
             return "the query is unlike those that were calibrated on", known
@@ -232,7 +234,7 @@ class Router:
             p = [float(part[0, at]) for part in (chances.p, chances.low, chances.high)]
             parts = [costs.expected, costs.median, costs.q90, *([seconds.q90] if seconds else [])]
             known = [None if np.isnan(part[0, at]) else float(part[0, at]) for part in parts]
-            found.append(Estimate(one.name, one.model, one.way.budget_tokens, *p, *known))
+            found.append(Estimate(one.name, one.family, one.way.budget_tokens, *p, *known))
         return found
 
     def _curves(self, estimator: Estimator) -> dict[int, Cost]:
@@ -288,7 +290,8 @@ class Router:
     def _learn(self, stage: Stage, routed: Routed) -> None:
         """From the ledger of a finished stage, the prefill that it went on from included."""
         predicted = next(one.energy_j for one in routed.estimates if one.arm == stage.arm)
-        if self.estimator is None or stage.error or predicted is None or stage.energy_j is None:
+        cut = routed.choices[-1].budget_tokens < self.arms[stage.arm].way.budget_tokens
+        if self.estimator is None or cut or stage.error or predicted is None or stage.energy_j is None:
             return
         actual = stage.energy_j + ((routed.features_j or 0.0) if stage.reused_tokens else 0.0)
         taught = self.estimator.energy.observed(self.estimator.arms.index(stage.arm), predicted, actual)

@@ -93,7 +93,7 @@ def test_a_report_is_worse_where_the_estimator_is_wrong():
     good = held_out(Estimator.fit(train, calibration), test)["arms"]["large"]
     wrong = replace(train, correct=1 - train.correct)
     bad = held_out(Estimator.fit(wrong, calibration), test)["arms"]["large"]
-    assert good["ece"] < 0.1 < 0.3 < bad["ece"]
+    assert good["ece"] < 0.15 < 0.4 < bad["ece"]
     assert good["log_loss"] < bad["log_loss"]
 
 

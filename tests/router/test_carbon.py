@@ -35,8 +35,11 @@ def test_a_series_tells_the_latest_of_the_past(tmp_path):
     assert csv_grid(tmp_path, SERIES, NOON + timedelta(hours=1)).now().g_per_kwh == 400.0
 
 
-def test_marginal_figures_are_called_so(tmp_path):
-    assert csv_grid(tmp_path, SERIES.replace("average", "marginal")).now().kind == "marginal"
+def test_marginal_figures_are_never_taken_for_average_ones(tmp_path):
+    grid = csv_grid(tmp_path, SERIES.replace("average", "marginal"))
+    assert "average intensities are wanted" in (grid.now().problem or "")
+    found = Grid(grid.spec, "marginal", clock=lambda: NOON).now()
+    assert (found.g_per_kwh, found.kind) == (210.5, "marginal")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,17 @@ def test_infeasible_exits_with_1_in_strict_mode_alone(capsys, files):
     assert status == 0 and out.strip()
 
 
+def test_many_queries_are_a_line_each_and_share_the_hours_joules(capsys, files, tmp_path):
+    lines = [json.dumps({"prompt": QUERY, "id": n}) for n in range(3)]
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    status, out, _ = run(capsys, "--prompts", str(tmp_path / "many.jsonl"), "--hourly-joules", "3", *files)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [one["id"] for one in found] == [0, 1, 2]
+    assert sum(one["energy"]["total_j"] for one in found) <= 3
+    thinks = [one["choices"][0]["budget_tokens"] for one in found]
+    assert thinks[0] == 64 > thinks[1] >= thinks[2], "what the first took has tightened the next"
+
+
 @pytest.mark.parametrize("content", [None, b"garbage"], ids=["missing", "garbage"])
 def test_an_estimator_that_cannot_be_read_costs_no_answer(capsys, files, tmp_path, content):
     path = tmp_path / "bad.npz"
@@ -80,6 +91,7 @@ def test_stale_carbon_data_cost_no_answer(capsys, files, tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
+        ["--prompts", "many.jsonl"],
         ["--carbon", "watttime:X"],
         ["--max-grams", "1"],
         ["--budget-joules", "-1"],
