@@ -66,7 +66,8 @@ def price_for_budget(p: Array, cost: Array, mean_j: float) -> float:
 class Estimate:
     """What an arm is believed to do with one query. `family`: arms that differ in token budget alone.
 
-    `energy_j` is expected, `energy_q90_j` and `elapsed_q90_s` hold in nine cases of ten; None: not known.
+    `energy_j` is expected, `energy_q90_j` and `elapsed_q90_s` hold in nine cases of ten; None: not known
+    (and seconds: not asked for).
     """
 
     arm: str
