@@ -29,6 +29,7 @@ SERIES = """time,average_g_per_kwh
 def test_a_figure_as_given():
     found = Grid("250").now()
     assert (found.g_per_kwh, found.kind, found.problem) == (250.0, "average", None)
+    assert Grid("0").now().g_per_kwh == 0.0
 
 
 def test_a_series_tells_the_latest_of_the_past(tmp_path):
@@ -88,7 +89,7 @@ def test_a_missing_series_is_one_line(tmp_path):
     assert "none.csv" in (Grid(str(tmp_path / "none.csv")).now().problem or "")
 
 
-@pytest.mark.parametrize("spec", ["", "watttime:CAISO", "-5", "nan", "france"])
+@pytest.mark.parametrize("spec", ["", "watttime:CAISO", "-5", "nan", "france", "electricitymaps:", "uk:x"])
 def test_what_is_no_source_is_refused(spec):
     with pytest.raises(UsageError, match="carbon intensity"):
         Grid(spec)
@@ -136,7 +137,8 @@ def test_estimated_and_stale_figures_are_found_out():
 
 @pytest.mark.usefixtures("_token")
 @pytest.mark.parametrize(
-    "value", [{}, [], None, maps(carbonIntensity=None), maps(datetime=5), maps(datetime="noon")]
+    "value",
+    [{}, [], None, maps(carbonIntensity=None), maps(datetime=5), maps(datetime="noon"), maps(zone="DE")],
 )
 def test_a_malformed_answer_is_no_figure(value):
     found = asked(value)[0]
