@@ -85,9 +85,14 @@ def read_outcomes(path: Path) -> list[Outcome]:
 
 
 def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """Raises `OSError`; a number that is not finite is a `ValueError`."""
-    lines = [json.dumps({"schema": SCHEMA, **asdict(outcome)}, allow_nan=False) for outcome in outcomes]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    """As they come. Raises `TokenjouleError`; a number that is not finite is a `ValueError`."""
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            for outcome in outcomes:
+                file.write(json.dumps({"schema": SCHEMA, **asdict(outcome)}, allow_nan=False) + "\n")
+                file.flush()
+    except OSError as error:
+        raise TokenjouleError(f"cannot write {path}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
