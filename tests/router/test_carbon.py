@@ -169,5 +169,5 @@ def test_a_service_that_misbehaves_is_one_line_in_time(reply, monkeypatch):
     begun_s = time.monotonic()
     with serving(reply) as server:
         found = Grid("uk", url=server.url).now()
-    assert time.monotonic() - begun_s < 1.5
+    assert time.monotonic() - begun_s < 4.0
     assert found.g_per_kwh is None and found.problem and "\n" not in found.problem

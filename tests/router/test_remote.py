@@ -59,7 +59,7 @@ def test_whatever_a_server_does_there_is_one_line_in_time(reply):
     begun_s = time.monotonic()
     with serving(reply) as server:
         stage = answer(server.url, deadline_s=0.6)
-    assert time.monotonic() - begun_s < 2.0
+    assert time.monotonic() - begun_s < 4.0
     assert stage.answer is None
     assert stage.error and "\n" not in stage.error and server.url in stage.error
     assert len(server.seen) <= 2

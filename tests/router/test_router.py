@@ -140,7 +140,7 @@ def test_whatever_a_server_does_the_query_is_answered(route, reply):
     begun_s = time.monotonic()
     with serving(reply) as server:
         routed = route(server.url).answer(QUERY)
-    assert time.monotonic() - begun_s < 6
+    assert time.monotonic() - begun_s < 10
     assert [stage.arm for stage in routed.stages] == ["ask", "vote"]
     assert routed.answer == "64" and any(note.startswith("ask failed") for note in routed.notes)
     energy = routed.energy()
