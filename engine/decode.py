@@ -20,6 +20,7 @@ from engine.energy.attribution import Share
 from engine.energy.ledger import Ledger
 from engine.errors import TokenjouleError, UsageError
 from engine.model import Model
+from engine.prefilled import Prefilled
 from engine.probe import PROBE_ROOM, TRUNCATE
 from engine.probing import Probing
 from engine.request_cache import new_cache
@@ -88,7 +89,7 @@ class Decoder:
             Row(number, -1, request, tokenizer, self._marks, limit, context)
             for number, (request, limit) in enumerate(zip(requests, limits, strict=True))
         ]
-        self._prompts = Prompts(
+        self.prompts = Prompts(
             model,
             self._cache,
             ledger,
@@ -119,11 +120,16 @@ class Decoder:
             return None
         return self._model.device_loop(
             self._cache,
-            self._prompts.first_wave,
+            self.prompts.first_wave,
             clock=self._ledger.poller.clock,
             keep_logits=self._keep_logits,
-            prefix=self._prompts.in_common,
+            prefix=self.prompts.in_common,
         )
+
+    def begin_with(self, known: Prefilled) -> None:
+        if known.model is not self._model:
+            raise UsageError("the prompt was read by another model")
+        self.prompts.known = known
 
     @property
     def dial(self) -> Dial:
@@ -151,9 +157,9 @@ class Decoder:
                     if row.chosen is not None:
                         yield from self._emit(row, row.chosen)
                 if not self.active:
-                    if not self._prompts.waiting:
+                    if not self.prompts.waiting:
                         return
-                    self._prompts.next_wave()
+                    self.prompts.next_wave()
                     continue
                 self._decode()
                 yield from self._run_probes()
@@ -182,13 +188,13 @@ class Decoder:
 
     def cancel(self, rows: Collection[int] | None = None) -> None:
         """End what has not ended, of `rows` (None: of all), with reason `cancelled`."""
-        for row in self.active + self._prompts.waiting:
+        for row in self.active + self.prompts.waiting:
             if rows is None or row.number in rows:
                 row.end(StopReason.CANCELLED)
 
     def _prefill(self) -> None:
         """All prompts; the first token of each row that begins now is chosen at its end."""
-        elapsed_s = self._prompts.compute()
+        elapsed_s = self.prompts.compute()
         prefill = Prefill(tuple(len(row.request.prompt_ids) for row in self.rows), elapsed_s)
         for hook in self._hooks:
             _call(hook.on_prefill, prefill)
@@ -352,7 +358,7 @@ class Decoder:
 
     def _fail(self, message: str) -> None:
         self.error = self.error or message  # the first is the cause of those that follow
-        for row in self.active + self._prompts.waiting:
+        for row in self.active + self.prompts.waiting:
             row.end(StopReason.ERROR)
 
 

@@ -10,6 +10,7 @@ from engine.energy.ledger import Ledger
 from engine.energy.meter import play
 from engine.energy.report import EnergyReport
 from engine.errors import UsageError
+from engine.prefilled import Prefilled, Reading
 from engine.profile import ProfiledBackend, StageTime, shared_by_time
 from engine.result import Applied, Budget, Ended, Generation, ModelCard, Timing
 from engine.rows import Row
@@ -89,6 +90,17 @@ class Session:
     def cancel(self, rows: Collection[int] | None = None) -> None:
         """End what still runs or waits, of `rows` (None: of all)."""
         self._decoder.cancel(rows)
+
+    def begin_with(self, known: Prefilled) -> None:
+        """Before the first step: prompts that begin as that one did have it from there.
+
+        Raises `UsageError` for another model's.
+        """
+        self._decoder.begin_with(known)
+
+    def read_with(self, reading: Reading) -> None:
+        """Before the first step: `reading` hears of every position of the prompt, of which there is one."""
+        self._decoder.prompts.reading = reading
 
     def ended(self, row: int) -> StopReason | None:
         """Why a row has ended; None while it runs or waits."""

@@ -14,11 +14,14 @@ from engine.cache import KVCache
 from engine.energy.attribution import Share
 from engine.energy.ledger import Ledger
 from engine.model import Model
+from engine.prefilled import Prefilled, Reading
 from engine.rows import Request, Row
 from engine.steps import Phase
+from kernels.api import Layout
 from kernels.cost import RowWork
 
 PREFILL_CHUNK = 2048  # tokens of one prompt per forward: bounds activations and attention masks
+READING_CHUNK = 256  # where every position has logits: 131 MB of them with Llama 3's vocabulary
 
 
 class Choose(Protocol):
@@ -74,6 +77,8 @@ class Prompts:
         self._prompts = [
             SharedPrompt([rows[number] for number in group], cache.add_row()) for group in groups
         ]
+        self.known: Prefilled | None = None  # what prompts may begin with
+        self.reading: Reading | None = None  # wants to hear of every position
 
     @property
     def first_wave(self) -> Sequence[Row]:
@@ -105,17 +110,42 @@ class Prompts:
         beginning = [row for row in prompt.rows if row.number < self._at_once]
         carried_by = beginning or prompt.rows[:1]
         ids, elapsed_s = prompt.rows[0].request.prompt_ids, 0.0
-        for start in range(0, len(ids), PREFILL_CHUNK):
-            fed = ids[start : start + PREFILL_CHUNK]
+        chunk, done = PREFILL_CHUNK if self.reading is None else READING_CHUNK, self._recall(prompt, ids)
+        if done == len(ids):
+            self._begin(prompt, beginning)
+        for start in range(done, len(ids), chunk):
+            fed = ids[start : start + chunk]
             upto = start + len(fed)
             self._ledger.begin("prefill", [RowWork(len(fed), upto)])
             layout = self._cache.extend({prompt.cache_row: len(fed)})
-            prompt.logits, prompt.hidden = self._model.forward(fed, layout, self._cache, taps=self._taps)
+            prompt.logits, prompt.hidden = self._forward(fed, layout)
             if upto == len(ids):
+                if self.reading is not None:
+                    self.reading.keep(self._cache, prompt.cache_row)
                 self._begin(prompt, beginning)
             elapsed_s += self._ledger.end([Share(row.number, Phase.PREFILL, len(fed)) for row in carried_by])
-        self._ledger.count(Phase.PREFILL, len(ids))
+        self._ledger.count(Phase.PREFILL, len(ids) - done)
         return elapsed_s
+
+    def _recall(self, prompt: SharedPrompt, ids: Sequence[int]) -> int:
+        """How many of the prompt's tokens are in its cache row, as they were read before."""
+        if self.known is None or not (count := self.known.in_common(ids)):
+            return 0
+        if count == len(ids) and (count < len(self.known.token_ids) or self._taps):
+            count -= 1  # what stands behind its last token is not among what was kept
+        if count == len(ids):
+            prompt.logits = self.known.logits[None]
+        if count:
+            self.known.write(self._cache, prompt.cache_row, count)
+        return count
+
+    def _forward(self, fed: Sequence[int], layout: Layout) -> tuple[Tensor, dict[int, Tensor]]:
+        if self.reading is None:
+            return self._model.forward(fed, layout, self._cache, taps=self._taps)
+        taps, every = self._taps | self.reading.layers, range(len(fed))
+        logits, hidden = self._model.forward(fed, layout, self._cache, taps=taps, of=every)
+        self.reading.add(fed, logits, hidden)
+        return logits[-1:], {layer: hidden[layer][-1:] for layer in self._taps}
 
     def _begin(self, prompt: SharedPrompt, rows: Sequence[Row]) -> None:
         """These rows go on from their prompt: each chooses its first token, with its own random numbers."""

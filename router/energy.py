@@ -1,0 +1,125 @@
+"""What each arm will take for a query, joules or seconds: how long it writes × what such a request costs.
+
+Lengths are a regression on the query's features. Costs have the form of an operating curve, a + b·n + c·m +
+d·(n·m + m²/2) of n prompt and m new tokens, fitted to what requests took, or are an engine's own curve. The
+spread is that of the ratio actual / predicted: by split conformal prediction nine cases of ten lie below the
+`q90`, whatever their distribution; finished requests go on teaching it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.energy.nnls import nnls
+from router.performance import Projection
+from router.policy import Array
+
+RECENT = 1000  # ratios of an arm that are kept: new ones take the place of the oldest
+_RIDGE = 10.0
+
+Cost = Callable[[float, float], float]  # of (prompt tokens, new tokens)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """(N, A); nan for an arm of which nothing is known."""
+
+    expected: Array
+    median: Array
+    q90: Array
+
+
+@dataclass(frozen=True)
+class CostEstimator:
+    """`lengths` (2, A, D + 1): of log tokens, prompt and new. `terms` (A, 4). `ratios` (A, R), oldest first.
+
+    `spread` (3, A): of the ratios, their mean, median and conformal nine tenths.
+    """
+
+    projection: Projection
+    lengths: Array
+    terms: Array
+    ratios: Array
+    spread: Array
+
+    @classmethod
+    def fit(cls, features: Array, prompt_tokens: Array, new_tokens: Array, cost: Array) -> "CostEstimator":
+        """features (N, F); the others (N, A), nan where unknown. Optimistic until `calibrated`."""
+        projection = Projection.fit(features)
+        z = projection(features)
+        arms = range(cost.shape[1])
+        lengths = np.array(
+            [[_ridge(z, np.log(np.maximum(t[:, a], 1))) for a in arms] for t in (prompt_tokens, new_tokens)]
+        )
+        terms = np.array([_terms(prompt_tokens[:, a], new_tokens[:, a], cost[:, a]) for a in arms])
+        none = np.empty((len(arms), 0)), np.empty((3, 0))
+        return cls(projection, lengths, terms, *none).calibrated(features, cost)
+
+    def calibrated(self, features: Array, cost: Array) -> "CostEstimator":
+        """With the spread of questions that it was not fitted to. cost (N, A)."""
+        ratios = cost / self._point(features, {})
+        kept = np.full((cost.shape[1], RECENT), np.nan)
+        for arm, of_arm in enumerate(ratios.T):
+            found = of_arm[np.isfinite(of_arm)][-RECENT:]
+            kept[arm, RECENT - len(found) :] = found
+        return replace(self, ratios=kept, spread=np.stack([_spread(of_arm) for of_arm in kept], axis=1))
+
+    def observed(self, arm: int, predicted: float, actual: float) -> "CostEstimator":
+        """A request of `arm`, `predicted` as its `expected`, took `actual`."""
+        if not (predicted > 0 and actual > 0 and math.isfinite(actual)):
+            return self
+        ratios, spread = self.ratios.copy(), self.spread.copy()
+        ratios[arm] = np.append(ratios[arm, 1:], actual / predicted * spread[0, arm])
+        spread[:, arm] = _spread(ratios[arm])
+        return replace(self, ratios=ratios, spread=spread)
+
+    def predict(self, features: Array, curves: Mapping[int, Cost] | None = None) -> Costs:
+        """`curves`: what costs on the device at hand, by arm, in place of the fitted terms."""
+        point = self._point(features, curves or {})
+        return Costs(*(point * part for part in self.spread))
+
+    def _point(self, features: Array, curves: Mapping[int, Cost]) -> Array:
+        logs = (
+            self.projection(features) @ self.lengths[..., :-1].swapaxes(1, 2) + self.lengths[:, None, :, -1]
+        )
+        # A query far from all others must not be told to take forever: no longer than e^14 tokens.
+        n, m = np.exp(np.clip(logs, 0, 14))
+        cost: Array = sum(part * term for part, term in zip(_design(n, m), self.terms.T, strict=True))  # type: ignore[assignment]
+        for arm, curve in curves.items():
+            cost[:, arm] = [curve(*pair) for pair in zip(n[:, arm], m[:, arm], strict=True)]
+        return cost
+
+
+def _spread(ratios: Array) -> tuple[float, float, float]:
+    found = np.sort(ratios[np.isfinite(ratios)])
+    if not len(found):
+        return math.nan, math.nan, math.nan
+    rank = min(math.ceil(0.9 * (len(found) + 1)), len(found))
+    return float(found.mean()), float(np.median(found)), float(found[rank - 1])
+
+
+def _design(n: Array, m: Array) -> tuple[Array, Array, Array, Array]:
+    return np.ones_like(n), n, m, n * m + m**2 / 2
+
+
+def _ridge(z: Array, values: Array) -> Array:
+    """(D + 1,), the constant last and not drawn to 0; nan where nothing is known."""
+    known = np.isfinite(values)
+    if not known.any():
+        return np.full(z.shape[1] + 1, np.nan)
+    mean = values[known].mean()
+    x, centre = z[known], z[known].mean(0)
+    x = x - centre
+    weights = np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ (values[known] - mean))
+    return np.append(weights, mean - centre @ weights)
+
+
+def _terms(n: Array, m: Array, cost: Array) -> Array:
+    """(4,), none negative, by relative error."""
+    known = np.isfinite(n) & np.isfinite(m) & (cost > 0)
+    if not known.any():
+        return np.full(4, np.nan)
+    design = np.stack(_design(n[known], m[known]), axis=1) / cost[known][:, None]
+    return nnls(design, np.ones(known.sum()))

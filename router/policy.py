@@ -1,0 +1,295 @@
+"""Which arm answers, given what each is believed to do: pure functions of estimates, limits and conditions.
+
+Knows no model, no meter, no network; imports the standard library and numpy. Array functions (N queries, A
+arms) are what calibrations and experiments use, `choose` and `escalate` what one request does.
+
+Grid intensity scales the grams of every arm in one region alike, so it can never change which arm is the
+cleaner one. What it does: it tightens token budgets, raises the price of a joule and fills a limit in grams.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Picks = NDArray[np.int_]
+
+POINTS = 100.0  # accuracy points in an accuracy of 1
+J_PER_KWH = 3.6e6
+LEAST_TOKENS = 16  # no token budget is tightened below
+LEAST_GAIN = 0.02  # in p, for which a second answer is asked for
+
+
+def most_accurate(p: Array, cost: Array) -> Picks:
+    """argmax p, the cheapest of equals. p, cost (N, A); nan for an arm that cannot be had."""
+    best = np.nanmax(p, axis=1, keepdims=True)
+    return np.nanargmin(np.where(p >= best - 1e-9, cost, np.nan), axis=1)
+
+
+def cheapest_certain(p: Array, cost: Array, threshold: float) -> Picks:
+    """argmin cost where p ≥ `threshold`; where no arm is that certain, the most accurate."""
+    certain = np.where(p >= threshold, cost, np.inf)
+    cheapest = np.argmin(np.where(np.isnan(certain), np.inf, certain), axis=1)
+    none = ~np.isfinite(np.take_along_axis(certain, cheapest[:, None], axis=1)[:, 0])
+    return np.where(none, most_accurate(p, cost), cheapest)
+
+
+def priced(p: Array, cost: Array, price: float) -> Picks:
+    """argmax 100·p − price·cost: `price` accuracy points are what a joule has to gain."""
+    return np.nanargmax(POINTS * p - price * cost, axis=1)
+
+
+def picked(values: Array, arms: Picks) -> Array:
+    """Of each query's chosen arm. values (N, A) -> (N,)."""
+    return np.take_along_axis(values, arms[:, None], axis=1)[:, 0]
+
+
+def price_for_budget(p: Array, cost: Array, mean_j: float) -> float:
+    """The least price whose choices cost `mean_j` on average; inf where not even the cheapest arms do."""
+    if np.nanmin(cost, axis=1).mean() > mean_j:
+        return math.inf
+    low, high = 0.0, 1e-9
+    while picked(cost, priced(p, cost, high)).mean() > mean_j:
+        low, high = high, high * 4
+    for _ in range(60):
+        middle = (low + high) / 2
+        fits = picked(cost, priced(p, cost, middle)).mean() <= mean_j
+        low, high = (low, middle) if fits else (middle, high)
+    return high
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an arm is believed to do with one query. `family`: arms that differ in token budget alone.
+
+    `energy_j` is expected, `energy_q90_j` and `elapsed_q90_s` hold in nine cases of ten; None: not known
+    (and seconds: not asked for).
+    """
+
+    arm: str
+    family: str
+    budget_tokens: int
+    p: float
+    p_low: float
+    p_high: float
+    energy_j: float | None
+    energy_median_j: float | None
+    energy_q90_j: float | None
+    elapsed_q90_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """None: no limit. With a `threshold` the cheapest arm of p ≥ `threshold` is sought, else the likeliest.
+
+    `price`: accuracy points that a joule must gain. `strict`: rather no answer than one beyond a limit.
+    """
+
+    joules: float | None = None
+    latency_s: float | None = None
+    grams: float | None = None
+    hourly_left_j: float | None = None
+    threshold: float | None = None
+    price: float = 0.0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("joules", "latency_s", "grams", "hourly_left_j", "threshold", "price"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be a number of at least 0, not {value}")
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one that an estimate must keep."""
+        kept = (self.joules, self.latency_s, self.grams, self.hourly_left_j)
+        return any(limit is not None for limit in kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Of the moment. `queue`: requests that wait; `utilisation`: of the device, 0 to 1.
+
+    `intensity_g_per_kwh`, with the data centre's `pue` on top; beyond `usual_g_per_kwh` it tightens.
+    `hourly_share`: of the joules of an hour, what the last 60 minutes have left.
+    """
+
+    queue: int = 0
+    utilisation: float = 0.0
+    intensity_g_per_kwh: float | None = None
+    usual_g_per_kwh: float | None = None
+    hourly_share: float = 1.0
+    pue: float = 1.0
+
+    def __post_init__(self) -> None:
+        grams = (self.intensity_g_per_kwh or 0.0, self.usual_g_per_kwh or 0.0)
+        sound = self.queue >= 0 and 0 <= self.utilisation <= 1 and 1 <= self.pue < math.inf
+        if not sound or not all(0 <= value < math.inf for value in grams):
+            raise ValueError("a queue and grams are at least 0, a utilisation 0 to 1, a PUE at least 1")
+
+    @property
+    def pressure(self) -> float:
+        """≥ 1, and grows with every one of them: what budgets are divided and prices multiplied by."""
+        load = (1 + self.queue) * (1 + max(self.utilisation - 0.5, 0.0) * 2)
+        grid = 1.0
+        if self.intensity_g_per_kwh is not None and self.usual_g_per_kwh:
+            grid = max(self.intensity_g_per_kwh / self.usual_g_per_kwh, 1.0)
+        return load * grid / min(max(self.hourly_share, 1e-3), 1.0)
+
+    def grams(self, joules: float) -> float | None:
+        """CO2e of so many joules; None where the intensity is not known."""
+        if self.intensity_g_per_kwh is None:
+            return None
+        return joules * self.pue / J_PER_KWH * self.intensity_g_per_kwh
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`removed`: by arm, what took it out. `fallback`: why the choice is none of the policy's; None if it is.
+
+    `budget_tokens`: what the arm may think, after tightening. `arm` None: infeasible, in strict mode alone.
+    `given_up`: how much likelier the likeliest arm of all was to be right; None where nobody can tell.
+    """
+
+    arm: str | None
+    budget_tokens: int
+    why: str
+    removed: Mapping[str, str] = field(default_factory=dict)
+    fallback: str | None = None
+    given_up: float | None = None
+
+
+def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Estimate], dict[str, str]]:
+    """(arms that keep the token cap, why the others went). A family's cap: its largest budget / `pressure`.
+
+    The arm next above the cap is cut to it, and believed to lie between itself and the one next below;
+    without one below, nothing is known of it, and it goes. Where all would go, the smallest is cut, never
+    below 16.
+    """
+    kept, removed = [], {}
+    for one in estimates:
+        family = [other for other in estimates if other.family == one.family]
+        cap = int(max(other.budget_tokens for other in family) / pressure)
+        below = [other for other in family if other.budget_tokens <= cap]
+        above = [other.budget_tokens for other in family if other.budget_tokens > cap]
+        if one in below:
+            kept.append(one)
+        elif below and one.budget_tokens == min(above):
+            kept.append(_between(max(below, key=lambda other: other.budget_tokens), one, cap))
+        else:
+            removed[one.arm] = f"{one.budget_tokens} tokens of thinking; {cap} are allowed at present"
+    if not kept and estimates:
+        least = min(estimates, key=lambda one: one.budget_tokens)
+        removed.pop(least.arm)
+        kept = [replace(least, budget_tokens=max(int(least.budget_tokens / pressure), LEAST_TOKENS))]
+    return kept, removed
+
+
+def _between(low: Estimate, high: Estimate, tokens: int) -> Estimate:
+    """`high` with so many tokens, fewer than it was calibrated with: on the line to `low`."""
+    share = (tokens - low.budget_tokens) / (high.budget_tokens - low.budget_tokens)
+    names = ("p", "p_low", "p_high", "energy_j", "energy_median_j", "energy_q90_j", "elapsed_q90_s")
+    ends = {name: (getattr(low, name), getattr(high, name)) for name in names}
+    mixed: dict[str, Any] = {
+        name: None if None in (a, b) else a + share * (b - a) for name, (a, b) in ends.items()
+    }
+    return replace(high, budget_tokens=tokens, **mixed)
+
+
+def over_limit(one: Estimate, limits: Limits, conditions: Conditions) -> str | None:
+    """Which limit its nine cases of ten break, or cannot be checked against; None where all hold."""
+    q90_j = one.energy_q90_j
+    grams = None if q90_j is None else conditions.grams(q90_j)
+    checks = (
+        ("J", q90_j, limits.joules, "of joules"),
+        ("J", q90_j, limits.hourly_left_j, "of joules left this hour"),
+        ("s", one.elapsed_q90_s, limits.latency_s, "of seconds"),
+        ("g CO2e", grams, limits.grams, "of grams"),
+    )
+    for unit, value, limit, what in checks:
+        if limit is not None and value is None:
+            return f"the limit {what} cannot be checked: no estimate"
+        if limit is not None and value is not None and value > limit:
+            return f"{value:.3g} {unit} in nine cases of ten, over the limit {what}, {limit:.3g}"
+    return None
+
+
+def choose(
+    estimates: Sequence[Estimate],
+    limits: Limits,
+    conditions: Conditions,
+    *,
+    fallback: str,
+    blind: str | None = None,
+) -> Choice:
+    """The arm for one query. `blind`: why nothing is known of it; then `fallback`, the best fixed arm, it is.
+
+    Where limits leave no arm, the one that takes the least. Strict, either is no choice at all.
+    """
+    known, removed = tightened(estimates, conditions.pressure)
+    if blind is None:
+        broken = {one.arm: over_limit(one, limits, conditions) for one in known}
+        removed |= {arm: why for arm, why in broken.items() if why is not None}
+    left = [one for one in known if one.arm not in removed]
+    if limits.strict and (not left or (blind is not None and limits.any)):
+        return Choice(None, 0, f"infeasible: {blind or 'no arm keeps the limits'}", removed)
+    if blind is not None:
+        chosen = next((one for one in known if one.arm == fallback), known[0])
+        return Choice(chosen.arm, chosen.budget_tokens, "the best fixed arm", removed, fallback=blind)
+    if not left:
+        least = min(known, key=lambda one: math.inf if one.energy_j is None else one.energy_j)
+        why, given_up = "it takes the least", max(one.p for one in estimates) - least.p
+        beyond = "no arm keeps the limits"
+        return Choice(least.arm, least.budget_tokens, why, removed, fallback=beyond, given_up=given_up)
+    p = np.array([[one.p for one in left]])
+    cost = np.array([[1e12 if one.energy_j is None else one.energy_j for one in left]])  # dearer than any
+    price = limits.price * conditions.pressure
+    if limits.threshold is not None:
+        best = left[int(cheapest_certain(p, cost, limits.threshold)[0])]
+        which = "the cheapest" if best.p >= limits.threshold else "none is; the likeliest"
+        why = f"p ≥ {limits.threshold:.2f}: {which}"
+    else:
+        best = left[int((priced(p, cost, price) if price else most_accurate(p, cost))[0])]
+        why = f"most points less {price:.3g} a joule" if price else "the likeliest to be right"
+    given_up = max(one.p for one in estimates) - best.p
+    return Choice(best.arm, best.budget_tokens, why, removed, given_up=given_up)
+
+
+def after(limits: Limits, conditions: Conditions, *, spent_j: float, spent_s: float) -> Limits:
+    """What the limits leave for a further stage."""
+
+    def left(limit: float | None, spent: float | None) -> float | None:
+        return None if limit is None else max(limit - (spent or 0.0), 0.0)
+
+    return replace(
+        limits,
+        joules=left(limits.joules, spent_j),
+        hourly_left_j=left(limits.hourly_left_j, spent_j),
+        latency_s=left(limits.latency_s, spent_s),
+        grams=left(limits.grams, conditions.grams(spent_j)),
+    )
+
+
+def escalate(
+    p_now: float, untried: Sequence[Estimate], limits: Limits, conditions: Conditions
+) -> Choice | None:
+    """A further stage, where Δp / ΔJ is above the price and it keeps what is left of the `limits`.
+
+    `p_now`: that the answer at hand is right, by what its own stage has shown. None: it stands.
+    """
+    if not untried or (limits.threshold is not None and p_now >= limits.threshold):
+        return None
+    price = limits.price * conditions.pressure
+    worth = [
+        (POINTS * (one.p - p_now) - price * (one.energy_j or 0.0), number, one)
+        for number, one in enumerate(tightened(untried, conditions.pressure)[0])
+        if one.p - p_now > LEAST_GAIN and over_limit(one, limits, conditions) is None
+    ]
+    gain, _, best = max(worth, default=(0.0, 0, untried[0]), key=lambda entry: entry[:2])
+    if gain <= 0:
+        return None
+    return Choice(best.arm, best.budget_tokens, f"p = {best.p:.2f}, of the answer at hand {p_now:.2f}")
