@@ -18,7 +18,7 @@ DEFAULT = Path(__file__).parent / "arms.toml"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Here or there. `local`: "bundled", a Hugging Face directory or id, or "preset:NAME".
+    """Here or there. `local`: "bundled:NAME", a Hugging Face directory or id, or "preset:NAME".
 
     `base_url`: of an OpenAI-compatible server; `served`: the model's name there; `api_key_env`: the variable
     of the environment that holds its key; `retries`: on top of the first try. Its joules: by the file of an
@@ -55,9 +55,8 @@ class Model:
 
     def options(self) -> dict[str, Any]:
         """Of a local one, what `Engine.load` is told."""
-        where = None if self.local == "bundled" else self.local
         kept = {"quantize": self.quantize, "backend": self.backend, "random_weights": self.random_weights}
-        return {"model": where, **kept}
+        return {"model": self.local, **kept}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ GOOD = """fallback = "b"
 memory_gb = 2
 
 [models.near]
-local = "bundled"
+local = "bundled:chain"
 quantize = "int8"
 
 [models.far]
@@ -63,7 +63,7 @@ def test_arms_are_read(tmp_path):
 
 def test_the_arms_that_come_along_are_of_the_bundled_model():
     arms = load_arms()
-    assert {arms.models[arm.model].local for arm in arms.arms} == {"bundled"}
+    assert {arms.models[arm.model].local for arm in arms.arms} == {"bundled:chain"}
     assert {arm.way.technique for arm in arms.arms} == {"direct", "cot", "vote"}
     pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert re.search(r'^router = \["arms\.toml"\]$', pyproject, re.MULTILINE), "they are in the wheel"
@@ -78,7 +78,7 @@ def test_the_arms_that_come_along_are_of_the_bundled_model():
         ('served = "big"\n', "", 8, "models.far: served"),
         ("joules_per_token = 0.2", "joules_per_token = -1", 11, "models.far: joules_per_token"),
         ("joules_per_token = 0.2", "retries = -1", 11, "models.far: retries"),
-        ("joules_per_token = 0.2", 'local = "bundled"', 11, "models.far: local"),
+        ("joules_per_token = 0.2", 'local = "bundled:chain"', 11, "models.far: local"),
         (
             'technique = "direct"\n\n[[arms]]\nname = "b"',
             'technique = "guess"\n\n[[arms]]\nname = "b"',
@@ -117,7 +117,7 @@ def test_what_is_wrong_is_said_with_file_line_and_field(tmp_path, old, new, line
 
 
 @pytest.mark.parametrize(
-    "text", ["", "arms = 3", 'fallback = "a"\n[models.m]\nlocal = "bundled"\n', "models = []"]
+    "text", ["", "arms = 3", 'fallback = "a"\n[models.m]\nlocal = "bundled:chain"\n', "models = []"]
 )
 def test_a_file_without_arms_is_one_line(tmp_path, text):
     with pytest.raises(TokenjouleError, match=r"arms\.toml"):

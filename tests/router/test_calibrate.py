@@ -20,7 +20,7 @@ ARMS = "".join(
 )
 LOCAL = """fallback = "guess"
 [models.m]
-local = "bundled"
+local = "bundled:chain"
 backend = "torch"
 [[arms]]
 name = "guess"

@@ -23,7 +23,7 @@ from tests.router.bad_server import serving
 QUERY = "47+35-18="
 ARMS = """fallback = "think"
 [models.near]
-local = "bundled"
+local = "bundled:chain"
 backend = "torch"
 [models.far]
 base_url = "{url}"
