@@ -47,6 +47,7 @@ def _panel(axes: Any, arena: Arena, *, named: bool) -> None:
     if ours:
         axes.plot(*zip(*ours, strict=True), "-o", ms=4, lw=1.2, color=RULE, label="marginal value, by price")
     told: set[str] = set()
+    names: list[tuple[float, float, str]] = []
     for line in arena.lines:
         kind, style = _kind(line)
         at = (line.score.energy_j, line.score.accuracy)
@@ -54,13 +55,35 @@ def _panel(axes: Any, arena: Arena, *, named: bool) -> None:
             axes.plot(*at, linestyle="", label=None if kind in told else kind, **style)
             told.add(kind)
         if named and kind and line.name != MARGINAL:
-            text = line.name.removeprefix("oracle: ")
-            axes.annotate(text, at, fontsize=6, xytext=(4, 3), textcoords="offset points")
+            names.append((*at, line.name.removeprefix("oracle: ")))
+    _annotate(axes, names)
     axes.set_title(f"{arena.category}, {len(arena.grid.clusters)} questions", fontsize=9, loc="left")
     axes.set_xlabel("J per question", fontsize=8)
     axes.set_ylabel("accuracy", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _annotate(axes: Any, names: Sequence[tuple[float, float, str]]) -> None:
+    """Names beside points (x, y, name); points that nearly coincide share one line of text."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    groups: list[tuple[float, float, list[str]]] = []
+    for x, y, name in sorted(names):
+        near = [g for g in groups if x - g[0] < 0.08 * (right - left) and abs(y - g[1]) < 0.03 * (high - low)]
+        if near:
+            near[0][2].append(name)
+        else:
+            groups.append((x, y, [name]))
+    for x, y, together in groups:
+        inward = -1 if x - left > 0.6 * (right - left) else 1
+        axes.annotate(
+            ", ".join(together),
+            (x, y),
+            fontsize=6,
+            ha="right" if inward < 0 else "left",
+            xytext=(5 * inward, 4),
+            textcoords="offset points",
+        )
 
 
 def _kind(line: Line) -> tuple[str, dict[str, Any]]:
