@@ -63,13 +63,15 @@ def by_curve(path: Path) -> ByCurve:
 def served(path: Path, model: str, *, gpu: str = GPU, batch: int = BATCH) -> Served | None:
     """What the table has for a model: on `gpu`, at most `batch` requests at once, the fewest GPUs.
 
-    None where it has none. Raises `TokenjouleError` for a file that is no such table.
+    Some of its runs were limited to 63 or 127 requests where the others had 64 or 128: those are taken for
+    the same. None where it has none. Raises `TokenjouleError` for a file that is no such table.
     """
     found = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)["record"]
-            if _same(record["Model"], model) and gpu in record["GPU"] and record["Max BS (reqs)"] == batch:
+            near = 0 <= batch - record["Max BS (reqs)"] <= batch // 64
+            if _same(record["Model"], model) and gpu in record["GPU"] and near:
                 found.append(record)
         if not found:
             return None

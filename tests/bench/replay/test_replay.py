@@ -18,7 +18,7 @@ TABLE = "data/energy_ml_energy_v2/llm_text_generation.jsonl"
 
 
 def trace(number: int, correct: bool, *, tokens: int, sample: int = 0, key: str | None = "a") -> Counted:
-    made = Trace("s", "m", f"q{number}", "c", sample, "p", "t", key, key, correct)
+    made = Trace("s", "m", f"q{number}", "c", sample, "q", "p", "t", key, key, correct)
     return Counted(made, 10, tokens)
 
 
