@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Prefilled:
     """`keys`, `values`: (N, K, D) of each layer. `logits` (V,) fp32 behind the last token.
 
-    `last`, `mean` {layer: (E,) fp32}: hidden states at the last token, and over all. `nll`: mean of the tokens
-    behind the first, nats; nan for a prompt of one. `energy`: what reading took, by the model's own meter.
+    `last`, `mean` {layer: (E,) fp32}: hidden states at the last token, and over all. `nll`: mean over the
+    tokens behind the first, nats; nan for a prompt of one. `energy`: of reading, by the model's own meter.
     """
 
     model: "Model"

@@ -33,16 +33,20 @@ class Costs:
 
 @dataclass(frozen=True)
 class CostEstimator:
-    """`lengths` (2, A, D + 1): of log tokens, prompt and new. `terms` (A, 4). `ratios` (A, R), oldest first."""
+    """`lengths` (2, A, D + 1): of log tokens, prompt and new. `terms` (A, 4). `ratios` (A, R), oldest first.
+
+    `spread` (3, A): of the ratios, their mean, median and conformal nine tenths.
+    """
 
     projection: Projection
     lengths: Array
     terms: Array
     ratios: Array
+    spread: Array
 
     @classmethod
     def fit(cls, features: Array, prompt_tokens: Array, new_tokens: Array, cost: Array) -> "CostEstimator":
-        """features (N, F); the others (N, A), nan where unknown. Its spread is optimistic until calibrated."""
+        """features (N, F); the others (N, A), nan where unknown. Optimistic until `calibrated`."""
         projection = Projection.fit(features)
         z = projection(features)
         arms = range(cost.shape[1])
@@ -50,7 +54,8 @@ class CostEstimator:
             [[_ridge(z, np.log(np.maximum(t[:, a], 1))) for a in arms] for t in (prompt_tokens, new_tokens)]
         )
         terms = np.array([_terms(prompt_tokens[:, a], new_tokens[:, a], cost[:, a]) for a in arms])
-        return cls(projection, lengths, terms, np.empty((len(arms), 0))).calibrated(features, cost)
+        none = np.empty((len(arms), 0)), np.empty((3, 0))
+        return cls(projection, lengths, terms, *none).calibrated(features, cost)
 
     def calibrated(self, features: Array, cost: Array) -> "CostEstimator":
         """With the spread of questions that it was not fitted to. cost (N, A)."""
@@ -59,27 +64,21 @@ class CostEstimator:
         for arm, of_arm in enumerate(ratios.T):
             found = of_arm[np.isfinite(of_arm)][-RECENT:]
             kept[arm, RECENT - len(found) :] = found
-        return replace(self, ratios=kept)
+        return replace(self, ratios=kept, spread=np.stack([_spread(of_arm) for of_arm in kept], axis=1))
 
     def observed(self, arm: int, predicted: float, actual: float) -> "CostEstimator":
         """A request of `arm`, `predicted` as its `expected`, took `actual`."""
         if not (predicted > 0 and actual > 0 and math.isfinite(actual)):
             return self
-        ratios = self.ratios.copy()
-        mean = np.nanmean(ratios[arm]) if np.isfinite(ratios[arm]).any() else 1.0
-        ratios[arm] = np.append(ratios[arm, 1:], actual / predicted * mean)
-        return replace(self, ratios=ratios)
+        ratios, spread = self.ratios.copy(), self.spread.copy()
+        ratios[arm] = np.append(ratios[arm, 1:], actual / predicted * spread[0, arm])
+        spread[:, arm] = _spread(ratios[arm])
+        return replace(self, ratios=ratios, spread=spread)
 
     def predict(self, features: Array, curves: Mapping[int, Cost] | None = None) -> Costs:
         """`curves`: what costs on the device at hand, by arm, in place of the fitted terms."""
         point = self._point(features, curves or {})
-        spread = np.full((3, len(self.ratios)), np.nan)
-        for arm, ratios in enumerate(self.ratios):
-            found = np.sort(ratios[np.isfinite(ratios)])
-            if len(found):
-                rank = min(math.ceil(0.9 * (len(found) + 1)), len(found))
-                spread[:, arm] = found.mean(), np.median(found), found[rank - 1]
-        return Costs(*(point * part for part in spread))
+        return Costs(*(point * part for part in self.spread))
 
     def _point(self, features: Array, curves: Mapping[int, Cost]) -> Array:
         z = np.hstack([self.projection(features), np.ones((len(features), 1))])
@@ -89,6 +88,14 @@ class CostEstimator:
         for arm, curve in curves.items():
             cost[:, arm] = [curve(*pair) for pair in zip(n[:, arm], m[:, arm], strict=True)]
         return cost
+
+
+def _spread(ratios: Array) -> tuple[float, float, float]:
+    found = np.sort(ratios[np.isfinite(ratios)])
+    if not len(found):
+        return math.nan, math.nan, math.nan
+    rank = min(math.ceil(0.9 * (len(found) + 1)), len(found))
+    return float(found.mean()), float(np.median(found)), float(found[rank - 1])
 
 
 def _design(n: Array, m: Array) -> Array:

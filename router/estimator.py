@@ -63,7 +63,7 @@ class Estimator:
         certify: tuple[float, float] | None = None,
         seed: int = 0,
     ) -> "Estimator":
-        """`certify`: (target, delta). Raises `TokenjouleError` for outcomes that nothing can be learned from."""
+        """`certify`: (target, delta). Raises `TokenjouleError` for outcomes that teach nothing."""
         if train.features is None or calibration.features is None:
             raise TokenjouleError("the outcomes have no features")
         try:

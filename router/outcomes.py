@@ -1,18 +1,21 @@
 """What calibrations and experiments read: one line for each question and arm, `tokenjoule.outcome/1`."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import TokenjouleError
+from engine.strict import an_object, made
 from router.policy import Array
 
 SCHEMA = "tokenjoule.outcome/1"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +40,48 @@ class Outcome:
     confidence: float | None = None
     features: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if self.correct not in (0, 1, None):
+            raise ValueError(f"correct must be 0, 1 or null, not {self.correct}")
+        for name in ("prompt_tokens", "new_tokens", "energy_j", "elapsed_s", "confidence"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number of at least 0, not {value}")
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("question", "query", "arm", "energy_source"), (str,)),
-    **dict.fromkeys(("category", "answer"), (str, type(None))),
-    **dict.fromkeys(("prompt_tokens", "new_tokens"), (int,)),
-    **dict.fromkeys(("energy_j", "elapsed_s", "confidence"), (int, float, type(None))),
-    "correct": (int, type(None)),
-    "features": (list, type(None)),
-}
+
+def read_lines(path: Path, make: Callable[[Any], Made]) -> list[Made]:
+    """What `make` makes of each line's JSON. Raises `TokenjouleError` naming file and line."""
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenjouleError(f"cannot read {path}: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                found.append(make(json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise TokenjouleError(f"{path}, line {number}: {error}") from error
+    if not found:
+        raise TokenjouleError(f"{path} is empty")
+    return found
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
     """Raises `TokenjouleError` naming file, line and field of what is wrong."""
-    try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenjouleError(f"cannot read outcomes from {path}: {error}") from error
-    found: list[Outcome] = []
     seen: set[tuple[str, str]] = set()
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                outcome = _outcome(json.loads(line))
-            except (ValueError, RecursionError) as error:
-                raise TokenjouleError(f"{path}, line {number}: {error}") from error
-            if (outcome.question, outcome.arm) in seen:
-                what = f"question {outcome.question!r} with arm {outcome.arm!r} was there before"
-                raise TokenjouleError(f"{path}, line {number}: {what}")
-            seen.add((outcome.question, outcome.arm))
-            found.append(outcome)
-    if not found:
-        raise TokenjouleError(f"{path} holds no outcomes")
-    return found
+
+    def outcome(raw: Any) -> Outcome:
+        given = dict(an_object(raw, "the line"))
+        if given.pop("schema", None) != SCHEMA:
+            raise ValueError(f"its schema is not {SCHEMA}")
+        found: Outcome = made(Outcome, given)
+        if (found.question, found.arm) in seen:
+            raise ValueError(f"question {found.question!r} had arm {found.arm!r} before")
+        seen.add((found.question, found.arm))
+        return found
+
+    return read_lines(path, outcome)
 
 
 def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
@@ -78,37 +90,18 @@ def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
-def _outcome(value: Any) -> Outcome:
-    names = {"schema", *(field.name for field in fields(Outcome))}
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise ValueError(f"no object of schema {SCHEMA}")
-    if wrong := sorted(names ^ value.keys()):
-        raise ValueError(f"missing or unknown: {', '.join(wrong)}")
-    for name, kinds in _KINDS.items():
-        given = value[name]
-        if not isinstance(given, kinds) or isinstance(given, bool) or given in (np.inf, -np.inf):
-            raise ValueError(f"{name} cannot be {given!r}")
-        if isinstance(given, int | float) and not given >= 0:
-            raise ValueError(f"{name} must be at least 0, not {given}")
-    if value["correct"] not in (0, 1, None):
-        raise ValueError(f"correct must be 0, 1 or null, not {value['correct']}")
-    numbers = value.pop("features")
-    value.pop("schema")
-    return Outcome(**value, features=None if numbers is None else tuple(float(part) for part in numbers))
-
-
 @dataclass(frozen=True)
 class Table:
     """Outcomes as arrays over Q questions and A arms (Q, A), nan where nothing is known.
 
-    `features` (Q, F), None where any question has none. `answers`: by question, then by arm.
+    `features` (Q, F), None where any question has none. `answers` (Q, A) of str or None.
     """
 
-    questions: tuple[str, ...]
-    queries: tuple[str, ...]
-    categories: tuple[str | None, ...]
     arms: tuple[str, ...]
-    answers: tuple[tuple[str | None, ...], ...]
+    questions: NDArray[Any]
+    queries: NDArray[Any]
+    categories: NDArray[Any]
+    answers: NDArray[Any]
     correct: Array
     energy_j: Array
     elapsed_s: Array
@@ -119,43 +112,35 @@ class Table:
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> "Table":
-        """Questions and arms in order of their first line. Raises `TokenjouleError` for features that differ."""
-        first = {outcome.question: outcome for outcome in reversed(outcomes)}
-        questions = tuple(dict.fromkeys(outcome.question for outcome in outcomes))
-        arms = tuple(dict.fromkeys(outcome.arm for outcome in outcomes))
-        at = {(outcome.question, outcome.arm): outcome for outcome in outcomes}
-        for outcome in outcomes:
-            if (outcome.query, outcome.features) != (
-                (shared := first[outcome.question]).query,
-                shared.features,
-            ):
-                raise TokenjouleError(f"question {outcome.question!r} has two queries or sets of features")
+        """Questions and arms in order of coming. Raises `TokenjouleError` where a question's rows differ."""
+        questions = {one.question: one for one in outcomes}
+        arms = tuple(dict.fromkeys(one.arm for one in outcomes))
+        at = {(one.question, one.arm): one for one in outcomes}
+        for one in outcomes:
+            last = questions[one.question]
+            if (one.query, one.category, one.features) != (last.query, last.category, last.features):
+                raise TokenjouleError(f"the rows of question {one.question!r} differ in query or features")
 
-        def of_arms(name: str) -> Array:
-            rows = [[getattr(at.get((q, a)), name, None) for a in arms] for q in questions]
-            return np.array(rows, dtype=np.float64)  # None becomes nan
+        def by_arm(name: str, kind: type) -> NDArray[Any]:
+            rows = [[getattr(at.get((question, arm)), name, None) for arm in arms] for question in questions]
+            return np.array(rows, dtype=kind)  # as a number, None becomes nan
 
-        features = [first[q].features for q in questions]
-        if None not in features and len({len(part) for part in features if part is not None}) > 1:
+        features = [one.features for one in questions.values()]
+        known = None not in features
+        if known and len({len(part or ()) for part in features}) > 1:
             raise TokenjouleError("questions differ in how many features they have")
+        numbers = ("correct", "energy_j", "elapsed_s", "prompt_tokens", "new_tokens", "confidence")
         return cls(
-            questions,
-            tuple(first[q].query for q in questions),
-            tuple(first[q].category for q in questions),
-            arms,
-            tuple(tuple(getattr(at.get((q, a)), "answer", None) for a in arms) for q in questions),
-            *(of_arms(name) for name in ("correct", "energy_j", "elapsed_s")),
-            *(of_arms(name) for name in ("prompt_tokens", "new_tokens", "confidence")),
-            None if None in features else np.array(features, dtype=np.float64),
+            arms=arms,
+            questions=np.array(list(questions), dtype=object),
+            queries=np.array([one.query for one in questions.values()], dtype=object),
+            categories=np.array([one.category for one in questions.values()], dtype=object),
+            answers=by_arm("answer", object),
+            features=np.array(features, dtype=np.float64) if known else None,
+            **{name: by_arm(name, np.float64) for name in numbers},
         )
 
-    def take(self, rows: Sequence[int] | NDArray[np.int_]) -> "Table":
+    def take(self, rows: Sequence[int] | NDArray[Any]) -> "Table":
         """These questions, in this order."""
-        picked = [int(row) for row in rows]
-        changed = {
-            name: tuple(getattr(self, name)[row] for row in picked)
-            for name in ("questions", "queries", "categories", "answers")
-        }
-        arrays = ("correct", "energy_j", "elapsed_s", "prompt_tokens", "new_tokens", "confidence", "features")
-        kept = {name: getattr(self, name) for name in arrays}
-        return replace(self, **changed, **{n: None if a is None else a[picked] for n, a in kept.items()})
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "arms"}
+        return Table(self.arms, **{n: None if a is None else a[np.asarray(rows)] for n, a in arrays.items()})

@@ -38,7 +38,9 @@ class Projection:
         components = None
         if features.shape[1] > PLAIN + COMPONENTS:
             values, vectors = np.linalg.eigh(np.cov(z[:, PLAIN:].T))
-            components = vectors[:, -COMPONENTS:] / np.sqrt(np.maximum(values[-COMPONENTS:], 1e-6))
+            # By the first one's size, not each by its own: so the penalty can drop the small ones, and on
+            # GSM8K hashed words hurt where all were scaled to 1.
+            components = vectors[:, -COMPONENTS:] / np.sqrt(max(values[-1], 1e-6))
         return cls(mean, scale, components, float(np.quantile(np.linalg.norm(z, axis=1), 0.995)) * _FAR)
 
     def __call__(self, features: Array) -> Array:
@@ -65,7 +67,7 @@ class Probabilities:
 
 @dataclass(frozen=True)
 class Performance:
-    """`weights` (A, D + 1) of the logistic kind; `known` (M, D) and `labels` (M, A) of the other's neighbours.
+    """`weights` (A, D + 1) if logistic; else `known` (M, D) and `labels` (M, A), to find neighbours among.
 
     A calibration is its values on a grid of scores: `grid`, `p`, `low`, `high` (A, GRID).
     """
@@ -132,6 +134,7 @@ def log_loss(p: Array, correct: Array) -> float:
 
 
 def logit(p: Array) -> Array:
+    """log(p / (1 − p)), finite."""
     kept = np.clip(p, 1e-6, 1 - 1e-6)
     return np.log(kept / (1 - kept))
 

@@ -10,7 +10,6 @@ cleaner one. What it does: it tightens token budgets, raises the price of a joul
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ Picks = NDArray[np.int_]
 POINTS = 100.0  # accuracy points in an accuracy of 1
 J_PER_KWH = 3.6e6
 LEAST_TOKENS = 16  # no token budget is tightened below
+LEAST_GAIN = 0.02  # in p, for which a second answer is asked for
 
 
 def most_accurate(p: Array, cost: Array) -> Picks:
@@ -61,22 +61,15 @@ def price_for_budget(p: Array, cost: Array, mean_j: float) -> float:
     return high
 
 
-class Objective(StrEnum):
-    """What is sought within the limits."""
-
-    MAX_ACCURACY = "max-accuracy"  # the likeliest to be right, less what its joules are priced at
-    MIN_ENERGY = "min-energy"  # the cheapest that is certain enough
-
-
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What an arm is believed to do with one query. `family`: arms that differ in token budget alone.
+    """What an arm is believed to do with one query.
 
     `energy_j` is expected, `energy_q90_j` and `elapsed_q90_s` hold in nine cases of ten; None: not known.
     """
 
     arm: str
-    family: str
+    model: str
     budget_tokens: int
     p: float
     p_low: float
@@ -89,9 +82,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """None: no limit. `price`: accuracy points that a joule must gain. `threshold`: of `min-energy`, on p."""
+    """None: no limit. With a `threshold` the cheapest arm of p ≥ `threshold` is sought, else the likeliest.
 
-    objective: Objective = Objective.MAX_ACCURACY
+    `price`: accuracy points that a joule must gain. `strict`: rather no answer than one beyond a limit.
+    """
+
     joules: float | None = None
     latency_s: float | None = None
     grams: float | None = None
@@ -101,12 +96,16 @@ class Limits:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("joules", "latency_s", "grams", "threshold", "price"):
+        for name in ("joules", "latency_s", "grams", "hourly_left_j", "threshold", "price"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a number of at least 0, not {value}")
-        if (self.objective is Objective.MIN_ENERGY) != (self.threshold is not None):
-            raise ValueError("min-energy, and nothing else, needs an accuracy that is enough")
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one that an estimate must keep."""
+        kept = (self.joules, self.latency_s, self.grams, self.hourly_left_j)
+        return any(limit is not None for limit in kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class Conditions:
     """Of the moment. `queue`: requests that wait; `utilisation`: of the device, 0 to 1.
 
     `intensity_g_per_kwh`, with the data centre's `pue` on top; beyond `usual_g_per_kwh` it tightens.
-    `hourly_share`: what is left of the hour's joules over what is left of the hour.
+    `hourly_share`: of the joules of an hour, what the last 60 minutes have left.
     """
 
     queue: int = 0
@@ -123,6 +122,11 @@ class Conditions:
     usual_g_per_kwh: float | None = None
     hourly_share: float = 1.0
     pue: float = 1.0
+
+    def __post_init__(self) -> None:
+        sound = self.queue >= 0 and 0 <= self.utilisation <= 1 and 1 <= self.pue < math.inf
+        if not sound or any(not grams >= 0 for grams in (self.intensity_g_per_kwh or 0, self.usual_g_per_kwh or 0)):
+            raise ValueError("a queue is at least 0, a utilisation 0 to 1, a PUE at least 1, grams at least 0")
 
     @property
     def pressure(self) -> float:
@@ -155,19 +159,25 @@ class Choice:
 
 
 def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Estimate], dict[str, str]]:
-    """(arms that keep the token cap, why the others went). A family's cap is its largest budget / pressure.
+    """(arms that keep the token cap, why the others go). A model's cap: its largest budget / `pressure`.
 
-    Where all of a family lie over it, the smallest stays, and its budget is the cap; never less than 16.
+    An arm goes rather than think for less than it was calibrated with. Where all of them would, the one with
+    the smallest budget stays, and is cut to its cap; never below 16.
     """
-    kept, removed = [], {}
+    caps: dict[str, int] = {}
     for one in estimates:
-        budgets = [other.budget_tokens for other in estimates if other.family == one.family]
-        cap = max(int(max(budgets) / pressure), min(LEAST_TOKENS, min(budgets)))
-        if one.budget_tokens <= cap or one.budget_tokens == min(budgets):
-            kept.append(replace(one, budget_tokens=min(one.budget_tokens, cap)))
-        else:
-            removed[one.arm] = f"{one.budget_tokens} tokens of thinking; {cap} are allowed at present"
-    return kept, removed
+        caps[one.model] = max(caps.get(one.model, 0), int(one.budget_tokens / pressure))
+    kept = [one for one in estimates if one.budget_tokens <= caps[one.model]]
+    if not kept and estimates:
+        least = min(estimates, key=lambda one: one.budget_tokens)
+        cap = max(caps[least.model], min(LEAST_TOKENS, least.budget_tokens))
+        kept = [replace(least, budget_tokens=cap)]
+    left = {one.arm for one in kept}
+    return kept, {
+        one.arm: f"{one.budget_tokens} tokens of thinking; {caps[one.model]} are allowed at present"
+        for one in estimates
+        if one.arm not in left
+    }
 
 
 def over_limit(one: Estimate, limits: Limits, conditions: Conditions) -> str | None:
@@ -188,68 +198,76 @@ def over_limit(one: Estimate, limits: Limits, conditions: Conditions) -> str | N
     return None
 
 
-def choose(estimates: Sequence[Estimate], limits: Limits, conditions: Conditions, *, fallback: str) -> Choice:
-    """The arm for one query. `fallback`: the best fixed arm, where estimates say nothing of any use.
+def choose(
+    estimates: Sequence[Estimate],
+    limits: Limits,
+    conditions: Conditions,
+    *,
+    fallback: str,
+    blind: str | None = None,
+) -> Choice:
+    """The arm for one query. `blind`: why nothing is known of it; then `fallback`, the best fixed arm, it is.
 
-    Where limits leave no arm: the one that takes the least (strict: none).
+    Where limits leave no arm, the one that takes the least. Strict, either is no choice at all.
     """
     known, removed = tightened(estimates, conditions.pressure)
-    for one in known:
-        if (broken := over_limit(one, limits, conditions)) is not None:
-            removed[one.arm] = broken
+    if blind is None:
+        broken = {one.arm: over_limit(one, limits, conditions) for one in known}
+        removed |= {arm: why for arm, why in broken.items() if why is not None}
     left = [one for one in known if one.arm not in removed]
+    if limits.strict and (not left or (blind is not None and limits.any)):
+        return Choice(None, 0, f"infeasible: {blind or 'no arm keeps the limits'}", removed)
+    if blind is not None:
+        chosen = next((one for one in known if one.arm == fallback), known[0])
+        return Choice(chosen.arm, chosen.budget_tokens, "the best fixed arm", removed, fallback=blind)
     if not left:
-        if limits.strict:
-            return Choice(None, 0, "infeasible: no arm keeps the limits", removed)
         least = min(known, key=lambda one: math.inf if one.energy_j is None else one.energy_j)
-        arm = fallback if least.energy_j is None else least.arm
-        chosen = next(one for one in known if one.arm == arm) if least.energy_j is None else least
-        reason = "no arm keeps the limits; this one takes the least"
-        return Choice(chosen.arm, chosen.budget_tokens, reason, removed, fallback=reason)
+        why = "it takes the least"
+        return Choice(least.arm, least.budget_tokens, why, removed, fallback="no arm keeps the limits")
     p = np.array([[one.p for one in left]])
-    cost = np.array([[np.inf if one.energy_j is None else one.energy_j for one in left]])
+    cost = np.array([[1e12 if one.energy_j is None else one.energy_j for one in left]])  # dearer than any
     price = limits.price * conditions.pressure
-    if limits.objective is Objective.MIN_ENERGY and limits.threshold is not None:
+    if limits.threshold is not None:
         best = left[int(cheapest_certain(p, cost, limits.threshold)[0])]
-        enough = best.p >= limits.threshold
-        why = "the cheapest of those" if enough else "the likeliest, as none is"
-        why += f" with p ≥ {limits.threshold:.2f}"
+        which = "the cheapest" if best.p >= limits.threshold else "none is; the likeliest"
+        why = f"p ≥ {limits.threshold:.2f}: {which}"
     else:
         best = left[int((priced(p, cost, price) if price else most_accurate(p, cost))[0])]
         why = f"most points less {price:.3g} a joule" if price else "the likeliest to be right"
     return Choice(best.arm, best.budget_tokens, why, removed)
 
 
-def escalate(
-    p_now: float,
-    untried: Sequence[Estimate],
-    limits: Limits,
-    conditions: Conditions,
-    *,
-    spent_j: float,
-    least_gain: float = 0.02,
-) -> Choice | None:
-    """A further stage, where one is worth it: Δp / ΔJ above the price, and within what is left.
+def after(limits: Limits, conditions: Conditions, *, spent_j: float, spent_s: float) -> Limits:
+    """What the limits leave for a further stage."""
 
-    `p_now`: that the answer at hand is right, with what its stage has shown. None: it stands.
+    def left(limit: float | None, spent: float | None) -> float | None:
+        return None if limit is None else max(limit - (spent or 0.0), 0.0)
+
+    return replace(
+        limits,
+        joules=left(limits.joules, spent_j),
+        hourly_left_j=left(limits.hourly_left_j, spent_j),
+        latency_s=left(limits.latency_s, spent_s),
+        grams=left(limits.grams, conditions.grams(spent_j)),
+    )
+
+
+def escalate(
+    p_now: float, untried: Sequence[Estimate], limits: Limits, conditions: Conditions
+) -> Choice | None:
+    """A further stage, where Δp / ΔJ is above the price and it keeps what is left of the `limits`.
+
+    `p_now`: that the answer at hand is right, by what its own stage has shown. None: it stands.
     """
-    if limits.threshold is not None and p_now >= limits.threshold:
+    if not untried or (limits.threshold is not None and p_now >= limits.threshold):
         return None
-    left_j = None if limits.joules is None else max(limits.joules - spent_j, 0.0)
-    hourly_j = None if limits.hourly_left_j is None else max(limits.hourly_left_j - spent_j, 0.0)
-    grams = conditions.grams(spent_j)
-    left_g = None if limits.grams is None else max(limits.grams - (grams or 0.0), 0.0)
-    remaining = replace(limits, joules=left_j, hourly_left_j=hourly_j, grams=left_g)
     price = limits.price * conditions.pressure
-    known, _ = tightened(untried, conditions.pressure)
     worth = [
-        (POINTS * (one.p - p_now) - price * (one.energy_j or 0.0), one)
-        for one in known
-        if one.p - p_now > least_gain and over_limit(one, remaining, conditions) is None
+        (POINTS * (one.p - p_now) - price * (one.energy_j or 0.0), number, one)
+        for number, one in enumerate(tightened(untried, conditions.pressure)[0])
+        if one.p - p_now > LEAST_GAIN and over_limit(one, limits, conditions) is None
     ]
-    worth = [(gain, one) for gain, one in worth if gain > 0]
-    if not worth:
+    gain, _, best = max(worth, default=(0.0, 0, untried[0]), key=lambda entry: entry[:2])
+    if gain <= 0:
         return None
-    gain, best = max(worth, key=lambda pair: pair[0])
-    why = f"the answer at hand is right with p = {p_now:.2f}, this arm with {best.p:.2f}"
-    return Choice(best.arm, best.budget_tokens, why)
+    return Choice(best.arm, best.budget_tokens, f"p = {best.p:.2f}, of the answer at hand {p_now:.2f}")

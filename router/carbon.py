@@ -1,0 +1,135 @@
+"""How much CO2e a kilowatt-hour is now: a fixed figure, a recorded series, or a public service.
+
+In one region intensity scales every arm alike and cannot change which is the cleaner; `policy` says what it
+does. Average and marginal intensities answer different questions: every figure says which it is, one is never
+compared with the other, and WattTime's (marginal, in pounds) are not read at all.
+"""
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from engine.errors import TokenjouleError, UsageError
+from router.fetch import fetch
+
+AVERAGE, MARGINAL = "average", "marginal"
+KEEP_S, TIMEOUT_S = 300.0, 3.0
+OLDEST = timedelta(hours=2)  # what is older says nothing of now
+ELECTRICITY_MAPS = "https://api.electricitymap.org/v3/carbon-intensity/latest?zone="
+UK = "https://api.carbonintensity.org.uk/intensity"
+TOKEN_VARIABLE = "ELECTRICITY_MAPS_TOKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Intensity:
+    """`g_per_kwh`: None where `problem` says why. `estimated`: by the service, in place of a measurement."""
+
+    g_per_kwh: float | None
+    kind: str = AVERAGE
+    source: str = ""
+    estimated: bool = False
+    problem: str | None = None
+
+
+@dataclass
+class Grid:
+    """`spec`: grams per kWh, FILE.csv, "electricitymaps:ZONE" or "uk". Raises `UsageError` for anything else.
+
+    A CSV has the columns `time` (ISO 8601 with its offset) and `average_g_per_kwh` or `marginal_g_per_kwh`.
+    """
+
+    spec: str
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    url: str | None = None  # of a service's stand-in
+    _kept: tuple[float, Intensity] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        name = self.spec.partition(":")[0]
+        if not (_number(self.spec) or self.spec.endswith(".csv") or name in ("electricitymaps", "uk")):
+            raise UsageError(
+                f"carbon intensity: grams per kWh, a .csv, electricitymaps:ZONE or uk, not {self.spec!r}"
+            )
+
+    def now(self) -> Intensity:
+        """Never raises and never waits for longer than `TIMEOUT_S`; kept for five minutes."""
+        if (grams := _number(self.spec)) is not None:
+            return Intensity(grams, source="as given")
+        if self._kept is not None and time.monotonic() - self._kept[0] < KEEP_S:
+            return self._kept[1]
+        try:
+            found = self._csv() if self.spec.endswith(".csv") else self._service()
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+            AttributeError,
+            TokenjouleError,
+        ) as error:
+            found = Intensity(None, source=self.spec, problem=f"{self.spec}: {type(error).__name__}: {error}")
+        self._kept = time.monotonic(), found
+        return found
+
+    def _csv(self) -> Intensity:
+        with open(Path(self.spec), encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        kinds = [kind for kind in (AVERAGE, MARGINAL) if rows and f"{kind}_g_per_kwh" in rows[0]]
+        if len(kinds) != 1:
+            raise ValueError("needs rows, and one column of average_g_per_kwh and marginal_g_per_kwh")
+        past = [(at, row) for row in rows if (at := _time(row["time"])) <= self.clock()]
+        if not past:
+            raise ValueError("tells of no time before now")
+        at, row = max(past, key=lambda pair: pair[0])
+        return self._dated(at, row[f"{kinds[0]}_g_per_kwh"], kinds[0], False)
+
+    def _service(self) -> Intensity:
+        name, _, zone = self.spec.partition(":")
+        if name == "uk":
+            [entry] = _fetched(self.url or UK, {})["data"]
+            actual = entry["intensity"]["actual"]
+            grams = entry["intensity"]["forecast"] if actual is None else actual
+            return self._dated(_time(entry["from"]), grams, AVERAGE, actual is None)
+        if not (token := os.environ.get(TOKEN_VARIABLE)):
+            raise TokenjouleError(f"the environment variable {TOKEN_VARIABLE} holds no token")
+        answer = _fetched(self.url or ELECTRICITY_MAPS + zone, {"auth-token": token})
+        estimated = bool(answer.get("isEstimated"))
+        return self._dated(_time(answer["datetime"]), answer["carbonIntensity"], AVERAGE, estimated)
+
+    def _dated(self, at: datetime, grams: Any, kind: str, estimated: bool) -> Intensity:
+        value = _number(str(grams))
+        if value is None:
+            raise ValueError(f"{grams!r} is no intensity")
+        if (age := self.clock() - at) > OLDEST:
+            hours = age.total_seconds() / 3600
+            return Intensity(None, kind, self.spec, estimated, f"{self.spec}: stale, {hours:.1f} h old")
+        return Intensity(value, kind, self.spec, estimated)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def _time(text: str) -> datetime:
+    found = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    if found.tzinfo is None:
+        raise ValueError(f"the time {text!r} has no offset")
+    return found
+
+
+def _fetched(url: str, headers: dict[str, str]) -> Any:
+    reply = fetch(url, within_s=TIMEOUT_S, headers=headers)
+    if reply.problem or reply.status != 200:
+        raise TokenjouleError(reply.problem or f"answers with status {reply.status}")
+    return json.loads(reply.body)

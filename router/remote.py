@@ -1,0 +1,107 @@
+"""An arm on an OpenAI-compatible server (vLLM, SGLang): asked within its time, its answers distrusted."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from engine.energy.curve_store import load_curve
+from engine.errors import TokenjouleError
+from router.arms import Arm, Model
+from router.fetch import fetch
+from router.stage import Stage
+
+PAUSE_S = 0.2  # before another try, where the server names no time
+_STEPS = {"none": "Think step by step", "brief": "Think step by step and keep it brief"}
+_STEPS |= {"very-brief": "Think in a few words a step"}
+
+
+class _Problem(Exception):
+    """`again`: another try might help, not before `after_s`. `tokens`: prompt and new, where it said."""
+
+    def __init__(
+        self, line: str, *, again: bool = False, after_s: float = PAUSE_S, tokens: tuple[int, int] = (0, 0)
+    ) -> None:
+        super().__init__(line)
+        self.again, self.after_s, self.tokens = again, after_s, tokens
+
+
+def answer_there(model: Model, arm: Arm, query: str, *, budget_tokens: int, deadline_s: float) -> Stage:
+    """All tries together end within `deadline_s` and the model's own time-out. Nothing is raised.
+
+    The question comes first and the instruction last, so that the server's prefix cache serves all arms.
+    """
+    begun_s = time.monotonic()
+    ends_s = begun_s + min(model.timeout_s, deadline_s)
+    told = "Give only the final answer."
+    if arm.way.technique != "direct":
+        told = f"{_STEPS[arm.way.directive]}, then end with the final answer on a line of its own."
+    body = {
+        "model": model.served,
+        "messages": [{"role": "user", "content": f"{query}\n\n{told}"}],
+        "max_tokens": budget_tokens + arm.way.answer_tokens,
+        "temperature": 0,
+    }
+    tries, problem, taken_j = 0, "no time is left", None
+    while tries <= model.retries and time.monotonic() < ends_s:
+        tries += 1
+        try:
+            text, prompt_tokens, new_tokens = _ask(model, body, ends_s)
+            energy_j, source = joules(model, prompt_tokens, new_tokens)
+        except TokenjouleError as error:  # of the curve's file
+            problem = str(error)
+            break
+        except _Problem as error:
+            problem, vain_j = str(error), joules(model, *error.tokens)[0]
+            taken_j = vain_j if taken_j is None else taken_j + (vain_j or 0.0)
+            if not error.again or time.monotonic() + error.after_s >= ends_s:
+                break
+            time.sleep(error.after_s)
+            continue
+        answer, elapsed_s = text.strip().rsplit("\n", 1)[-1].strip(), time.monotonic() - begun_s
+        tokens = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+        return Stage(arm.name, answer, text, None, energy_j, source, elapsed_s=elapsed_s, **tokens)
+    line = f"{model.base_url}: {problem} (tries: {tries})"
+    return Stage(arm.name, energy_j=taken_j, elapsed_s=time.monotonic() - begun_s, error=line)
+
+
+def joules(model: Model, prompt_tokens: int, new_tokens: int) -> tuple[float | None, str]:
+    """(J, where from) of a request; None where tokens or cost are not known. Raises `TokenjouleError`."""
+    if min(prompt_tokens, new_tokens) < 1:
+        return None, ""
+    if model.curve is not None:
+        return load_curve(Path(model.curve)).predict(prompt_tokens, new_tokens)[0], "curve"
+    if model.joules_per_token is None:
+        return None, ""
+    return model.joules_per_token * (prompt_tokens + new_tokens), "table"
+
+
+def _ask(model: Model, body: dict[str, Any], ends_s: float) -> tuple[str, int, int]:
+    """(text, prompt tokens, new tokens; 0 where the server does not say). Raises `_Problem`."""
+    headers = {}
+    if model.api_key_env is not None:
+        if not os.environ.get(model.api_key_env):
+            raise _Problem(f"the environment variable {model.api_key_env} holds no key")
+        headers["Authorization"] = f"Bearer {os.environ[model.api_key_env]}"
+    url = f"{(model.base_url or '').rstrip('/')}/chat/completions"
+    reply = fetch(url, within_s=max(ends_s - time.monotonic(), 0.01), headers=headers, body=body)
+    if reply.problem:
+        raise _Problem(reply.problem, again=True)
+    if reply.status != 200:
+        after = reply.headers.get("retry-after", "")
+        after_s = float(after) if after.isdigit() else PAUSE_S
+        again = reply.status == 429 or reply.status >= 500
+        raise _Problem(f"answers with status {reply.status}", again=again, after_s=after_s)
+    try:
+        value = json.loads(reply.body)
+        usage = value.get("usage") or {}
+        tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+        if not all(type(count) is int and count > 0 for count in tokens):
+            tokens = (0, 0)
+        text = value["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise _Problem(f"answers nonsense: {reply.body[:60]!r}", again=True) from error
+    if not isinstance(text, str) or not text.strip():
+        raise _Problem("answers without a text", again=True, tokens=tokens)
+    return text, *tokens

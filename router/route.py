@@ -1,0 +1,157 @@
+"""`python -m router.route "QUESTION" --explain`: which arm answers it, why, and what that took.
+
+stdout is the answer (`--json`: one object); stderr says the rest. Exit status: 0 answered, 1 not, 2 usage.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.cli import Parser, guarded, leave
+from engine.errors import TokenjouleError, UsageError
+from engine.result import format_j
+from router.arms import DEFAULT, load_arms
+from router.carbon import Grid
+from router.estimator import Estimator
+from router.policy import Conditions, Limits
+from router.router import Routed, Router
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = Parser(prog="python -m router.route", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    cli.add_argument("query")
+    cli.add_argument("--arms", type=Path, default=DEFAULT, metavar="arms.toml")
+    cli.add_argument("--estimator", type=Path, metavar="FILE.npz", help="of router.calibrate")
+    cli.add_argument("--category", metavar="NAME", help="of the question, where it is known")
+    cli.add_argument("--seed", type=int, default=0, metavar="S")
+    limit = cli.add_argument_group("objective and limits")
+    limit.add_argument(
+        "--min-accuracy", type=float, metavar="A", help="the least joules that keep this accuracy"
+    )
+    limit.add_argument(
+        "--price-joules", type=float, default=0.0, metavar="L", help="accuracy points a joule must gain"
+    )
+    limit.add_argument("--budget-joules", type=float, metavar="J", help="for this query")
+    limit.add_argument(
+        "--hourly-joules", type=float, metavar="J", help="for all queries of this process in an hour"
+    )
+    limit.add_argument("--max-latency", type=float, metavar="S")
+    limit.add_argument("--max-grams", type=float, metavar="G", help="of CO2e; needs --carbon")
+    limit.add_argument("--strict", action="store_true", help="no answer where no arm keeps the limits")
+    now = cli.add_argument_group("conditions")
+    now.add_argument("--queue", type=int, default=0, metavar="N", help="requests that wait")
+    now.add_argument("--utilisation", type=float, default=0.0, metavar="U", help="of the device, 0 to 1")
+    now.add_argument("--carbon", metavar="G|FILE.csv|electricitymaps:ZONE|uk", help="g CO2e per kWh")
+    now.add_argument("--carbon-usual", type=float, metavar="G", help="beyond it, budgets tighten")
+    now.add_argument("--pue", type=float, default=1.0, metavar="P", help="the data centre's overhead")
+    energy = cli.add_argument_group("machine")
+    energy.add_argument("--energy-source", default="auto", metavar="SOURCE")
+    energy.add_argument("--memory-gb", type=float, metavar="GB", help="for the weights of local models")
+    cli.add_argument("--explain", action="store_true", help="every arm's estimates, and why the winner won")
+    cli.add_argument("--json", action="store_true")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    return guarded(lambda: _run(parser().parse_args(argv)))
+
+
+def _run(options: argparse.Namespace) -> int:
+    notes: list[str] = []
+    arms, estimator = load_arms(options.arms), None
+    if options.estimator is not None:
+        try:
+            estimator = Estimator.load(options.estimator)
+        except TokenjouleError as error:
+            notes.append(str(error))
+    limits, conditions = _limits(options, estimator, notes), _conditions(options, notes)
+    with Router(
+        arms,
+        estimator,
+        energy_source=options.energy_source,
+        memory_gb=options.memory_gb,
+        hourly_j=options.hourly_joules,
+    ) as router:
+        routed = router.answer(
+            options.query, limits, conditions, category=options.category, seed=options.seed
+        )
+    routed.notes[:0] = notes
+    print(json.dumps(routed.to_json()) if options.json else (routed.answer or ""))
+    if not options.json:
+        print("\n".join(explained(routed) if options.explain else [summary(routed)]), file=sys.stderr)
+    if routed.answer is None:
+        raise TokenjouleError("; ".join([routed.choices[-1].why, *routed.notes]))
+    return 0
+
+
+def _limits(options: argparse.Namespace, estimator: Estimator | None, notes: list[str]) -> Limits:
+    threshold = options.min_accuracy
+    certificate = None if estimator is None else estimator.certificate
+    if threshold is not None and certificate is not None and certificate.target >= threshold:
+        if certificate.threshold == certificate.threshold:
+            threshold = certificate.threshold
+        else:
+            notes.append(f"no threshold is certified for an accuracy of {certificate.target}")
+    elif threshold is not None:
+        notes.append("this accuracy is not certified: each answer is believed to have it, by estimate")
+    try:
+        return Limits(
+            joules=options.budget_joules,
+            latency_s=options.max_latency,
+            grams=options.max_grams,
+            threshold=threshold,
+            price=options.price_joules,
+            strict=options.strict,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _conditions(options: argparse.Namespace, notes: list[str]) -> Conditions:
+    if options.carbon is None and (options.max_grams is not None or options.carbon_usual is not None):
+        raise UsageError("--max-grams and --carbon-usual go with --carbon")
+    grams = None
+    if options.carbon is not None:
+        told = Grid(options.carbon).now()
+        grams = told.g_per_kwh
+        notes += [told.problem] if told.problem else []
+        notes += [f"the intensity of {told.source} is estimated"] if told.estimated else []
+    try:
+        return Conditions(options.queue, options.utilisation, grams, options.carbon_usual, pue=options.pue)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def summary(routed: Routed) -> str:
+    """One line: who answered, for what."""
+    energy = routed.energy()
+    arm = "nobody" if routed.answered_by is None else routed.stages[routed.answered_by].arm
+    kind = "measured" if energy["measured"] else f"not measured: {energy['source'] or 'no source'}"
+    parts = [f"{name} {format_j(energy[f'{name}_j'])}" for name in ("router", "features", "failed", "answer")]
+    whole = "" if energy["complete"] else " at least"
+    line = f"{arm}:{whole} {format_j(energy['total_j'])} J ({', '.join(parts)}; {kind})"
+    return "; ".join(
+        [line, *([f"{routed.grams:.3g} g CO2e"] if routed.grams is not None else []), *routed.notes]
+    )
+
+
+def explained(routed: Routed) -> list[str]:
+    """Every arm in a line, then the choices, then the summary."""
+    lines = []
+    for one in routed.estimates:
+        p = "p ?" if one.p != one.p else f"p {one.p:.2f} ({one.p_low:.2f} to {one.p_high:.2f})"
+        cost = f"{format_j(one.energy_median_j)} J, nine in ten below {format_j(one.energy_q90_j)}"
+        removed = routed.choices[0].removed.get(one.arm)
+        lines.append(f"{one.arm}: {p}, {cost}{f'; out: {removed}' if removed else ''}")
+    for choice in routed.choices:
+        why = f"{choice.why}{f' (fallback: {choice.fallback})' if choice.fallback else ''}"
+        lines.append(f"chosen: {choice.arm}, {choice.budget_tokens} tokens of thinking: {why}")
+    return [*lines, summary(routed)]
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from engine.errors import TokenjouleError
+from router.estimator import Estimator
+from router.policy import most_accurate, picked, price_for_budget, priced
+from tests.router.planted import plant
+
+pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    return plant(rng, 700), plant(rng, 700), plant(rng, 3000)
+
+
+@pytest.fixture(scope="module")
+def estimator(data) -> Estimator:
+    return Estimator.fit(data[0].table, data[1].table, digest="d1", certify=(0.7, 0.1))
+
+
+def test_a_file_holds_all_of_it(estimator, data, tmp_path):
+    path = tmp_path / "estimator.npz"
+    estimator.save(path)
+    read = Estimator.load(path)
+    features = data[2].table.features[:20]
+    assert (read.arms, read.digest, read.fallback) == (estimator.arms, "d1", estimator.fallback)
+    assert read.certificate == estimator.certificate
+    np.testing.assert_array_equal(
+        read.performance.predict(features).p, estimator.performance.predict(features).p
+    )
+    np.testing.assert_array_equal(read.energy.predict(features).q90, estimator.energy.predict(features).q90)
+    assert read.after_stage(1, 0.5, 0.9) == estimator.after_stage(1, 0.5, 0.9)
+    assert [file.name for file in tmp_path.iterdir()] == ["estimator.npz"]
+
+
+def test_what_is_not_there_stays_away(data, tmp_path):
+    rng = np.random.default_rng(9)
+    train, calibration = (plant(rng, 200, confident=False).table for _ in range(2))
+    found = Estimator.fit(train, calibration, kind="knn")
+    found.save(tmp_path / "e.npz")
+    read = Estimator.load(tmp_path / "e.npz")
+    assert read.stage is None and read.certificate is None
+    assert read.after_stage(0, 0.5, 0.9) == 0.5
+    np.testing.assert_array_equal(
+        read.performance.predict(train.features).p, found.performance.predict(train.features).p
+    )
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not an archive", b"PK\x03\x04 half a zip", b"\x80\x04\x95pickle"], ids=range(4)
+)
+def test_a_file_that_is_none_is_one_line(tmp_path, content):
+    path = tmp_path / "bad.npz"
+    path.write_bytes(content)
+    with pytest.raises(TokenjouleError, match="no estimator") as error:
+        Estimator.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pickle_inside_is_never_run(tmp_path):
+    path = tmp_path / "evil.npz"
+    np.savez(path, schema=np.array("tokenjoule.router/1"), arms=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(TokenjouleError, match="allow_pickle"):
+        Estimator.load(path)
+
+
+def test_another_schema_and_a_missing_part_are_refused(estimator, tmp_path):
+    path = tmp_path / "e.npz"
+    estimator.save(path)
+    content = dict(np.load(path))
+    np.savez(path, **{**content, "schema": np.array("other/9")})
+    with pytest.raises(TokenjouleError, match="schema"):
+        Estimator.load(path)
+    content.pop("performance.grid")
+    np.savez(path, **content)
+    with pytest.raises(TokenjouleError, match=r"performance\.grid"):
+        Estimator.load(path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(estimator, tmp_path):
+    with pytest.raises(TokenjouleError, match="cannot write"):
+        estimator.save(tmp_path / "none" / "e.npz")
+
+
+def test_a_stage_that_was_sure_of_its_answer_is_likelier_right(estimator, data):
+    table, p = data[2].table, 0.5
+    sure, unsure = estimator.after_stage(0, p, 0.95), estimator.after_stage(0, p, 0.05)
+    assert sure > 0.7 > 0.35 > unsure
+    assert estimator.after_stage(0, p, None) == p
+    rows = np.abs(data[2].p[:, 0] - p) < 0.1
+    told = table.confidence[rows, 0] > 0.9
+    assert sure == pytest.approx(table.correct[rows, 0][told].mean(), abs=0.15)
+
+
+def test_choices_by_it_beat_every_mix_of_fixed_arms(estimator, data):
+    """What 1 : 3 : 10 joules buy: at the middle arm's joules, routing is right more often than that arm."""
+    table = data[2].table
+    p, costs = estimator.performance.predict(table.features).p, estimator.energy.predict(table.features)
+    middle_j = table.energy_j[:, 1].mean()
+    arms = priced(p, costs.expected, price_for_budget(p, costs.expected, middle_j))
+    assert picked(table.energy_j, arms).mean() <= middle_j * 1.05
+    mix = np.interp(middle_j, table.energy_j.mean(0), table.correct.mean(0))
+    assert picked(table.correct, arms).mean() > mix + 0.01
+    assert picked(table.correct, most_accurate(p, costs.expected)).mean() >= table.correct[:, 2].mean() - 0.01
+
+
+def test_the_fallback_is_the_strongest_fixed_arm(estimator):
+    assert estimator.fallback == "large"
+
+
+def test_outcomes_without_features_are_refused(data):
+    from dataclasses import replace
+
+    bare = replace(data[0].table, features=None)
+    with pytest.raises(TokenjouleError, match="no features"):
+        Estimator.fit(bare, bare)

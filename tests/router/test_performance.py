@@ -1,0 +1,121 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from router import performance
+from router.performance import Performance, Projection, log_loss
+from router.scores import ece
+from tests.router.planted import plant
+
+pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    return plant(rng, 1500), plant(rng, 4000)
+
+
+@pytest.mark.parametrize("kind", ["logistic", "knn"])
+def test_probabilities_are_calibrated_and_tell_easy_from_hard(data, kind):
+    train, test = data
+    p = Performance.fit(train.table.features, train.table.correct, kind=kind).predict(test.table.features).p
+    right = test.table.correct
+    base = np.tile(train.table.correct.mean(0), (len(p), 1))
+    for arm in range(3):
+        assert ece(p[:, arm], right[:, arm]) < 0.05
+    assert log_loss(p, right) < log_loss(base, right) - 0.02
+    assert log_loss(test.p, right) - 0.01 < log_loss(p, right), "no better than the truth"
+
+
+def test_platt_below_a_thousand_isotonic_from_there(data, monkeypatch):
+    table = data[0].table
+    few = Performance.fit(table.features[:300], table.correct[:300])
+    many = Performance.fit(table.features[:1200], table.correct[:1200])
+    steps = [len(np.unique(np.round(found.p[0], 9))) for found in (few, many)]
+    assert steps[0] == performance.GRID, "a sigmoid has no steps"
+    assert steps[1] < performance.GRID, "an isotonic map has"
+    assert (np.diff(many.p, axis=1) >= -1e-12).all()
+
+
+def test_intervals_hold_the_share_that_is_right_among_such_scores(data):
+    train, test = data
+    found = Performance.fit(train.table.features, train.table.correct).predict(test.table.features)
+    assert ((found.low <= found.p) & (found.p <= found.high)).all()
+    inside = []
+    for arm in range(3):
+        order = np.argsort(found.p[:, arm])
+        for part in np.array_split(order, 20):
+            truth = test.p[part, arm].mean()
+            inside.append(found.low[part, arm].mean() <= truth <= found.high[part, arm].mean())
+    assert np.mean(inside) >= 0.9
+
+
+def test_unknown_answers_teach_nothing_and_do_no_harm(data):
+    table = data[0].table
+    correct = table.correct[:400].copy()
+    correct[::2, 0] = np.nan
+    found = Performance.fit(table.features[:400], correct)
+    only = Performance.fit(table.features[:400][1::2], correct[1::2, :1])
+    assert np.abs(found.predict(table.features).p[:, 0] - only.predict(table.features).p[:, 0]).mean() < 0.1
+
+
+@pytest.mark.parametrize("kind", ["logistic", "knn"])
+def test_an_arm_that_is_always_right_is_nearly_certain_and_never_quite(data, kind):
+    table = data[0].table
+    correct = table.correct[:200].copy()
+    correct[:, 1] = 1.0
+    p = Performance.fit(table.features[:200], correct, kind=kind).predict(table.features[:200]).p[:, 1]
+    assert (p > 0.9).all() and (p < 1.0).all()
+
+
+def test_many_features_are_projected_and_the_first_are_kept(data):
+    rng = np.random.default_rng(3)
+    x = np.hstack([rng.normal(size=(300, 16)), rng.normal(size=(300, 5)) @ rng.normal(size=(5, 200))])
+    projection = Projection.fit(x)
+    z = projection(x)
+    assert z.shape == (300, 16 + 64)
+    np.testing.assert_allclose(z[:, :16], (x[:, :16] - x[:, :16].mean(0)) / x[:, :16].std(0))
+    assert np.var(z[:, 16:], axis=0).max() == pytest.approx(1.0, rel=0.02)
+    assert (np.sort(np.var(z[:, 16:], axis=0))[:-5] < 1e-6).all(), "five directions are all there are"
+
+
+def test_what_is_unlike_the_training_questions_is_outside(data):
+    train, test = data
+    found = Performance.fit(train.table.features[:300], train.table.correct[:300])
+    assert found.outside(test.table.features).mean() < 0.01
+    far = test.table.features[:3].copy()
+    far[0], far[1, 2], far[2, 0] = 30.0, np.nan, np.inf
+    assert found.outside(far).all()
+
+
+def test_the_same_seed_gives_the_same_estimator(data):
+    table = data[0].table
+    a, b = (Performance.fit(table.features[:200], table.correct[:200], seed=4) for _ in range(2))
+    np.testing.assert_array_equal(a.p, b.p)
+
+
+def test_too_few_questions_are_refused(data):
+    table = data[0].table
+    with pytest.raises(ValueError, match="too few"):
+        Performance.fit(table.features[:5], table.correct[:5])
+    with pytest.raises(ValueError, match="too few"):
+        Performance.fit(table.features, np.full_like(table.correct, np.nan))
+
+
+def test_predicting_needs_no_scikit_learn(data, tmp_path):
+    np.savez(tmp_path / "x.npz", x=data[0].table.features[:120], y=data[0].table.correct[:120])
+    code = (
+        "import sys, numpy as np\n"
+        "from router.performance import Performance\n"
+        f"data = np.load({str(tmp_path / 'x.npz')!r})\n"
+        "assert 'sklearn' not in sys.modules\n"
+        "found = Performance.fit(data['x'], data['y'])\n"
+        "for name in [n for n in sys.modules if n.startswith('sklearn')]: del sys.modules[name]\n"
+        "sys.modules['sklearn'] = None\n"
+        "found.predict(data['x'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

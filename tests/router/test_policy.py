@@ -1,0 +1,203 @@
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from router.policy import (
+    Conditions,
+    Estimate,
+    Limits,
+    after,
+    cheapest_certain,
+    choose,
+    escalate,
+    most_accurate,
+    picked,
+    price_for_budget,
+    priced,
+    tightened,
+)
+
+P = np.array([[0.5, 0.8, 0.9], [0.9, 0.9, 0.9], [0.1, 0.2, 0.3]])
+J = np.array([[1.0, 2.0, 10.0], [1.0, 2.0, 10.0], [1.0, 2.0, 10.0]])
+
+
+def estimate(arm: str, p: float, j: float | None, *, tokens: int = 0, late: float | None = None) -> Estimate:
+    q90 = None if j is None else 1.5 * j
+    return Estimate(arm, "m", tokens, p, p - 0.1, min(p + 0.1, 1), j, j, q90, late)
+
+
+ARMS = [estimate("small", 0.5, 1.0), estimate("middle", 0.8, 2.0), estimate("large", 0.9, 10.0)]
+
+
+def chosen(limits: Limits = Limits(), conditions: Conditions = Conditions(), arms=ARMS, **more):
+    return choose(arms, limits, conditions, fallback="large", **more)
+
+
+def test_it_imports_nothing_heavier_than_numpy():
+    code = (
+        "import sys, router.policy\n"
+        "heavy = {'torch', 'scipy', 'sklearn', 'httpx', 'engine', 'numba'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_likeliest_of_equals_is_the_cheapest():
+    assert most_accurate(P, J).tolist() == [2, 0, 2]
+
+
+def test_the_cheapest_that_is_certain_enough_else_the_likeliest():
+    assert cheapest_certain(P, J, 0.75).tolist() == [1, 0, 2]
+
+
+def test_an_arm_that_cannot_be_had_is_never_chosen():
+    p, j = P.copy(), J.copy()
+    p[0, 2] = j[0, 2] = np.nan
+    j[0, 0] = p[0, 0] = np.nan
+    for arms in (most_accurate(p, j), cheapest_certain(p, j, 0.1), priced(p, j, 1.0)):
+        assert arms[0] == 1
+
+
+def test_a_price_moves_choices_towards_the_cheap():
+    spent = [picked(J, priced(P, J, price)).mean() for price in (0.0, 0.5, 2.0, 20.0, 100.0)]
+    assert all(a >= b for a, b in pairwise(spent))
+    assert (spent[0], spent[-1]) == (7.0, 1.0)
+
+
+def test_the_price_for_a_budget_spends_no_more_and_the_next_lower_does():
+    rng = np.random.default_rng(0)
+    p, j = rng.random((500, 4)), rng.lognormal(size=(500, 4))
+    price = price_for_budget(p, j, 1.0)
+    assert picked(j, priced(p, j, price)).mean() <= 1.0
+    assert picked(j, priced(p, j, price * 0.999)).mean() > 0.99
+    assert price_for_budget(p, j, 0.0) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("limits", "arm"),
+    [
+        (Limits(), "large"),
+        (Limits(joules=5), "middle"),
+        (Limits(hourly_left_j=2), "small"),
+        (Limits(threshold=0.7), "middle"),
+        (Limits(threshold=0.99), "large"),
+        (Limits(price=2.0), "middle"),
+        (Limits(price=50.0), "small"),
+    ],
+)
+def test_limits_and_prices_decide(limits, arm):
+    found = chosen(limits)
+    assert (found.arm, found.fallback) == (arm, None)
+
+
+def test_what_limits_removed_is_said():
+    removed = chosen(Limits(joules=5)).removed
+    assert list(removed) == ["large"] and "15 J" in removed["large"]
+
+
+def test_a_limit_that_cannot_be_checked_is_not_kept():
+    arms = [replace(one, elapsed_q90_s=1.0) if one.arm == "small" else one for one in ARMS]
+    found = chosen(Limits(latency_s=2.0), arms=arms)
+    assert found.arm == "small" and "cannot be checked" in found.removed["large"]
+
+
+def test_grams_are_joules_times_intensity_and_overhead():
+    conditions = Conditions(intensity_g_per_kwh=360.0, pue=1.5)
+    assert conditions.grams(1e6) == pytest.approx(150.0)
+    assert chosen(Limits(grams=5 * 150e-6), conditions).arm == "middle"
+    assert "cannot be checked" in chosen(Limits(grams=1.0)).removed["small"]
+
+
+def test_intensity_alone_never_changes_the_ranking():
+    for intensity in (10.0, 400.0, 1000.0):
+        assert chosen(Limits(threshold=0.7), Conditions(intensity_g_per_kwh=intensity)).arm == "middle"
+
+
+def test_where_no_arm_keeps_the_limits_the_least_answers_and_says_so():
+    found = chosen(Limits(joules=0.1))
+    assert found.arm == "small" and found.fallback is not None
+    assert set(found.removed) == {"small", "middle", "large"}
+
+
+def test_strict_rather_answers_nothing():
+    found = chosen(Limits(joules=0.1, strict=True))
+    assert found.arm is None and "infeasible" in found.why
+    blind = chosen(Limits(joules=5, strict=True), blind="no estimator")
+    assert blind.arm is None
+    assert chosen(Limits(strict=True), blind="no estimator").arm == "large"
+
+
+def test_who_knows_nothing_takes_the_best_fixed_arm():
+    found = chosen(blind="there is no estimator")
+    assert (found.arm, found.fallback) == ("large", "there is no estimator")
+    assert chosen(arms=ARMS[:2], blind="x").arm == "small", "where that is gone, the first that is left"
+
+
+def family(budgets: tuple[int, ...]) -> list[Estimate]:
+    return [estimate(f"cot-{n}", 0.4 + 0.1 * k, 0.1 * n, tokens=n) for k, n in enumerate(budgets)]
+
+
+@pytest.mark.parametrize(
+    "rising",
+    [
+        [Conditions(queue=queue) for queue in range(12)],
+        [Conditions(utilisation=share / 10) for share in range(11)],
+        [Conditions(intensity_g_per_kwh=g, usual_g_per_kwh=200.0) for g in range(0, 1200, 50)],
+        [Conditions(hourly_share=share / 20) for share in range(20, -1, -1)],
+    ],
+    ids=["queue", "utilisation", "intensity", "hourly budget"],
+)
+def test_token_budgets_tighten_monotonically(rising):
+    arms = family((16, 32, 64, 128))
+    pressures = [now.pressure for now in rising]
+    assert all(a <= b for a, b in pairwise(pressures)) and pressures[0] == 1.0 and pressures[-1] > 1.5
+    allowed = [{one.arm: one.budget_tokens for one in tightened(arms, p)[0]} for p in pressures]
+    assert all(set(b) <= set(a) for a, b in pairwise(allowed))
+    budgets = [chosen(conditions=now, arms=arms).budget_tokens for now in rising]
+    assert all(a >= b for a, b in pairwise(budgets)) and budgets[0] == 128 > budgets[-1] >= 16
+
+
+def test_an_arm_is_dropped_rather_than_cut_and_the_last_one_cut_rather_than_dropped():
+    kept, removed = tightened([*family((64, 128)), estimate("direct", 0.2, 0.1)], 4.0)
+    assert [one.arm for one in kept] == ["direct"] and set(removed) == {"cot-64", "cot-128"}
+    kept, _ = tightened(family((64, 128)), 4.0)
+    assert [(one.arm, one.budget_tokens) for one in kept] == [("cot-64", 32)]
+    assert tightened(family((64, 128)), 1e9)[0][0].budget_tokens == 16
+
+
+def test_a_further_stage_has_to_gain_and_to_fit():
+    rest = ARMS[1:]
+    assert escalate(0.3, rest, Limits(), Conditions()).arm == "large"
+    assert escalate(0.89, rest, Limits(), Conditions()) is None, "too little to gain"
+    assert escalate(0.3, rest, Limits(joules=5), Conditions()).arm == "middle"
+    assert escalate(0.3, rest, Limits(joules=1), Conditions()) is None
+    assert escalate(0.3, rest, Limits(price=20.0), Conditions()).arm == "middle"
+    assert escalate(0.3, rest, Limits(price=100.0), Conditions()) is None
+    assert escalate(0.75, rest, Limits(threshold=0.7), Conditions()) is None
+    assert escalate(0.3, [], Limits(), Conditions()) is None
+
+
+def test_a_stage_takes_from_every_limit():
+    limits = Limits(joules=10, latency_s=5, grams=1.0, hourly_left_j=20)
+    left = after(limits, Conditions(intensity_g_per_kwh=3.6e6), spent_j=0.25, spent_s=2.0)
+    assert (left.joules, left.latency_s, left.grams, left.hourly_left_j) == (9.75, 3.0, 0.75, 19.75)
+    assert after(limits, Conditions(), spent_j=99, spent_s=99).joules == 0.0
+
+
+@pytest.mark.parametrize("wrong", [{"joules": -1.0}, {"price": float("nan")}, {"threshold": float("inf")}])
+def test_limits_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match="at least 0"):
+        Limits(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"queue": -1}, {"utilisation": 1.2}, {"pue": 0.5}, {"usual_g_per_kwh": -1.0}]
+)
+def test_conditions_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match="at least"):
+        Conditions(**wrong)
