@@ -92,10 +92,11 @@ _TEACHERS: dict[str, Teach] = {
 
 
 def without_words(data: Prepared) -> Array:
-    """(Q, F): where features are the text's, its sizes and category alone.
+    """(Q, F): where features are the text's, its sizes and category alone, without columns that never vary.
 
     A stage of a cascade learns from half of the questions: 64 hashed words are more than they can teach.
     """
     if not data.text_only:
         return data.features
-    return np.delete(data.features, np.s_[PLAIN : PLAIN + BUCKETS], axis=1)
+    kept = np.delete(data.features, np.s_[PLAIN : PLAIN + BUCKETS], axis=1)
+    return kept[:, kept.std(0) > 0]

@@ -8,7 +8,7 @@ from bench.routing.played import Kind, Played
 from router.outcomes import Table
 from router.policy import POINTS, Array, picked, priced
 
-PRICES = 16
+PRICES = 18
 NAMES = {
     "logistic": "router, logistic",
     "neighbours": "router, nearest neighbours",
@@ -23,7 +23,7 @@ def prices(table: Table) -> tuple[float, ...]:
     best, least = int(np.argmax(right)), int(np.argmin(spent))
     rise, run = POINTS * (right[best] - right[least]), spent[best] - spent[least]
     slope = rise / run if rise > 0 and run > 0 else POINTS / spent.max()
-    return (0.0, *np.geomspace(0.1 * slope, 10 * slope, PRICES - 1))
+    return (0.0, *np.geomspace(0.3 * slope, 15 * slope, PRICES - 1))
 
 
 def routed(which: str, table: Table, p: Array, expected: Array, at: Sequence[float]) -> Played:

@@ -70,7 +70,6 @@ def prepared(table: Table) -> Prepared:
 
 def of_arms(table: Table, arms: Sequence[int]) -> Table:
     """The table of some of its arms, in that order."""
-    names = ("correct", "energy_j", "elapsed_s", "prompt_tokens", "new_tokens", "confidence")
+    names = ("answers", "correct", "energy_j", "elapsed_s", "prompt_tokens", "new_tokens", "confidence")
     columns = {name: getattr(table, name)[:, list(arms)] for name in names}
-    answers = tuple(tuple(row[a] for a in arms) for row in table.answers)
-    return replace(table, arms=tuple(table.arms[a] for a in arms), answers=answers, **columns)
+    return replace(table, arms=tuple(table.arms[a] for a in arms), **columns)

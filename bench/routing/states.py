@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
+from bench.routing.untrained import agree
 from router.outcomes import Table
 from router.policy import Array
 
@@ -22,20 +23,21 @@ class State:
 
 def state(table: Table, arms: Sequence[int], query: Array, trust: Array) -> State:
     """`query` (Q, F): features of the text. `trust` (A,): whose answer stands where votes tie."""
-    columns = [query]
+    columns = []
     for a, b in combinations(arms, 2):
-        columns.append(_same(table, a, b)[:, None])
+        columns.append(agree(table, a, b).astype(np.float64)[:, None])
     for arm in arms:
         wrote = np.log1p(table.new_tokens[:, arm])
-        silent = np.array([row[arm] is None for row in table.answers], float)
+        silent = np.equal(table.answers[:, arm], None).astype(np.float64)  # type: ignore[call-overload]
         columns.append(np.stack([wrote, silent], axis=1))
         sure = table.confidence[:, arm]
         if not np.isnan(sure).all():
             columns.append(np.nan_to_num(sure, nan=float(np.nanmean(sure)))[:, None])
-    return State(tuple(arms), np.hstack(columns), table_right(table, arms, trust))
+    # Before the query's: Performance keeps the leading columns as they are.
+    return State(tuple(arms), np.hstack([*columns, query]), standing_right(table, arms, trust))
 
 
-def table_right(table: Table, arms: Sequence[int], trust: Array) -> Array:
+def standing_right(table: Table, arms: Sequence[int], trust: Array) -> Array:
     """(Q,): whether the answer that most of the arms gave is right."""
     order = sorted(arms, key=lambda arm: -trust[arm])
     return np.array(
@@ -52,8 +54,6 @@ def standing(answers: Sequence[str | None], order: Sequence[int]) -> int:
     if not votes:
         return order[0]
     most = max(votes.values())
-    return next(arm for arm, said in zip(order, answers, strict=True) if said and votes[said] == most)
-
-
-def _same(table: Table, a: int, b: int) -> Array:
-    return np.array([float(row[a] is not None and row[a] == row[b]) for row in table.answers])
+    return next(
+        arm for arm, said in zip(order, answers, strict=True) if said is not None and votes[said] == most
+    )

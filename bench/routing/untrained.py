@@ -51,7 +51,8 @@ def agreement(table: Table) -> Played | None:
 
 def agree(table: Table, a: int, b: int) -> Array:
     """(Q,) bool: both answered, and the same."""
-    return np.array([row[a] is not None and row[a] == row[b] for row in table.answers])
+    one, other = table.answers[:, a], table.answers[:, b]
+    return np.array([said is not None and said == again for said, again in zip(one, other, strict=True)])
 
 
 def paper(table: Table) -> Played:
