@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     cli = Parser(
         prog="bench.experiments.router", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
     )
-    cli.add_argument("outcomes", type=Path, nargs="*", metavar="OUTCOMES.jsonl")
+    cli.add_argument("outcomes", type=Path, nargs="*", default=[], metavar="OUTCOMES.jsonl")
     cli.add_argument("--arms", metavar="NAME,…", help="only these arms of the files")
     cli.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="splits of the questions")
     cli.add_argument("--resplits", type=int, default=RESPLITS, metavar="N", help="of the certificate")
@@ -137,11 +137,11 @@ def studied(name: str, outcomes: Sequence[Outcome], seeds: int, resplits: int) -
         tuple(judge(rules)),
         tuple(arm_checks(data, believed["logistic"], spent)),
         certified(data, each, resplits),
-        *_worth(outcomes, data),
+        *worth(outcomes, data),
     )
 
 
-def _worth(outcomes: Sequence[Outcome], data: Prepared) -> tuple[str, bool]:
+def worth(outcomes: Sequence[Outcome], data: Prepared) -> tuple[str, bool]:
     """Where the joules are from, by arm, and whether all of them were measured."""
     source = {one.arm: one.energy_source for one in outcomes if one.arm in data.table.arms}
     told = list(dict.fromkeys(source.values()))

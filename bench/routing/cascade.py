@@ -3,8 +3,8 @@
 Behind the last cheap arm only the strongest is left, and it is asked where that is worth more than a joule's
 price. What an earlier arm's successor is worth lies in what it tells, not in how often it is right: from what
 worth on it is asked is sought on the training questions, as is which arms are asked, at each price. Where
-every stage had a rate to be sought, chance was fitted: 94.2 % right at 124 J, and 94.7 % at 119 J as it is now
-(GSM8K, one seed; the plain agreement of two: 94.6 % at 119 J).
+every stage had a rate to be sought, chance was fitted: 94.2 % right at 124 J, and 94.7 % at 119 J as it is
+now (GSM8K, one seed; the plain agreement of two: 94.6 % at 119 J).
 """
 
 from collections.abc import Iterator, Sequence

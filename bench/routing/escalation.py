@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.routing.estimates import taught_costs, without_words
-from bench.routing.split import Prepared, halves
+from bench.routing.split import Prepared, folds
 from bench.routing.states import state
 from router.performance import Performance
 from router.policy import POINTS, Array, Picks
 
 Chain = tuple[int, ...]  # arms in the order they are asked, the strongest last
+CROSSED = 2  # parts of the training questions, each judged by what the others taught; 4 did no better
 
 
 @dataclass(frozen=True)
@@ -36,21 +37,23 @@ class Worth:
 def learned(
     data: Prepared, chains: Sequence[Chain], trust: Array, train: Picks, test: Picks, seed: int
 ) -> tuple[Worth, Worth]:
-    """Of the training questions, each half by what the other taught, and of the test questions, by both.
+    """Of the training questions, each part by what the others taught, and of the test questions, by all.
 
     The first is in the order of `train`. `trust` (A,): whose answer stands where votes tie.
     """
     table, query, last = data.table, without_words(data), chains[0][-1]
     strong = table.correct[:, last]
-    one, other = halves(train, seed)
-    backwards = np.argsort(np.concatenate([one, other]))
+    split = folds(len(train), seed, CROSSED)
     expected = taught_costs(data, train, seed).predict(data.features).expected[:, last]
 
     def worth(features: Array, right: Array) -> tuple[Array, Array]:
-        taught = [_gain(features[half], right[half], strong[half], seed) for half in (one, other)]
-        crossed = np.concatenate([taught[1](features[one]), taught[0](features[other])])[backwards]
-        both = np.mean([gain(features[test]) for gain in taught], axis=0)
-        return POINTS * crossed / expected[train], POINTS * both / expected[test]
+        crossed, new = np.empty(len(train)), np.zeros(len(test))
+        for part in split:
+            rows = train[part.train]
+            gain = _gain(features[rows], right[rows], strong[rows], seed)
+            crossed[part.test] = gain(features[train[part.test]])
+            new += gain(features[test]) / len(split)
+        return POINTS * crossed / expected[train], POINTS * new / expected[test]
 
     at_once = {first: worth(query, table.correct[:, first]) for first in {c[0] for c in chains if len(c) > 1}}
     further, right = {}, {}

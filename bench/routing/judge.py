@@ -71,7 +71,7 @@ class _World:
         return front(np.concatenate(parts, axis=1).ravel())
 
 
-def judge(rules: Sequence[Played], *, seed: int = 0) -> list[Verdict]:
+def judge(rules: Sequence[Played], *, resamples: int = RESAMPLES, seed: int = 0) -> list[Verdict]:
     """Of every rule. `rules` holds the fixed arms, the oracle and, where there is one, agreement of two."""
     fixed = next(rule.name for rule in rules if rule.kind is Kind.FIXED)
     oracle = next(rule.name for rule in rules if rule.kind is Kind.ORACLE)
@@ -82,7 +82,7 @@ def judge(rules: Sequence[Played], *, seed: int = 0) -> list[Verdict]:
         ends += 2 * len(rule.knobs)
     table = np.concatenate([rule.columns() for rule in rules], axis=1)
     strongest = int(np.argmax(next(rule for rule in rules if rule.name == fixed).accuracy()))
-    resampled = Resampled(len(table), resamples=RESAMPLES, seed=seed).means(table)
+    resampled = Resampled(len(table), resamples=resamples, seed=seed).means(table)
     worlds = [_World(row, columns, strongest) for row in (table.mean(0), *resampled)]
 
     def interval(statistic: Callable[[_World], float]) -> Interval:

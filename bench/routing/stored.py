@@ -11,7 +11,7 @@ questions that not all models were asked in the same words.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.experiments.replay import data_root
@@ -59,12 +59,12 @@ def _main(options: argparse.Namespace) -> int:
     found: list[Outcome] = []
     left_out: list[str] = []
     rows = []
-    for file, model in files(source, root):
+    for traces in of_models(source, root, options.limit):
+        model = traces[0].model
         joules = served(root / TABLE, model, gpu=options.energy_gpu, batch=options.energy_batch)
         if joules is None:
             left_out.append(model)
             continue
-        traces = read_traces(source, file, options.limit)
         made = outcomes(traces, counter, joules.per_token_j, f"table: {joules.note}")
         found += made
         rows.append([model, *_row(made), joules.note])
@@ -91,12 +91,13 @@ def asked_differently(outcomes: Sequence[Outcome]) -> set[str]:
     return {one.question for one in outcomes if query.setdefault(one.question, one.query) != one.query}
 
 
-def files(source: Source, root: Path) -> list[tuple[Path, str]]:
-    """The source's files and the models that wrote them. Raises `TokenjouleError` where there are none."""
-    found = [(file, read_traces(source, file, 1)[0].model) for file in sorted(root.glob(source.files))]
-    if not found:
+def of_models(source: Source, root: Path, limit: int | None) -> Iterator[list[Trace]]:
+    """The traces of each of the source's files. Raises `TokenjouleError` where there are none."""
+    files = sorted(root.glob(source.files))
+    if not files:
         raise TokenjouleError(f"{root} holds no {source.files}")
-    return found
+    for file in files:
+        yield read_traces(source, file, limit)
 
 
 def outcomes(

