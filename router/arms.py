@@ -62,11 +62,15 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """`way`: the technique, with its token budget."""
+    """`way`: the technique, with its token budget. `family`: of arms that differ in that alone."""
 
     name: str
     model: str
     way: Technique
+
+    @property
+    def family(self) -> str:
+        return f"{self.model}/{self.way.technique}/{self.way.directive}/{self.way.samples}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,12 @@ class Intensity:
 class Grid:
     """`spec`: grams per kWh, FILE.csv, "electricitymaps:ZONE" or "uk". Raises `UsageError` for anything else.
 
+    `kind`: which intensities are wanted; a source of the other kind has none.
     A CSV has the columns `time` (ISO 8601 with its offset) and `average_g_per_kwh` or `marginal_g_per_kwh`.
     """
 
     spec: str
+    kind: str = AVERAGE
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     url: str | None = None  # of a service's stand-in
     _kept: tuple[float, Intensity] | None = field(default=None, init=False)
@@ -60,7 +62,7 @@ class Grid:
     def now(self) -> Intensity:
         """Never raises and never waits for longer than `TIMEOUT_S`; kept for five minutes."""
         if (grams := _number(self.spec)) is not None:
-            return Intensity(grams, source="as given")
+            return Intensity(grams, self.kind, "as given")
         if self._kept is not None and time.monotonic() - self._kept[0] < KEEP_S:
             return self._kept[1]
         try:
@@ -105,6 +107,8 @@ class Grid:
 
     def _dated(self, at: datetime, grams: Any, kind: str, estimated: bool) -> Intensity:
         value = _number(str(grams))
+        if kind != self.kind:
+            raise ValueError(f"is {kind}; {self.kind} intensities are wanted")
         if value is None:
             raise ValueError(f"{grams!r} is no intensity")
         if (age := self.clock() - at) > OLDEST:

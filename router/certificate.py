@@ -6,6 +6,7 @@ and no correction is due. That holds for probabilities `p` that were fitted on o
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,6 +27,7 @@ def upper_tail(right: int, total: int, p: float) -> float:
     return min(float(np.exp(terms).sum()), 1.0)
 
 
+@lru_cache(maxsize=1 << 16)
 def lower_bound(right: int, total: int, delta: float) -> float:
     """The p below which `right` of `total` or more would come with probability < `delta`."""
     if not 0 <= right <= total:

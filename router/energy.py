@@ -81,10 +81,12 @@ class CostEstimator:
         return Costs(*(point * part for part in self.spread))
 
     def _point(self, features: Array, curves: Mapping[int, Cost]) -> Array:
-        z = np.hstack([self.projection(features), np.ones((len(features), 1))])
+        logs = (
+            self.projection(features) @ self.lengths[..., :-1].swapaxes(1, 2) + self.lengths[:, None, :, -1]
+        )
         # A query far from all others must not be told to take forever: no longer than e^14 tokens.
-        n, m = np.exp(np.clip(np.einsum("nd,tad->tna", z, self.lengths), 0, 14))
-        cost = np.einsum("kna,ak->na", _design(n, m), self.terms)
+        n, m = np.exp(np.clip(logs, 0, 14))
+        cost: Array = sum(part * term for part, term in zip(_design(n, m), self.terms.T, strict=True))  # type: ignore[assignment]
         for arm, curve in curves.items():
             cost[:, arm] = [curve(*pair) for pair in zip(n[:, arm], m[:, arm], strict=True)]
         return cost
@@ -98,8 +100,8 @@ def _spread(ratios: Array) -> tuple[float, float, float]:
     return float(found.mean()), float(np.median(found)), float(found[rank - 1])
 
 
-def _design(n: Array, m: Array) -> Array:
-    return np.stack([np.ones_like(n), n, m, n * m + m**2 / 2])
+def _design(n: Array, m: Array) -> tuple[Array, Array, Array, Array]:
+    return np.ones_like(n), n, m, n * m + m**2 / 2
 
 
 def _ridge(z: Array, values: Array) -> Array:
@@ -119,5 +121,5 @@ def _terms(n: Array, m: Array, cost: Array) -> Array:
     known = np.isfinite(n) & np.isfinite(m) & (cost > 0)
     if not known.any():
         return np.full(4, np.nan)
-    design = _design(n[known], m[known]).T / cost[known][:, None]
+    design = np.stack(_design(n[known], m[known]), axis=1) / cost[known][:, None]
     return nnls(design, np.ones(known.sum()))

@@ -64,19 +64,20 @@ class Estimator:
         seed: int = 0,
     ) -> "Estimator":
         """`certify`: (target, delta). Raises `TokenjouleError` for outcomes that teach nothing."""
-        if train.features is None or calibration.features is None:
+        known, held = train.features, calibration.features
+        if known is None or held is None:
             raise TokenjouleError("the outcomes have no features")
         try:
-            performance = Performance.fit(train.features, train.correct, kind=kind, seed=seed)
+            performance = Performance.fit(known, train.correct, kind=kind, seed=seed)
         except ValueError as error:
             raise TokenjouleError(str(error)) from error
 
         def costs(name: str) -> CostEstimator:
             tokens = train.prompt_tokens, train.new_tokens
-            fitted = CostEstimator.fit(train.features, *tokens, getattr(train, name))
-            return fitted.calibrated(calibration.features, getattr(calibration, name))
+            fitted = CostEstimator.fit(known, *tokens, getattr(train, name))
+            return fitted.calibrated(held, getattr(calibration, name))
 
-        energy, p = costs("energy_j"), performance.predict(calibration.features).p
+        energy, p = costs("energy_j"), performance.predict(held).p
         accuracy, mean_j = np.nanmean(train.correct, axis=0), np.nanmean(train.energy_j, axis=0)
         strongest = np.lexsort((np.nan_to_num(mean_j, nan=np.inf), -accuracy))[0]
         found = cls(
@@ -92,7 +93,7 @@ class Estimator:
         )
         if certify is None:
             return found
-        expected = energy.predict(calibration.features).expected
+        expected = energy.predict(held).expected
         certified = certified_threshold(p, expected, calibration.correct, target=certify[0], delta=certify[1])
         return replace(found, certificate=Certificate(*certify, np.nan if certified is None else certified))
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -142,5 +142,9 @@ class Table:
 
     def take(self, rows: Sequence[int] | NDArray[Any]) -> "Table":
         """These questions, in this order."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "arms"}
-        return Table(self.arms, **{n: None if a is None else a[np.asarray(rows)] for n, a in arrays.items()})
+        changed: dict[str, Any] = {
+            field.name: None if (array := getattr(self, field.name)) is None else array[np.asarray(rows)]
+            for field in fields(self)
+            if field.name != "arms"
+        }
+        return replace(self, **changed)

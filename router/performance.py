@@ -104,8 +104,9 @@ class Performance:
                 least, best, scores = loss, strength, tried
         maps = [_calibrated(scores[:, arm], correct[:, arm]) for arm in range(correct.shape[1])]
         weights = _weights(z, correct, best) if kind == "logistic" else None
-        known = (None, None) if kind == "logistic" else (z, correct)
-        return cls(projection, weights, *known, best, *(np.array(part) for part in zip(*maps, strict=True)))
+        known, labels = (None, None) if kind == "logistic" else (z, correct)
+        grid, p, low, high = (np.array(part) for part in zip(*maps, strict=True))
+        return cls(projection, weights, known, labels, best, grid, p, low, high)
 
     def predict(self, features: Array) -> Probabilities:
         """features (N, F)."""

@@ -10,6 +10,7 @@ cleaner one. What it does: it tightens token budgets, raises the price of a joul
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,13 +64,14 @@ def price_for_budget(p: Array, cost: Array, mean_j: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What an arm is believed to do with one query.
+    """What an arm is believed to do with one query. `family`: arms that differ in token budget alone.
 
-    `energy_j` is expected, `energy_q90_j` and `elapsed_q90_s` hold in nine cases of ten; None: not known.
+    `energy_j` is expected, `energy_q90_j` and `elapsed_q90_s` hold in nine cases of ten; None: not known
+    (and seconds: not asked for).
     """
 
     arm: str
-    model: str
+    family: str
     budget_tokens: int
     p: float
     p_low: float
@@ -125,8 +127,12 @@ class Conditions:
 
     def __post_init__(self) -> None:
         sound = self.queue >= 0 and 0 <= self.utilisation <= 1 and 1 <= self.pue < math.inf
-        if not sound or any(not grams >= 0 for grams in (self.intensity_g_per_kwh or 0, self.usual_g_per_kwh or 0)):
-            raise ValueError("a queue is at least 0, a utilisation 0 to 1, a PUE at least 1, grams at least 0")
+        if not sound or any(
+            not grams >= 0 for grams in (self.intensity_g_per_kwh or 0, self.usual_g_per_kwh or 0)
+        ):
+            raise ValueError(
+                "a queue is at least 0, a utilisation 0 to 1, a PUE at least 1, grams at least 0"
+            )
 
     @property
     def pressure(self) -> float:
@@ -159,25 +165,40 @@ class Choice:
 
 
 def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Estimate], dict[str, str]]:
-    """(arms that keep the token cap, why the others go). A model's cap: its largest budget / `pressure`.
+    """(arms that keep the token cap, why the others went). A family's cap: its largest budget / `pressure`.
 
-    An arm goes rather than think for less than it was calibrated with. Where all of them would, the one with
-    the smallest budget stays, and is cut to its cap; never below 16.
+    The arm next above the cap is cut to it, and believed to lie between itself and the one next below;
+    without one below, nothing is known of it, and it goes. Where all would go, the smallest is cut, never
+    below 16.
     """
-    caps: dict[str, int] = {}
+    kept, removed = [], {}
     for one in estimates:
-        caps[one.model] = max(caps.get(one.model, 0), int(one.budget_tokens / pressure))
-    kept = [one for one in estimates if one.budget_tokens <= caps[one.model]]
+        family = [other for other in estimates if other.family == one.family]
+        cap = int(max(other.budget_tokens for other in family) / pressure)
+        below = [other for other in family if other.budget_tokens <= cap]
+        above = [other.budget_tokens for other in family if other.budget_tokens > cap]
+        if one in below:
+            kept.append(one)
+        elif below and one.budget_tokens == min(above):
+            kept.append(_between(max(below, key=lambda other: other.budget_tokens), one, cap))
+        else:
+            removed[one.arm] = f"{one.budget_tokens} tokens of thinking; {cap} are allowed at present"
     if not kept and estimates:
         least = min(estimates, key=lambda one: one.budget_tokens)
-        cap = max(caps[least.model], min(LEAST_TOKENS, least.budget_tokens))
-        kept = [replace(least, budget_tokens=cap)]
-    left = {one.arm for one in kept}
-    return kept, {
-        one.arm: f"{one.budget_tokens} tokens of thinking; {caps[one.model]} are allowed at present"
-        for one in estimates
-        if one.arm not in left
+        removed.pop(least.arm)
+        kept = [replace(least, budget_tokens=max(int(least.budget_tokens / pressure), LEAST_TOKENS))]
+    return kept, removed
+
+
+def _between(low: Estimate, high: Estimate, tokens: int) -> Estimate:
+    """`high` with so many tokens, fewer than it was calibrated with: on the line to `low`."""
+    share = (tokens - low.budget_tokens) / (high.budget_tokens - low.budget_tokens)
+    names = ("p", "p_low", "p_high", "energy_j", "energy_median_j", "energy_q90_j", "elapsed_q90_s")
+    ends = {name: (getattr(low, name), getattr(high, name)) for name in names}
+    mixed: dict[str, Any] = {
+        name: None if None in (a, b) else a + share * (b - a) for name, (a, b) in ends.items()
     }
+    return replace(high, budget_tokens=tokens, **mixed)
 
 
 def over_limit(one: Estimate, limits: Limits, conditions: Conditions) -> str | None:

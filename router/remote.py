@@ -59,9 +59,16 @@ def answer_there(model: Model, arm: Arm, query: str, *, budget_tokens: int, dead
                 break
             time.sleep(error.after_s)
             continue
-        answer, elapsed_s = text.strip().rsplit("\n", 1)[-1].strip(), time.monotonic() - begun_s
-        tokens = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
-        return Stage(arm.name, answer, text, None, energy_j, source, elapsed_s=elapsed_s, **tokens)
+        return Stage(
+            arm=arm.name,
+            answer=text.strip().rsplit("\n", 1)[-1].strip(),
+            text=text,
+            energy_j=energy_j,
+            energy_source=source,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            elapsed_s=time.monotonic() - begun_s,
+        )
     line = f"{model.base_url}: {problem} (tries: {tries})"
     return Stage(arm.name, energy_j=taken_j, elapsed_s=time.monotonic() - begun_s, error=line)
 
@@ -96,12 +103,12 @@ def _ask(model: Model, body: dict[str, Any], ends_s: float) -> tuple[str, int, i
     try:
         value = json.loads(reply.body)
         usage = value.get("usage") or {}
-        tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-        if not all(type(count) is int and count > 0 for count in tokens):
-            tokens = (0, 0)
+        prompt_tokens, new_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if not isinstance(prompt_tokens, int) or not isinstance(new_tokens, int):
+            prompt_tokens = new_tokens = 0
         text = value["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise _Problem(f"answers nonsense: {reply.body[:60]!r}", again=True) from error
     if not isinstance(text, str) or not text.strip():
-        raise _Problem("answers without a text", again=True, tokens=tokens)
-    return text, *tokens
+        raise _Problem("answers without a text", again=True, tokens=(prompt_tokens, new_tokens))
+    return text, prompt_tokens, new_tokens

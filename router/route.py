@@ -11,9 +11,10 @@ from pathlib import Path
 
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
+from engine.prompts import Item, read_items
 from engine.result import format_j
 from router.arms import DEFAULT, load_arms
-from router.carbon import Grid
+from router.carbon import AVERAGE, MARGINAL, Grid
 from router.estimator import Estimator
 from router.policy import Conditions, Limits
 from router.router import Routed, Router
@@ -22,7 +23,8 @@ from router.router import Routed, Router
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="python -m router.route", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    cli.add_argument("query")
+    cli.add_argument("query", nargs="?")
+    cli.add_argument("--prompts", metavar="FILE.jsonl", help='many, {"prompt": "…"} a line; answers as JSON')
     cli.add_argument("--arms", type=Path, default=DEFAULT, metavar="arms.toml")
     cli.add_argument("--estimator", type=Path, metavar="FILE.npz", help="of router.calibrate")
     cli.add_argument("--category", metavar="NAME", help="of the question, where it is known")
@@ -45,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     now.add_argument("--queue", type=int, default=0, metavar="N", help="requests that wait")
     now.add_argument("--utilisation", type=float, default=0.0, metavar="U", help="of the device, 0 to 1")
     now.add_argument("--carbon", metavar="G|FILE.csv|electricitymaps:ZONE|uk", help="g CO2e per kWh")
+    now.add_argument("--carbon-kind", choices=(AVERAGE, MARGINAL), default=AVERAGE, help="of all its figures")
     now.add_argument("--carbon-usual", type=float, metavar="G", help="beyond it, budgets tighten")
     now.add_argument("--pue", type=float, default=1.0, metavar="P", help="the data centre's overhead")
     energy = cli.add_argument_group("machine")
@@ -61,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if (options.query is None) == (options.prompts is None):
+        raise UsageError("give exactly one of a query and --prompts")
     notes: list[str] = []
     arms, estimator = load_arms(options.arms), None
     if options.estimator is not None:
@@ -68,23 +73,32 @@ def _run(options: argparse.Namespace) -> int:
             estimator = Estimator.load(options.estimator)
         except TokenjouleError as error:
             notes.append(str(error))
-    limits, conditions = _limits(options, estimator, notes), _conditions(options, notes)
-    with Router(
+    limits, grid = _limits(options, estimator, notes), _grid(options)
+    asked = [Item(0, options.query)] if options.prompts is None else read_items(options.prompts)
+    router = Router(
         arms,
         estimator,
         energy_source=options.energy_source,
         memory_gb=options.memory_gb,
         hourly_j=options.hourly_joules,
-    ) as router:
-        routed = router.answer(
-            options.query, limits, conditions, category=options.category, seed=options.seed
-        )
-    routed.notes[:0] = notes
-    print(json.dumps(routed.to_json()) if options.json else (routed.answer or ""))
-    if not options.json:
-        print("\n".join(explained(routed) if options.explain else [summary(routed)]), file=sys.stderr)
-    if routed.answer is None:
-        raise TokenjouleError("; ".join([routed.choices[-1].why, *routed.notes]))
+    )
+    failures = []
+    with router:
+        for item in asked:
+            told: list[str] = []
+            conditions = _conditions(options, grid, told)
+            category = item.category or options.category
+            routed = router.answer(item.prompt, limits, conditions, category=category, seed=options.seed)
+            routed.notes[:0] = [*notes, *told]
+            if options.json or options.prompts is not None:
+                print(json.dumps({"id": item.id, **routed.to_json()}), flush=True)
+            else:
+                print(routed.answer or "")
+                print("\n".join(explained(routed) if options.explain else [summary(routed)]), file=sys.stderr)
+            if routed.answer is None:
+                failures.append("; ".join([routed.choices[-1].why, *routed.notes]))
+    if failures:
+        raise TokenjouleError(failures[0] if len(asked) == 1 else f"{len(failures)} queries have no answer")
     return 0
 
 
@@ -111,15 +125,18 @@ def _limits(options: argparse.Namespace, estimator: Estimator | None, notes: lis
         raise UsageError(str(error)) from error
 
 
-def _conditions(options: argparse.Namespace, notes: list[str]) -> Conditions:
+def _grid(options: argparse.Namespace) -> Grid | None:
     if options.carbon is None and (options.max_grams is not None or options.carbon_usual is not None):
         raise UsageError("--max-grams and --carbon-usual go with --carbon")
-    grams = None
-    if options.carbon is not None:
-        told = Grid(options.carbon).now()
-        grams = told.g_per_kwh
+    return None if options.carbon is None else Grid(options.carbon, options.carbon_kind)
+
+
+def _conditions(options: argparse.Namespace, grid: Grid | None, notes: list[str]) -> Conditions:
+    told = None if grid is None else grid.now()
+    if told is not None:
         notes += [told.problem] if told.problem else []
         notes += [f"the intensity of {told.source} is estimated"] if told.estimated else []
+    grams = None if told is None else told.g_per_kwh
     try:
         return Conditions(options.queue, options.utilisation, grams, options.carbon_usual, pue=options.pue)
     except ValueError as error:

@@ -111,6 +111,7 @@ class Router:
         self.arms, self.pool = arms, Pool(local, energy_source=energy_source, memory_gb=limit_gb)
         self.hourly_j, self._clock = hourly_j, clock
         self._spent: deque[tuple[float, float]] = deque()
+        self._reader: str | None = None
         self.estimator, self._blind = estimator, "there is no estimator"
         if estimator is not None and estimator.digest != arms.digest:
             self.estimator, self._blind = None, "the estimator was calibrated for other arms"
@@ -147,7 +148,7 @@ class Router:
         if hour_j is not None and self.hourly_j:
             conditions = replace(conditions, hourly_share=hour_j / self.hourly_j)
             limits = replace(limits, hourly_left_j=hour_j)
-        blind, known = self._estimate(routed, category)
+        blind, known = self._estimate(routed, category, limits.latency_s is not None)
         fallback = self.arms.fallback if self.estimator is None else self.estimator.fallback
         chosen: Choice | None = choose(routed.estimates, limits, conditions, fallback=fallback, blind=blind)
         certain = -1.0
@@ -180,11 +181,13 @@ class Router:
         routed.grams = conditions.grams(routed.total_j)
         return routed
 
-    def _estimate(self, routed: Routed, category: str | None) -> tuple[str | None, Prefilled | None]:
+    def _estimate(
+        self, routed: Routed, category: str | None, timed: bool
+    ) -> tuple[str | None, Prefilled | None]:
         """Of every arm, into `routed`. Returns (why nothing is known of them, the query as it was read)."""
         blank = (math.nan, math.nan, math.nan, None, None, None)
         routed.estimates = [
-            Estimate(arm.name, arm.model, arm.way.budget_tokens, *blank) for arm in self.arms.arms
+            Estimate(arm.name, arm.family, arm.way.budget_tokens, *blank) for arm in self.arms.arms
         ]
         estimator, known = self.estimator, None
         if estimator is None:
@@ -200,40 +203,44 @@ class Router:
                 routed.features_j = known.energy.window_j
         except TokenjouleError as error:
             return f"the query could not be read: {error}", None
+        if len(features) != len(estimator.performance.projection.mean):
+            return f"the estimator was made for other features than these {len(features)}", known
         before = None if engine is None else engine.poller.poll()
         if estimator.performance.outside(features[None])[0]:
             return "the query is unlike those that were calibrated on", known
-        routed.estimates = self._estimated(estimator, features[None])
+        routed.estimates = self._estimated(estimator, features[None], timed)
         if engine is not None and before is not None:
             routed.router_j = (engine.poller.poll().energy_uj - before.energy_uj) / 1e6
         return None, known
 
     def reader(self) -> Engine:
         """The smallest local model, which reads queries. Raises `TokenjouleError` where there is none."""
-        name = self.pool.smallest()
-        if name is None:
+        if self._reader is None:
+            self._reader = self.pool.smallest()
+        if self._reader is None:
             raise TokenjouleError("there is no local model to read queries")
-        return self.pool.engine(name)
+        return self.pool.engine(self._reader)
 
     def read(self, query: str) -> tuple[Engine, Array, Prefilled]:
         """(F,) features of the smallest local model. Raises `TokenjouleError`."""
         engine = self.reader()
-        chat = next(self.arms.models[name].chat for name, one in self.pool.loaded.items() if one is engine)
-        return engine, *read(engine, query, chat=chat)
+        return engine, *read(engine, query, chat=self.arms.models[self._reader or ""].chat)
 
-    def _estimated(self, estimator: Estimator, features: Array) -> list[Estimate]:
-        """features (1, F)."""
+    def _estimated(self, estimator: Estimator, features: Array, timed: bool) -> list[Estimate]:
+        """features (1, F). `timed`: seconds are asked for."""
         chances = estimator.performance.predict(features)
         costs = estimator.energy.predict(features, self._curves(estimator))
-        seconds = None if estimator.seconds is None else estimator.seconds.predict(features)
-        found = []
-        for one in self.arms.arms:
-            at = estimator.arms.index(one.name)
-            p = [float(part[0, at]) for part in (chances.p, chances.low, chances.high)]
-            parts = [costs.expected, costs.median, costs.q90, *([seconds.q90] if seconds else [])]
-            known = [None if np.isnan(part[0, at]) else float(part[0, at]) for part in parts]
-            found.append(Estimate(one.name, one.model, one.way.budget_tokens, *p, *known))
-        return found
+        parts = [chances.p, chances.low, chances.high, costs.expected, costs.median, costs.q90]
+        if timed and estimator.seconds is not None:
+            parts.append(estimator.seconds.predict(features).q90)
+        told = dict(zip(estimator.arms, np.concatenate(parts).T.tolist(), strict=True))
+        return [
+            Estimate(
+                *(one.name, one.family, one.way.budget_tokens, *told[one.name][:3]),
+                *(None if math.isnan(value) else value for value in told[one.name][3:]),
+            )
+            for one in self.arms.arms
+        ]
 
     def _curves(self, estimator: Estimator) -> dict[int, Cost]:
         """What costs here and now: by the curves of loaded engines, and by what servers are said to take."""
@@ -288,7 +295,8 @@ class Router:
     def _learn(self, stage: Stage, routed: Routed) -> None:
         """From the ledger of a finished stage, the prefill that it went on from included."""
         predicted = next(one.energy_j for one in routed.estimates if one.arm == stage.arm)
-        if self.estimator is None or stage.error or predicted is None or stage.energy_j is None:
+        cut = routed.choices[-1].budget_tokens < self.arms[stage.arm].way.budget_tokens
+        if self.estimator is None or cut or stage.error or predicted is None or stage.energy_j is None:
             return
         actual = stage.energy_j + ((routed.features_j or 0.0) if stage.reused_tokens else 0.0)
         taught = self.estimator.energy.observed(self.estimator.arms.index(stage.arm), predicted, actual)

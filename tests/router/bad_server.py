@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -18,10 +18,8 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("content-length", 0))
         body = json.loads(self.rfile.read(length) or b"null")
         self.server.seen.append((self.path, dict(self.headers), body))  # type: ignore[attr-defined]
-        try:
+        with suppress(OSError):  # the client has had enough
             self.server.reply(self)  # type: ignore[attr-defined]
-        except OSError:
-            pass  # the client has had enough
 
     do_GET = do_POST
 

@@ -16,7 +16,7 @@ class Planted:
 
 
 def plant(rng: np.random.Generator, count: int, *, width: int = 8, confident: bool = True) -> Planted:
-    """The first features decide; the others are noise. Joules 1 : 3 : 10, times a factor of each request's."""
+    """The first features decide, others are noise. Joules 1 : 3 : 10, times a factor of each request's."""
     x = rng.normal(size=(count, width))
     z = np.stack([x[:, 0], 1 + x[:, 0] + 0.5 * x[:, 1], 2 + 0.3 * x[:, 1]], axis=1)
     p = 1 / (1 + np.exp(-z))

@@ -33,7 +33,10 @@ def estimate(arm: str, p: float, j: float | None, *, tokens: int = 0, late: floa
 ARMS = [estimate("small", 0.5, 1.0), estimate("middle", 0.8, 2.0), estimate("large", 0.9, 10.0)]
 
 
-def chosen(limits: Limits = Limits(), conditions: Conditions = Conditions(), arms=ARMS, **more):
+NO_LIMITS, USUAL = Limits(), Conditions()
+
+
+def chosen(limits: Limits = NO_LIMITS, conditions: Conditions = USUAL, arms=ARMS, **more):
     return choose(arms, limits, conditions, fallback="large", **more)
 
 
@@ -157,17 +160,29 @@ def test_token_budgets_tighten_monotonically(rising):
     pressures = [now.pressure for now in rising]
     assert all(a <= b for a, b in pairwise(pressures)) and pressures[0] == 1.0 and pressures[-1] > 1.5
     allowed = [{one.arm: one.budget_tokens for one in tightened(arms, p)[0]} for p in pressures]
-    assert all(set(b) <= set(a) for a, b in pairwise(allowed))
+    assert all(b.get(arm, 0) <= a.get(arm, 0) for a, b in pairwise(allowed) for arm in b)
     budgets = [chosen(conditions=now, arms=arms).budget_tokens for now in rising]
     assert all(a >= b for a, b in pairwise(budgets)) and budgets[0] == 128 > budgets[-1] >= 16
 
 
-def test_an_arm_is_dropped_rather_than_cut_and_the_last_one_cut_rather_than_dropped():
-    kept, removed = tightened([*family((64, 128)), estimate("direct", 0.2, 0.1)], 4.0)
+def test_an_arm_is_cut_and_believed_to_lie_between_its_neighbours():
+    kept, removed = tightened(family((16, 64, 128)), 1.28)
+    assert [(one.arm, one.budget_tokens) for one in kept] == [
+        ("cot-16", 16),
+        ("cot-64", 64),
+        ("cot-128", 100),
+    ]
+    assert removed == {}
+    assert kept[2].p == pytest.approx(0.5 + (100 - 64) / 64 * 0.1)
+    assert kept[2].energy_j == pytest.approx(10.0)
+
+
+def test_an_arm_with_nothing_below_it_goes_and_the_last_of_all_is_cut():
+    direct = replace(estimate("direct", 0.2, 0.1), family="d")
+    kept, removed = tightened([*family((64, 128)), direct], 4.0)
     assert [one.arm for one in kept] == ["direct"] and set(removed) == {"cot-64", "cot-128"}
     kept, _ = tightened(family((64, 128)), 4.0)
-    assert [(one.arm, one.budget_tokens) for one in kept] == [("cot-64", 32)]
-    assert tightened(family((64, 128)), 1e9)[0][0].budget_tokens == 16
+    assert [(one.arm, one.budget_tokens) for one in kept] == [("cot-64", 16)]
 
 
 def test_a_further_stage_has_to_gain_and_to_fit():

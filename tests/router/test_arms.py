@@ -1,0 +1,143 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.errors import TokenjouleError
+from router.arms import DEFAULT, load_arms
+
+GOOD = """fallback = "b"
+memory_gb = 2
+
+[models.near]
+local = "bundled"
+quantize = "int8"
+
+[models.far]
+base_url = "http://127.0.0.1:1/v1"
+served = "big"
+joules_per_token = 0.2
+
+[[arms]]
+name = "a"
+model = "near"
+technique = "direct"
+
+[[arms]]
+name = "b"
+model = "near"
+technique = "cot"
+directive = "brief"
+budget_tokens = 64
+
+[[arms]]
+name = "c"
+model = "near"
+technique = "vote"
+samples = 3
+temperature = 0.8
+budget_tokens = 64
+
+[[arms]]
+name = "d"
+model = "far"
+technique = "direct"
+"""
+
+
+def load(tmp_path: Path, text: str):
+    path = tmp_path / "arms.toml"
+    path.write_text(text)
+    return load_arms(path)
+
+
+def test_arms_are_read(tmp_path):
+    arms = load(tmp_path, GOOD)
+    assert [arm.name for arm in arms.arms] == ["a", "b", "c", "d"]
+    assert arms["b"].way.directive == "brief" and arms["c"].way.samples == 3
+    assert (
+        arms.models["near"].options()["quantize"] == "int8" and arms.models["near"].options()["model"] is None
+    )
+    assert (arms.fallback, arms.memory_gb) == ("b", 2.0)
+
+
+def test_the_arms_that_come_along_are_of_the_bundled_model():
+    arms = load_arms()
+    assert {arms.models[arm.model].local for arm in arms.arms} == {"bundled"}
+    assert {arm.way.technique for arm in arms.arms} == {"direct", "cot", "vote"}
+    pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert re.search(r'^router = \["arms\.toml"\]$', pyproject, re.MULTILINE), "they are in the wheel"
+    assert DEFAULT.name == "arms.toml"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ('quantize = "int8"', 'quantize = "int3"', 6, "models.near: quantize"),
+        ('quantize = "int8"', 'quantise = "int8"', 6, "models.near: missing or unknown: quantise"),
+        ('served = "big"\n', "", 8, "models.far: served"),
+        ("joules_per_token = 0.2", "joules_per_token = -1", 11, "models.far: joules_per_token"),
+        ("joules_per_token = 0.2", "retries = -1", 11, "models.far: retries"),
+        ("joules_per_token = 0.2", 'local = "bundled"', 11, "models.far: local"),
+        (
+            'technique = "direct"\n\n[[arms]]\nname = "b"',
+            'technique = "guess"\n\n[[arms]]\nname = "b"',
+            16,
+            "arms: technique",
+        ),
+        ('directive = "brief"', 'directive = "chatty"', 22, "arms: directive"),
+        ('budget_tokens = 64\n\n[[arms]]\nname = "c"', '\n[[arms]]\nname = "c"', 18, "arms: budget_tokens"),
+        ("samples = 3", "samples = 1", 29, "arms: samples"),
+        ("samples = 3", 'samples = "3"', 29, "arms: samples"),
+        ("samples = 3", "samples = 99", 29, "samples must be"),
+        ("temperature = 0.8\n", "", 29, "temperature"),
+        ('name = "d"', 'name = "a"', 34, "name: another"),
+        ('model = "far"', 'model = "moon"', 35, "model: there is none"),
+        (
+            'name = "d"\nmodel = "far"\ntechnique = "direct"',
+            'name = "d"\nmodel = "far"\ntechnique = "vote"\nsamples = 2\ntemperature = 1.0\n'
+            "budget_tokens = 9",
+            36,
+            "votes are for local",
+        ),
+        ('fallback = "b"', 'fallback = "z"', 1, "fallback"),
+        ("memory_gb = 2", "memory_gb = 0", 2, "memory_gb"),
+        ("memory_gb = 2", "memory = 2", None, "memory"),
+        ("memory_gb = 2", "memory_gb = = 2", None, "line 2"),
+    ],
+)
+def test_what_is_wrong_is_said_with_file_line_and_field(tmp_path, old, new, line, said):
+    assert GOOD.count(old) == 1
+    with pytest.raises(TokenjouleError) as error:
+        load(tmp_path, GOOD.replace(old, new))
+    message = str(error.value)
+    assert "arms.toml" in message and said in message and "\n" not in message
+    if line is not None:
+        assert f"line {line}" in message
+
+
+@pytest.mark.parametrize(
+    "text", ["", "arms = 3", 'fallback = "a"\n[models.m]\nlocal = "bundled"\n', "models = []"]
+)
+def test_a_file_without_arms_is_one_line(tmp_path, text):
+    with pytest.raises(TokenjouleError, match=r"arms\.toml"):
+        load(tmp_path, text)
+
+
+def test_a_missing_file_is_one_line(tmp_path):
+    with pytest.raises(TokenjouleError, match=r"none\.toml"):
+        load_arms(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('budget_tokens = 64\n\n[[arms]]\nname = "c"', 'budget_tokens = 65\n\n[[arms]]\nname = "c"'),
+        ('quantize = "int8"', 'quantize = "int4"'),
+        ("0.2", "0.3"),
+    ],
+)
+def test_the_digest_changes_with_whatever_changes_an_arm(tmp_path, old, new):
+    arms = load(tmp_path, GOOD)
+    assert load(tmp_path, GOOD.replace(old, new)).digest != arms.digest
+    assert load(tmp_path, "# a remark\n" + GOOD).digest == arms.digest

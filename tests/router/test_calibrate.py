@@ -1,0 +1,170 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from router.calibrate import held_out, main, split, with_features
+from router.estimator import Estimator
+from router.outcomes import Outcome, read_outcomes, write_outcomes
+from tests.router.planted import ARMS as NAMES
+from tests.router.planted import plant
+
+pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
+
+ARMS = "".join(
+    [
+        'fallback = "small"\n[models.m]\nbase_url = "http://127.0.0.1:9/v1"\nserved = "x"\n',
+        *(f'[[arms]]\nname = "{name}"\nmodel = "m"\ntechnique = "direct"\n' for name in NAMES),
+    ]
+)
+LOCAL = """fallback = "guess"
+[models.m]
+local = "bundled"
+backend = "torch"
+[[arms]]
+name = "guess"
+model = "m"
+technique = "direct"
+[[arms]]
+name = "think"
+model = "m"
+technique = "cot"
+budget_tokens = 32
+"""
+
+
+def run(capsys, *argv: object) -> tuple[int, str, str]:
+    status = main([str(part) for part in argv])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return status, captured.out, captured.err
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Outcomes of remote arms, whose features are those of the text."""
+    table = plant(np.random.default_rng(0), 240).table
+    rows = []
+    for q in range(240):
+        text = "How many? " * (1 + int(5 * (1 + np.tanh(table.features[q, 0]))))
+        for a, arm in enumerate(NAMES):
+            tokens = int(table.prompt_tokens[q, a]), int(table.new_tokens[q, a])
+            j, right = float(table.energy_j[q, a]), int(table.correct[q, a])
+            rows.append(Outcome(f"q{q}", text + str(q), "c", arm, right, "x", *tokens, j, "table"))
+    write_outcomes(tmp_path / "o.jsonl", rows)
+    (tmp_path / "arms.toml").write_text(ARMS)
+    return tmp_path
+
+
+def test_outcomes_become_an_estimator_a_report_and_a_picture(capsys, stored):
+    pytest.importorskip("matplotlib")
+    out, picture = stored / "e.npz", stored / "p.png"
+    status, text, _ = run(
+        capsys,
+        stored / "o.jsonl",
+        "--out",
+        out,
+        "--arms",
+        stored / "arms.toml",
+        "--min-accuracy",
+        "0.6",
+        "--plot",
+        picture,
+    )
+    report, found = json.loads(text), Estimator.load(out)
+    assert status == 0 and report["questions"] == 60 and found.arms == NAMES
+    assert found.features == "text" and picture.read_bytes().startswith(b"\x89PNG")
+    assert set(report["arms"]) == set(NAMES) and 0.7 < report["arms"]["large"]["q90_coverage"] <= 1
+    assert report["certificate"]["threshold"] == found.certificate.threshold
+    assert report["frontier"][0][0] <= report["frontier"][-1][0]
+
+
+def test_the_three_parts_share_no_question():
+    table = plant(np.random.default_rng(0), 101).table
+    parts = [set(part.questions) for part in split(table, 3)]
+    assert [len(part) for part in parts] == [50, 25, 26]
+    assert set().union(*parts) == set(table.questions)
+    assert [set(part.questions) for part in split(table, 4)] != parts
+
+
+def test_a_report_is_worse_where_the_estimator_is_wrong():
+    train, calibration, test = split(plant(np.random.default_rng(0), 600).table, 0)
+    good = held_out(Estimator.fit(train, calibration), test)["arms"]["large"]
+    wrong = replace(train, correct=1 - train.correct)
+    bad = held_out(Estimator.fit(wrong, calibration), test)["arms"]["large"]
+    assert good["ece"] < 0.15 < 0.4 < bad["ece"]
+    assert good["log_loss"] < bad["log_loss"]
+
+
+def test_arms_are_run_labelled_and_read_by_the_model_itself(capsys, tmp_path):
+    (tmp_path / "arms.toml").write_text(LOCAL)
+    sums = [f"{a}+{b}=" for a in range(10, 16) for b in range(4, 8)]
+    lines = [json.dumps({"id": s, "prompt": s, "answer": str(eval(s[:-1])), "category": "sum"}) for s in sums]
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    status, _, err = run(
+        capsys,
+        tmp_path / "o.jsonl",
+        "--run",
+        tmp_path / "q.jsonl",
+        "--out",
+        tmp_path / "e.npz",
+        "--arms",
+        tmp_path / "arms.toml",
+    )
+    assert status == 0, err
+    outcomes, found = read_outcomes(tmp_path / "o.jsonl"), Estimator.load(tmp_path / "e.npz")
+    assert len(outcomes) == 48 and found.features.startswith("chain/")
+    thought = [one for one in outcomes if one.arm == "think"]
+    assert np.mean([one.correct for one in thought]) > 0.9
+    assert all(one.energy_j and one.energy_source and one.features and one.confidence for one in thought)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"id": "a", "prompt": "b"}', "answer"),
+        ("[]", "no object"),
+        ("{", "line 1"),
+        ('{"id": 1, "prompt": "b", "answer": "c"}', "id"),
+    ],
+)
+def test_questions_that_are_none_are_one_line(capsys, tmp_path, line, said):
+    (tmp_path / "arms.toml").write_text(LOCAL)
+    (tmp_path / "q.jsonl").write_text(line)
+    status, _, err = run(
+        capsys,
+        tmp_path / "o.jsonl",
+        "--run",
+        tmp_path / "q.jsonl",
+        "--out",
+        tmp_path / "e.npz",
+        "--arms",
+        tmp_path / "arms.toml",
+    )
+    assert status == 1 and said in err and len(err.splitlines()) == 1
+
+
+def test_outcomes_of_other_arms_are_refused(capsys, stored):
+    status, _, err = run(capsys, stored / "o.jsonl", "--out", stored / "e.npz")
+    assert status == 2 and "arms" in err and not (stored / "e.npz").exists()
+
+
+def test_features_of_another_model_are_refused(capsys, tmp_path):
+    (tmp_path / "arms.toml").write_text(LOCAL)
+    row = Outcome("q", "1+1=", None, "guess", 1, "2", 3, 1, 0.1, "estimate", features=(1.0, 2.0))
+    write_outcomes(tmp_path / "o.jsonl", [row, replace(row, arm="think")])
+    status, _, err = run(
+        capsys, tmp_path / "o.jsonl", "--out", tmp_path / "e.npz", "--arms", tmp_path / "arms.toml"
+    )
+    assert status == 1 and "2 features" in err
+
+
+@pytest.mark.parametrize("wrong", [["--min-accuracy", "1.5"], ["--delta", "0"], ["--kind", "forest"]])
+def test_wrong_usage_is_2(capsys, stored, wrong):
+    assert run(capsys, stored / "o.jsonl", "--out", stored / "e.npz", *wrong)[0] == 2
+
+
+def test_text_features_stand_in_where_outcomes_have_none():
+    table = replace(plant(np.random.default_rng(0), 5).table, features=None)
+    assert with_features(table).features.shape[0] == 5

@@ -1,0 +1,79 @@
+import pytest
+
+from engine.engine import Engine
+from engine.errors import UsageError
+from engine.prefilled import prefill
+from engine.strategy.ask import Technique, ask
+
+QUESTION = "47+35-18="
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with Engine.load(backend="torch", energy_source="estimate", operating_curve=False) as found:
+        yield found
+
+
+def test_thinking_finds_the_answer_and_is_sure_of_it(engine):
+    found = ask(engine, QUESTION, Technique("cot", budget_tokens=64))
+    assert found.answer == "64" and found.confidence > 0.9
+
+
+def test_a_smaller_budget_than_the_techniques_is_kept_and_a_larger_one_is_not_given(engine):
+    short = ask(engine, QUESTION, Technique("cot", budget_tokens=64), budget_tokens=4)
+    assert short.outcome.result.stop.forced_answer
+    assert [phase for phase in short.outcome.result.phases_by_token].count("think") < 12
+    same = ask(engine, QUESTION, Technique("cot", budget_tokens=4), budget_tokens=64)
+    assert same.outcome.result.token_ids == short.outcome.result.token_ids
+
+
+def test_a_direct_answer_thinks_nothing_and_doubts_what_it_guesses(engine):
+    found = ask(engine, QUESTION, Technique("direct"))
+    assert set(found.outcome.result.phases_by_token) == {"answer"}
+    assert 0 < found.confidence < 0.9
+
+
+def test_a_votes_confidence_is_the_answers_share(engine):
+    found = ask(engine, QUESTION, Technique("vote", budget_tokens=64, samples=3, temperature=0.8))
+    assert found.answer == "64"
+    assert found.confidence == found.outcome.votes["64"] / 3
+
+
+@pytest.mark.parametrize(
+    "way",
+    [Technique("direct"), Technique("cot", 64), Technique("vote", 64, samples=3, temperature=0.8)],
+    ids=lambda way: way.technique,
+)
+def test_a_question_that_was_read_is_not_read_again(engine, way):
+    plain, known = ask(engine, QUESTION, way), prefill(engine, QUESTION, (1,))
+    found = ask(engine, QUESTION, way, known=known)
+    assert found.answer == plain.answer and plain.reused_tokens == 0
+    assert found.reused_tokens == len(engine.encode(QUESTION))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"technique": "guess"}, "technique"),
+        ({"technique": "cot"}, "budget_tokens"),
+        ({"technique": "direct", "budget_tokens": 3}, "budget_tokens"),
+        ({"technique": "cot", "budget_tokens": -1}, "budget_tokens"),
+        ({"technique": "cot", "budget_tokens": 3, "directive": "loud"}, "directive"),
+        ({"technique": "cot", "budget_tokens": 3, "samples": 2}, "samples"),
+        ({"technique": "vote", "budget_tokens": 3, "samples": 2}, "samples"),
+        ({"technique": "vote", "budget_tokens": 3, "samples": 17, "temperature": 1.0}, "samples"),
+        ({"technique": "direct", "answer_tokens": 0}, "answer_tokens"),
+    ],
+)
+def test_a_technique_that_makes_no_sense_is_refused(wrong, field):
+    with pytest.raises(ValueError, match=field):
+        Technique(**wrong)
+
+
+def test_what_cannot_be_asked_is_one_error(engine):
+    with pytest.raises(UsageError, match="at least 1"):
+        engine.start([QUESTION], max_new_tokens=0)
+    from engine.errors import TokenjouleError
+
+    with pytest.raises(TokenjouleError, match="context"):
+        ask(engine, "1+" * 300 + "1=", Technique("direct"))
