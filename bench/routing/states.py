@@ -1,5 +1,7 @@
 """What a cascade knows once some arms have answered: who agrees, how long they wrote, what they say now."""
 
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +11,9 @@ import numpy as np
 
 from bench.routing.untrained import agree
 from router.outcomes import Table
-from router.policy import Array
+from router.policy import Array, Picks, picked
+
+_NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -23,29 +27,28 @@ class State:
 
 def state(table: Table, arms: Sequence[int], query: Array, trust: Array) -> State:
     """`query` (Q, F): features of the text. `trust` (A,): whose answer stands where votes tie."""
+    stands = standing_arms(table, arms, trust)
     columns = []
     for a, b in combinations(arms, 2):
         columns.append(agree(table, a, b).astype(np.float64)[:, None])
     for arm in arms:
         wrote = np.log1p(table.new_tokens[:, arm])
-        silent = np.equal(table.answers[:, arm], None).astype(np.float64)  # type: ignore[call-overload]
+        silent = np.array([said is None for said in table.answers[:, arm]], dtype=np.float64)
         columns.append(np.stack([wrote, silent], axis=1))
         sure = table.confidence[:, arm]
         if not np.isnan(sure).all():
             columns.append(np.nan_to_num(sure, nan=float(np.nanmean(sure)))[:, None])
+    answers = [row[arm] for row, arm in zip(table.answers, stands, strict=True)]
+    pairs = zip(answers, table.queries, strict=True)
+    columns.append(np.array([number_features(answer, text) for answer, text in pairs]))
     # Before the query's: Performance keeps the leading columns as they are.
-    return State(tuple(arms), np.hstack([*columns, query]), standing_right(table, arms, trust))
+    return State(tuple(arms), np.hstack([*columns, query]), picked(table.correct, stands))
 
 
-def standing_right(table: Table, arms: Sequence[int], trust: Array) -> Array:
-    """(Q,): whether the answer that most of the arms gave is right."""
+def standing_arms(table: Table, arms: Sequence[int], trust: Array) -> Picks:
+    """(Q,): an arm that gave the answer which most of them gave."""
     order = sorted(arms, key=lambda arm: -trust[arm])
-    return np.array(
-        [
-            table.correct[q, standing([row[arm] for arm in order], order)]
-            for q, row in enumerate(table.answers)
-        ]
-    )
+    return np.array([standing([row[arm] for arm in order], order) for row in table.answers])
 
 
 def standing(answers: Sequence[str | None], order: Sequence[int]) -> int:
@@ -57,3 +60,23 @@ def standing(answers: Sequence[str | None], order: Sequence[int]) -> int:
     return next(
         arm for arm, said in zip(order, answers, strict=True) if said is not None and votes[said] == most
     )
+
+
+def number_features(answer: str | None, query: str) -> tuple[float, ...]:
+    """Of an answer that is a number: that it is one, no whole one, its size, that the query holds it, and its
+    size beside the query's greatest number. Zeros for any other answer.
+    """
+    try:
+        value = math.fabs(_fraction(answer or ""))
+    except ValueError:
+        return (0.0,) * 5
+    held = [float(number.replace(",", "")) for number in _NUMBER.findall(query)]
+    size, greatest = math.log1p(value), math.log1p(max(held, default=0.0))
+    return 1.0, float(value % 1 > 0), size, float(value in held), size - greatest
+
+
+def _fraction(text: str) -> float:
+    above, _, below = text.partition("/")
+    if below and float(below) == 0:
+        raise ValueError("nothing is divided by zero")
+    return float(above) / float(below or 1)

@@ -65,7 +65,8 @@ def _main(options: argparse.Namespace) -> int:
         if joules is None:
             left_out.append(model)
             continue
-        made = outcomes(traces, counter, joules.per_token_j, f"table: {joules.note}")
+        source_of_joules = f"table: {joules.per_token_j:.3g} J/token, {joules.where}"
+        made = outcomes(traces, counter, joules.per_token_j, source_of_joules)
         found += made
         rows.append([model, *_row(made), joules.note])
     if not found:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from bench import report
 from bench.experiments.router import main, worth
 from bench.record import read
+from bench.routing.judge import judge
 from bench.routing.split import prepared
 from bench.routing.table import router_tables
 from router.outcomes import Table, write_outcomes
@@ -19,11 +21,13 @@ pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Path:
-    """Records of one small file; two parts for the usual five, as fitting is what takes long."""
+    """Records of one small file; fewer parts, prices and resamples than usual, which are what takes long."""
     root = tmp_path_factory.mktemp("study")
     write_outcomes(root / "planted.jsonl", outcomes(120))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.experiments.router.PARTS", 2)
+        patch.setattr("bench.routing.routed.PRICES", 6)
+        patch.setattr("bench.experiments.router.judge", partial(judge, resamples=50))
         command = [str(root / "planted.jsonl"), "--seeds", "1", "--resplits", "4"]
         assert main([*command, "--out", str(root / "runs.jsonl")]) == 0
     return root / "runs.jsonl"

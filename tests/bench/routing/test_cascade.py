@@ -1,5 +1,7 @@
 """Cascades: what a state knows, which chains are tried, and what a chain at given rates spends."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,23 @@ from tests.bench.routing.test_untrained import THREE, table
 )
 def test_most_votes_stand_then_trust_and_silence_is_no_vote(answers, stands):
     assert states.standing(answers, [7, 8, 9]) == stands
+
+
+@pytest.mark.parametrize(
+    ("answer", "features"),
+    [
+        ("40", (1, 0, math.log1p(40), 1, 0)),
+        ("80", (1, 0, math.log1p(80), 0, math.log1p(80) - math.log1p(40))),
+        ("5/2", (1, 1, math.log1p(2.5), 0, math.log1p(2.5) - math.log1p(40))),
+        ("1200", (1, 0, math.log1p(1200), 0, math.log1p(1200) - math.log1p(40))),
+        ("C", (0, 0, 0, 0, 0)),
+        ("1/0", (0, 0, 0, 0, 0)),
+        (None, (0, 0, 0, 0, 0)),
+    ],
+)
+def test_a_number_is_seen_beside_the_numbers_of_its_query(answer, features):
+    query = "He buys 3 of 40 apples for $1.5"
+    assert states.number_features(answer, query) == pytest.approx(features)
 
 
 def test_a_state_knows_who_agrees_before_what_the_query_says():
