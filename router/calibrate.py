@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
             )
         source = TEXT
         if table.features is not None:
-            source, width = features.source(router.reader()), len(router.read("1")[1])
+            source, width = features.source(router.reader()), len(router.read("1")[0])
             if width != table.features.shape[1]:
                 raise TokenjouleError(f"{table.features.shape[1]} features; {source} gives {width}")
     train, calibration, test = split(with_features(table), options.seed)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from engine.errors import TokenjouleError, UsageError
 from router.fetch import fetch
@@ -22,7 +23,7 @@ from router.fetch import fetch
 AVERAGE, MARGINAL = "average", "marginal"
 KEEP_S, TIMEOUT_S = 300.0, 3.0
 OLDEST = timedelta(hours=2)  # what is older says nothing of now
-ELECTRICITY_MAPS = "https://api.electricitymap.org/v3/carbon-intensity/latest?zone="
+ELECTRICITY_MAPS = "https://api.electricitymaps.com/v3/carbon-intensity/latest?zone="
 UK = "https://api.carbonintensity.org.uk/intensity"
 TOKEN_VARIABLE = "ELECTRICITY_MAPS_TOKEN"
 
@@ -53,8 +54,9 @@ class Grid:
     _kept: tuple[float, Intensity] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        name = self.spec.partition(":")[0]
-        if not (_number(self.spec) or self.spec.endswith(".csv") or name in ("electricitymaps", "uk")):
+        name, _, zone = self.spec.partition(":")
+        service = name == "electricitymaps" if zone else name == "uk"
+        if _number(self.spec) is None and not self.spec.endswith(".csv") and not service:
             raise UsageError(
                 f"carbon intensity: grams per kWh, a .csv, electricitymaps:ZONE or uk, not {self.spec!r}"
             )
@@ -101,7 +103,9 @@ class Grid:
             return self._dated(_time(entry["from"]), grams, AVERAGE, actual is None)
         if not (token := os.environ.get(TOKEN_VARIABLE)):
             raise TokenjouleError(f"the environment variable {TOKEN_VARIABLE} holds no token")
-        answer = _fetched(self.url or ELECTRICITY_MAPS + zone, {"auth-token": token})
+        answer = _fetched(self.url or ELECTRICITY_MAPS + quote(zone), {"auth-token": token})
+        if answer["zone"] != zone:  # of one that it does not know it takes the caller's place in the world
+            raise TokenjouleError(f"was asked for {zone}, and tells of {answer['zone']}")
         estimated = bool(answer.get("isEstimated"))
         return self._dated(_time(answer["datetime"]), answer["carbonIntensity"], AVERAGE, estimated)
 

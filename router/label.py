@@ -35,7 +35,7 @@ def outcomes(router: Router, questions: Sequence[Question], kind: str) -> Iterat
     """
     reads = router.pool.smallest() is not None
     for question in questions:
-        features = tuple(float(f"{x:.6g}") for x in router.read(question.prompt)[1]) if reads else None
+        features = tuple(float(f"{x:.6g}") for x in router.read(question.prompt)[0]) if reads else None
         for arm in router.arms.arms:
             choice = Choice(arm.name, arm.way.budget_tokens, "")
             stage = router.run(arm, choice, question.prompt, Limits())

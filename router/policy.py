@@ -126,13 +126,10 @@ class Conditions:
     pue: float = 1.0
 
     def __post_init__(self) -> None:
+        grams = (self.intensity_g_per_kwh or 0.0, self.usual_g_per_kwh or 0.0)
         sound = self.queue >= 0 and 0 <= self.utilisation <= 1 and 1 <= self.pue < math.inf
-        if not sound or any(
-            not grams >= 0 for grams in (self.intensity_g_per_kwh or 0, self.usual_g_per_kwh or 0)
-        ):
-            raise ValueError(
-                "a queue is at least 0, a utilisation 0 to 1, a PUE at least 1, grams at least 0"
-            )
+        if not sound or not all(0 <= value < math.inf for value in grams):
+            raise ValueError("a queue and grams are at least 0, a utilisation 0 to 1, a PUE at least 1")
 
     @property
     def pressure(self) -> float:
@@ -155,6 +152,7 @@ class Choice:
     """`removed`: by arm, what took it out. `fallback`: why the choice is none of the policy's; None if it is.
 
     `budget_tokens`: what the arm may think, after tightening. `arm` None: infeasible, in strict mode alone.
+    `given_up`: how much likelier the likeliest arm of all was to be right; None where nobody can tell.
     """
 
     arm: str | None
@@ -162,6 +160,7 @@ class Choice:
     why: str
     removed: Mapping[str, str] = field(default_factory=dict)
     fallback: str | None = None
+    given_up: float | None = None
 
 
 def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Estimate], dict[str, str]]:
@@ -243,8 +242,9 @@ def choose(
         return Choice(chosen.arm, chosen.budget_tokens, "the best fixed arm", removed, fallback=blind)
     if not left:
         least = min(known, key=lambda one: math.inf if one.energy_j is None else one.energy_j)
-        why = "it takes the least"
-        return Choice(least.arm, least.budget_tokens, why, removed, fallback="no arm keeps the limits")
+        why, given_up = "it takes the least", max(one.p for one in estimates) - least.p
+        beyond = "no arm keeps the limits"
+        return Choice(least.arm, least.budget_tokens, why, removed, fallback=beyond, given_up=given_up)
     p = np.array([[one.p for one in left]])
     cost = np.array([[1e12 if one.energy_j is None else one.energy_j for one in left]])  # dearer than any
     price = limits.price * conditions.pressure
@@ -255,7 +255,8 @@ def choose(
     else:
         best = left[int((priced(p, cost, price) if price else most_accurate(p, cost))[0])]
         why = f"most points less {price:.3g} a joule" if price else "the likeliest to be right"
-    return Choice(best.arm, best.budget_tokens, why, removed)
+    given_up = max(one.p for one in estimates) - best.p
+    return Choice(best.arm, best.budget_tokens, why, removed, given_up=given_up)
 
 
 def after(limits: Limits, conditions: Conditions, *, spent_j: float, spent_s: float) -> Limits:

@@ -166,7 +166,8 @@ def explained(routed: Routed) -> list[str]:
         lines.append(f"{one.arm}: {p}, {cost}{f'; out: {removed}' if removed else ''}")
     for choice in routed.choices:
         why = f"{choice.why}{f' (fallback: {choice.fallback})' if choice.fallback else ''}"
-        lines.append(f"chosen: {choice.arm}, {choice.budget_tokens} tokens of thinking: {why}")
+        lost = f"; {100 * choice.given_up:.0f} points of accuracy given up" if choice.given_up else ""
+        lines.append(f"chosen: {choice.arm}, {choice.budget_tokens} tokens of thinking: {why}{lost}")
     return [*lines, summary(routed)]
 
 

@@ -35,7 +35,8 @@ class Routed:
     """What became of a query. `choices`: the first, and one for every further stage, in their order.
 
     `notes`: what was not as it should be. `answered_by`: the place of the stage whose answer stands.
-    `features_j`: of the prefill for features, `router_j`: of deciding; None where nobody can tell.
+    `features_j`: of the prefill for features; `router_j`: of deciding, in `router_s`, by the meter of the
+    model that read the query (where none did, it is not metered, and 0). None where nobody can tell.
     """
 
     query: str
@@ -46,6 +47,7 @@ class Routed:
     answered_by: int | None = None
     features_j: float | None = 0.0
     router_j: float | None = 0.0
+    router_s: float = 0.0
     elapsed_s: float = 0.0
     grams: float | None = None
 
@@ -148,70 +150,77 @@ class Router:
         if hour_j is not None and self.hourly_j:
             conditions = replace(conditions, hourly_share=hour_j / self.hourly_j)
             limits = replace(limits, hourly_left_j=hour_j)
-        blind, known = self._estimate(routed, category, limits.latency_s is not None)
-        fallback = self.arms.fallback if self.estimator is None else self.estimator.fallback
-        chosen: Choice | None = choose(routed.estimates, limits, conditions, fallback=fallback, blind=blind)
+
+        def left() -> Limits:
+            spent_s = time.monotonic() - begun_s
+            return after(limits, conditions, spent_j=routed.total_j, spent_s=spent_s)
+
+        features, known = self._features(routed, category)
+        deciding_s, before = time.monotonic(), None if known is None else self.reader().poller.poll()
+        blind = self._estimate(routed, features, timed=limits.latency_s is not None)
+        decide = partial(choose, conditions=conditions, fallback=self.fallback, blind=blind)
+        chosen: Choice | None = decide(routed.estimates, left())
+        routed.router_s = time.monotonic() - deciding_s
+        if before is not None:
+            routed.router_j = (self.reader().poller.poll().energy_uj - before.energy_uj) / 1e6
         certain = -1.0
         while chosen is not None:
             routed.choices.append(chosen)
             if chosen.arm is None:
                 break
-            spent_s = time.monotonic() - begun_s
-            left = after(limits, conditions, spent_j=routed.total_j, spent_s=spent_s)
-            stage = self.run(self.arms[chosen.arm], chosen, query, left, known, seed)
+            stage = self.run(self.arms[chosen.arm], chosen, query, left(), known, seed)
             routed.stages.append(stage)
             self._learn(stage, routed)
             tried = {done.arm for done in routed.stages}
             untried = [one for one in routed.estimates if one.arm not in tried]
-            left = after(limits, conditions, spent_j=routed.total_j, spent_s=time.monotonic() - begun_s)
             if stage.error is None:
-                p = self._after(stage, routed)
-                if p > certain:
+                if (p := self._after(stage, routed)) > certain:
                     certain, routed.answered_by = p, len(routed.stages) - 1
-                chosen = None if blind else escalate(certain, untried, left, conditions)
+                chosen = None if blind else escalate(certain, untried, left(), conditions)
             else:
                 routed.notes.append(f"{stage.arm} failed: {stage.error}")
                 settled = not untried or routed.answered_by is not None
-                chosen = (
-                    None if settled else choose(untried, left, conditions, fallback=fallback, blind=blind)
-                )
+                chosen = None if settled else decide(untried, left())
         self._spent.append((self._clock(), routed.total_j))
         routed.notes += self.pool.notes
         routed.elapsed_s = time.monotonic() - begun_s
         routed.grams = conditions.grams(routed.total_j)
         return routed
 
-    def _estimate(
-        self, routed: Routed, category: str | None, timed: bool
-    ) -> tuple[str | None, Prefilled | None]:
-        """Of every arm, into `routed`. Returns (why nothing is known of them, the query as it was read)."""
+    @property
+    def fallback(self) -> str:
+        """The best fixed arm."""
+        return self.arms.fallback if self.estimator is None else self.estimator.fallback
+
+    def _features(self, routed: Routed, category: str | None) -> tuple[Array | str, Prefilled | None]:
+        """((F,) features or why there are none, the query as it was read)."""
+        if self.estimator is None:
+            return self._blind, None
+        if self.estimator.features == TEXT:
+            return text_features(routed.query, category), None
+        try:
+            if source(self.reader()) != self.estimator.features:
+                raise TokenjouleError(f"the features are those of {self.estimator.features}")
+            features, known = self.read(routed.query)
+        except TokenjouleError as error:
+            return f"the query could not be read: {error}", None
+        routed.features_j = known.energy.window_j
+        return features, known
+
+    def _estimate(self, routed: Routed, features: Array | str, *, timed: bool) -> str | None:
+        """Of every arm, into `routed`; returns why nothing is known of them, None where it is."""
         blank = (math.nan, math.nan, math.nan, None, None, None)
         routed.estimates = [
             Estimate(arm.name, arm.family, arm.way.budget_tokens, *blank) for arm in self.arms.arms
         ]
-        estimator, known = self.estimator, None
-        if estimator is None:
-            return self._blind, None
-        engine: Engine | None = None
-        try:
-            if estimator.features == TEXT:
-                features = text_features(routed.query, category)
-            else:
-                if source(self.reader()) != estimator.features:
-                    raise TokenjouleError(f"the features are those of {estimator.features}")
-                engine, features, known = self.read(routed.query)
-                routed.features_j = known.energy.window_j
-        except TokenjouleError as error:
-            return f"the query could not be read: {error}", None
-        if len(features) != len(estimator.performance.projection.mean):
-            return f"the estimator was made for other features than these {len(features)}", known
-        before = None if engine is None else engine.poller.poll()
-        if estimator.performance.outside(features[None])[0]:
-            return "the query is unlike those that were calibrated on", known
-        routed.estimates = self._estimated(estimator, features[None], timed)
-        if engine is not None and before is not None:
-            routed.router_j = (engine.poller.poll().energy_uj - before.energy_uj) / 1e6
-        return None, known
+        if isinstance(features, str) or self.estimator is None:
+            return str(features)
+        if len(features) != len(self.estimator.performance.projection.mean):
+            return f"the estimator was made for other features than these {len(features)}"
+        if self.estimator.performance.outside(features[None])[0]:
+            return "the query is unlike those that were calibrated on"
+        routed.estimates = self._estimated(self.estimator, features[None], timed)
+        return None
 
     def reader(self) -> Engine:
         """The smallest local model, which reads queries. Raises `TokenjouleError` where there is none."""
@@ -221,10 +230,9 @@ class Router:
             raise TokenjouleError("there is no local model to read queries")
         return self.pool.engine(self._reader)
 
-    def read(self, query: str) -> tuple[Engine, Array, Prefilled]:
+    def read(self, query: str) -> tuple[Array, Prefilled]:
         """(F,) features of the smallest local model. Raises `TokenjouleError`."""
-        engine = self.reader()
-        return engine, *read(engine, query, chat=self.arms.models[self._reader or ""].chat)
+        return read(self.reader(), query, chat=self.arms.models[self._reader or ""].chat)
 
     def _estimated(self, estimator: Estimator, features: Array, timed: bool) -> list[Estimate]:
         """features (1, F). `timed`: seconds are asked for."""

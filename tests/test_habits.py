@@ -21,6 +21,7 @@ HEAVY = {
     "matplotlib",
     "pyarrow",
     "ray",
+    "scipy",
     "sklearn",
 } | {"transformers"}
 # Spelled in parts, so that this file does not hold what it looks for. A word before the slash makes it
@@ -88,10 +89,10 @@ def import_direction(root: Path) -> list[str]:
 
 
 def heavy_imports(root: Path) -> list[str]:
-    """Heavy or optional packages that importing a module of kernels or engine would import."""
+    """Heavy or optional packages that importing a module of kernels, engine or router would import."""
     return [
         f"{name}:{getattr(node, 'lineno', 0)}: imports {target} at module level"
-        for name, tree in sources(root, ("kernels", "engine"))
+        for name, tree in sources(root, ("kernels", "engine", "router"))
         for node in executed_on_import(tree)
         for target in imported(node)
         if target in HEAVY
@@ -157,8 +158,8 @@ def probe(root: Path, code: str, *arguments: str) -> list[str]:
 
 
 def import_side_effects(root: Path) -> list[str]:
-    """Modules of kernels and engine that print, set up logging or initialise CUDA when imported."""
-    names = [name for name, _ in sources(root, ("kernels", "engine"))]
+    """Modules of kernels, engine and router that print, set up logging or initialise CUDA when imported."""
+    names = [name for name, _ in sources(root, ("kernels", "engine", "router"))]
     modules = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in names]
     return probe(root, PROBE_IMPORTS, *(module for module in modules if not module.endswith("__main__")))
 

@@ -56,10 +56,13 @@ def test_every_file_of_the_tree_exists() -> None:
 
 def test_flags_that_the_readme_names_exist() -> None:
     from bench import attribution_study, calibrate, curves, decode, emissions, gpu, kernels, report, sensor
+    from bench import router_overhead as overhead
     from bench.benchmarks import clusters
     from bench.experiments import experiment, fig1, fig2, fig3, fig4, replay, stop, table1
     from bench.train import train
     from engine import generate
+    from router import calibrate as estimator
+    from router import route
 
     modules = (
         generate,
@@ -73,7 +76,10 @@ def test_flags_that_the_readme_names_exist() -> None:
         report,
         sensor,
     )
-    parsers = [module.parser() for module in (*modules, clusters, replay, stop, table1, train)]
+    parsers = [
+        module.parser()
+        for module in (*modules, clusters, replay, stop, table1, train, estimator, overhead, route)
+    ]
     parsers += [experiment.parser(figure.EXPERIMENT) for figure in (fig1, fig2, fig3, fig4)]
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--no-binary"}  # pip's

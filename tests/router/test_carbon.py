@@ -6,6 +6,7 @@ import pytest
 
 from engine.errors import UsageError
 from router.carbon import Grid
+from router.policy import Conditions, Estimate, Limits, choose
 from tests.router import bad_server
 from tests.router.bad_server import MISBEHAVIOURS, serving
 
@@ -28,6 +29,7 @@ SERIES = """time,average_g_per_kwh
 def test_a_figure_as_given():
     found = Grid("250").now()
     assert (found.g_per_kwh, found.kind, found.problem) == (250.0, "average", None)
+    assert Grid("0").now().g_per_kwh == 0.0
 
 
 def test_a_series_tells_the_latest_of_the_past(tmp_path):
@@ -40,6 +42,25 @@ def test_marginal_figures_are_never_taken_for_average_ones(tmp_path):
     assert "average intensities are wanted" in (grid.now().problem or "")
     found = Grid(grid.spec, "marginal", clock=lambda: NOON).now()
     assert (found.g_per_kwh, found.kind) == (210.5, "marginal")
+
+
+def test_a_recorded_series_that_rises_makes_thinking_shorter_and_keeps_the_limit_in_grams(tmp_path):
+    hours = range(0, 10)
+    rows = [f"2026-03-01T{hour:02}:00:00Z,{100 + 60 * hour}" for hour in hours]
+    (tmp_path / "grid.csv").write_text("time,average_g_per_kwh\n" + "\n".join(rows))
+    arms = [Estimate(f"cot-{n}", "cot", n, n / 300, 0, 1, 1000.0 * n, 0, 1500.0 * n) for n in (16, 64, 256)]
+    limits, budgets, given_up = Limits(grams=60.0), [], []
+    for hour in hours:
+        now = datetime(2026, 3, 1, hour, 30, tzinfo=UTC)
+        grams = Grid(str(tmp_path / "grid.csv"), clock=lambda now=now: now).now().g_per_kwh
+        conditions = Conditions(intensity_g_per_kwh=grams, usual_g_per_kwh=100.0)
+        found = choose(arms, limits, conditions, fallback="cot-16")
+        assert found.fallback is None
+        assert conditions.grams(1500.0 * found.budget_tokens) <= 60.0
+        budgets.append(found.budget_tokens)
+        given_up.append(found.given_up)
+    assert budgets == sorted(budgets, reverse=True) and budgets[0] == 256 and budgets[-1] < 64
+    assert given_up == sorted(given_up) and given_up[0] == 0.0 < given_up[-1]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +89,7 @@ def test_a_missing_series_is_one_line(tmp_path):
     assert "none.csv" in (Grid(str(tmp_path / "none.csv")).now().problem or "")
 
 
-@pytest.mark.parametrize("spec", ["", "watttime:CAISO", "-5", "nan", "france"])
+@pytest.mark.parametrize("spec", ["", "watttime:CAISO", "-5", "nan", "france", "electricitymaps:", "uk:x"])
 def test_what_is_no_source_is_refused(spec):
     with pytest.raises(UsageError, match="carbon intensity"):
         Grid(spec)
@@ -116,7 +137,8 @@ def test_estimated_and_stale_figures_are_found_out():
 
 @pytest.mark.usefixtures("_token")
 @pytest.mark.parametrize(
-    "value", [{}, [], None, maps(carbonIntensity=None), maps(datetime=5), maps(datetime="noon")]
+    "value",
+    [{}, [], None, maps(carbonIntensity=None), maps(datetime=5), maps(datetime="noon"), maps(zone="DE")],
 )
 def test_a_malformed_answer_is_no_figure(value):
     found = asked(value)[0]

@@ -165,6 +165,15 @@ def test_token_budgets_tighten_monotonically(rising):
     assert all(a >= b for a, b in pairwise(budgets)) and budgets[0] == 128 > budgets[-1] >= 16
 
 
+def test_the_accuracy_that_is_given_up_is_told():
+    assert chosen().given_up == 0.0
+    assert chosen(Limits(joules=5)).given_up == pytest.approx(0.1)
+    assert chosen(Limits(joules=0.1)).given_up == pytest.approx(0.4)
+    assert chosen(blind="x").given_up is None
+    lost = [chosen(conditions=Conditions(queue=q), arms=family((16, 32, 64, 128))).given_up for q in range(5)]
+    assert all(a <= b for a, b in pairwise(lost)) and lost[0] == 0.0 < lost[-1]
+
+
 def test_an_arm_is_cut_and_believed_to_lie_between_its_neighbours():
     kept, removed = tightened(family((16, 64, 128)), 1.28)
     assert [(one.arm, one.budget_tokens) for one in kept] == [

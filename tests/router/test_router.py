@@ -113,8 +113,8 @@ def route(shared, tmp_path):
 
 def reading(shared: Router, arms: Arms, **chances: float) -> Estimator:
     """An estimator whose features the bundled model reads."""
-    engine, features, _ = shared.read(QUERY)
-    return planted(arms, features=source(engine), width=len(features), **chances)
+    features, _ = shared.read(QUERY)
+    return planted(arms, features=source(shared.reader()), width=len(features), **chances)
 
 
 def test_the_likeliest_answers_within_its_limit(route):

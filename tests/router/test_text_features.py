@@ -27,14 +27,7 @@ def test_they_are_the_same_in_every_process():
     code = (
         "from router.text_features import text_features as f; print(f('How many apples?', 'maths').tolist())"
     )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"PYTHONHASHSEED": seed},
-        )
-        for seed in ("1", "2")
-    ]
-    assert runs[0].stdout == runs[1].stdout != ""
+    environment = {"PYTHONHASHSEED": "12"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == str(text_features("How many apples?", "maths").tolist())

@@ -77,3 +77,19 @@ def test_what_cannot_be_asked_is_one_error(engine):
 
     with pytest.raises(TokenjouleError, match="context"):
         ask(engine, "1+" * 300 + "1=", Technique("direct"))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [Technique("direct", answer_tokens=4), Technique("cot", 16, "brief")],
+    ids=lambda way: way.technique,
+)
+def test_a_model_without_thinking_tags_is_told_how_and_shares_the_questions_prefix(shared_data, way):
+    model = shared_data / "models/stories260K"
+    with Engine.load(model, backend="torch", energy_source="estimate", operating_curve=False) as engine:
+        known = prefill(engine, "How many?", (1,))
+        found = ask(engine, "How many?", way, known=known)
+        assert engine.thinking is None
+    assert found.reused_tokens == len(known.token_ids)
+    assert found.outcome.result.prompt_tokens > 100, "the instruction stands behind the question"
+    assert "think" in found.outcome.result.phases_by_token or way.technique == "direct"
