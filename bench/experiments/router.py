@@ -13,12 +13,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 from bench.arguments import refuse_beside_from
-from bench.record import Record, append, read
+from bench.record import Record, Stamp, append, read
 from bench.routing import untrained
 from bench.routing.cascade import cascades
 from bench.routing.checks import RESPLITS, arm_checks, certified
@@ -49,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--arms", metavar="NAME,…", help="only these arms of the files")
     cli.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="splits of the questions")
     cli.add_argument("--resplits", type=int, default=RESPLITS, metavar="N", help="of the certificate")
+    cli.add_argument("--jobs", type=int, default=1, metavar="N", help="files that are studied at once")
     cli.add_argument("--out", type=Path, metavar="RUNS.jsonl", help="records are added to it")
     cli.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it (needs matplotlib)")
     cli.add_argument("--from", dest="files", type=Path, nargs="+", metavar="RUNS.jsonl", help="run nothing")

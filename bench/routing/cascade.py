@@ -13,13 +13,12 @@ from itertools import combinations, product
 
 import numpy as np
 
+from bench.calibration.hull import hull
 from bench.routing.escalation import Chain, Worth, learned
 from bench.routing.played import Kind, Played
 from bench.routing.split import Prepared, folds
 from router.policy import POINTS, Array, Picks
 
-CHEAP = 0.5  # of the strongest's joules: an arm that costs more is no second opinion
-WORSE = 0.1  # an arm that costs more than another and is so much less accurate is not asked
 ASKED = 3  # arms before the strongest, at most
 QUANTILES = (0.2, 0.4, 0.6, 0.8)  # of what was seen behind an arm: its candidate rates
 AT_ONCE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # of what was seen before any arm: of asking the strongest at once
@@ -28,14 +27,17 @@ NAME, CHOSEN = "cascade, estimated", "cascade, as training chose it"
 
 
 def chains(right: Array, energy_j: Array) -> list[Chain]:
-    """Cheap arms in order of their joules, then the strongest. right, energy_j (A,): means."""
+    """Arms in order of their joules, then the strongest. right, energy_j (A,): means.
+
+    Asked are the arms on the hull, which some price prefers to all others, and as a second opinion the cheapest
+    of the others that takes less than the strongest.
+    """
     last = int(np.argmax(right))
-    cheap = [a for a in np.argsort(energy_j) if a != last and energy_j[a] <= CHEAP * energy_j[last]]
-    asked = [
-        int(a)
-        for a in cheap
-        if not any(energy_j[b] < energy_j[a] and right[b] > right[a] + WORSE for b in cheap)
+    edge = [arm for arm in hull(energy_j, right).points if arm != last]
+    beside = [
+        arm for arm in np.argsort(energy_j) if arm not in (*edge, last) and energy_j[arm] < energy_j[last]
     ]
+    asked = sorted((int(arm) for arm in (*edge, *beside[:1])), key=lambda arm: energy_j[arm])
     return [(*some, last) for n in range(ASKED + 1) for some in combinations(asked, n)]
 
 

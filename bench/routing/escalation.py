@@ -55,7 +55,8 @@ def learned(
             new += gain(features[test]) / len(split)
         return POINTS * crossed / expected[train], POINTS * new / expected[test]
 
-    at_once = {first: worth(query, table.correct[:, first]) for first in {c[0] for c in chains if len(c) > 1}}
+    firsts = {chain[0] for chain in chains if len(chain) > 1}
+    at_once = {first: worth(query, table.correct[:, first]) for first in firsts}
     further, right = {}, {}
     for chain in chains:
         for length in range(1, len(chain) + 1):
