@@ -87,19 +87,24 @@ def _main(arguments: Sequence[str]) -> int:
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> list[Record]:
     if not options.outcomes:
         raise UsageError("name a file of outcomes, or one of records with --from")
-    if options.seeds < 1 or options.resplits < 1:
-        raise UsageError("--seeds and --resplits must be at least 1")
+    if min(options.seeds, options.resplits, options.jobs) < 1:
+        raise UsageError("--seeds, --resplits and --jobs must be at least 1")
     where = stamp("bench.experiments.router", arguments, torch.device("cpu"))
-    made: list[Record] = []
-    for file in options.outcomes:
-        _say(f"{file.name}: reading")
-        study = studied(
-            file.stem, _chosen(read_outcomes(file), options.arms), options.seeds, options.resplits
-        )
-        made += records(study, where)
+    study = partial(of_file, arms=options.arms, seeds=options.seeds, resplits=options.resplits, where=where)
+    if options.jobs == 1:
+        made = [record for file in options.outcomes for record in study(file)]
+    else:
+        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+            made = [record for found in pool.map(study, options.outcomes) for record in found]
     if options.out:
         append(options.out, made)
     return made
+
+
+def of_file(file: Path, *, arms: str | None, seeds: int, resplits: int, where: Stamp) -> list[Record]:
+    """The records of one file of outcomes."""
+    _say(f"{file.name}: reading")
+    return list(records(studied(file.stem, _chosen(read_outcomes(file), arms), seeds, resplits), where))
 
 
 def _chosen(outcomes: list[Outcome], arms: str | None) -> list[Outcome]:

@@ -55,7 +55,7 @@ def test_a_state_knows_who_agrees_before_what_the_query_says():
 def test_chains_ask_cheap_arms_by_their_joules_and_end_with_the_strongest():
     right = np.array([0.9, 0.7, 0.6, 0.5, 0.55, 0.85])
     joules = np.array([100.0, 20.0, 10.0, 30.0, 15.0, 120.0])
-    # 4 is below the hull and the cheapest there, so a second opinion; 3 costs more, 5 more than the strongest.
+    # 4 is the cheapest below the hull, so a second opinion; 3 costs more, 5 more than the strongest.
     assert chains(right, joules) == [
         *((0,), (2, 0), (4, 0), (1, 0)),
         *((2, 4, 0), (2, 1, 0), (4, 1, 0), (2, 4, 1, 0)),
