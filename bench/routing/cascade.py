@@ -29,11 +29,13 @@ NAME, CHOSEN = "cascade, estimated", "cascade, as training chose it"
 def chains(right: Array, energy_j: Array) -> list[Chain]:
     """Arms in order of their joules, then the strongest. right, energy_j (A,): means.
 
-    Asked are the arms on the hull, which some price prefers to all others, and as a second opinion the
-    cheapest of the others that takes less than the strongest.
+    Asked are arms on the hull, which some price prefers to all others, three at most, from the cheapest to
+    the best; and as a second opinion the cheapest of the others that takes less than the strongest.
     """
     last = int(np.argmax(right))
     edge = [arm for arm in hull(energy_j, right).points if arm != last]
+    if len(edge) > ASKED:
+        edge = [edge[round(at)] for at in np.linspace(0, len(edge) - 1, ASKED)]
     beside = [
         arm for arm in np.argsort(energy_j) if arm not in (*edge, last) and energy_j[arm] < energy_j[last]
     ]

@@ -62,19 +62,3 @@ def front(means: Array) -> Hull:
 def fixed(name: str, kind: Kind, knobs: Sequence[str], correct: Array, energy_j: Array) -> Played:
     """A rule that learns nothing. correct, energy_j (Q, K)."""
     return Played(name, kind, tuple(knobs), correct.T[None], energy_j.T[None])
-
-
-def joined(name: str, parts: Sequence[Played]) -> Played:
-    """Several rules as one with all their knobs: its front mixes them."""
-    seeds = max(len(part.correct) for part in parts)
-
-    def spread(values: Array) -> Array:
-        return np.broadcast_to(values, (seeds, *values.shape[1:]))
-
-    return Played(
-        name,
-        parts[0].kind,
-        tuple(knob for part in parts for knob in part.knobs),
-        np.concatenate([spread(part.correct) for part in parts], axis=1),
-        np.concatenate([spread(part.energy_j) for part in parts], axis=1),
-    )

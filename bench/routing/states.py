@@ -18,9 +18,8 @@ _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class State:
-    """After `arms` have answered: features (Q, F), and whether the answer that stands is right, (Q,)."""
+    """After some arms have answered: features (Q, F), and whether the answer that stands is right, (Q,)."""
 
-    arms: tuple[int, ...]
     features: Array
     right: Array
 
@@ -42,7 +41,7 @@ def state(table: Table, arms: Sequence[int], query: Array, trust: Array) -> Stat
     pairs = zip(answers, table.queries, strict=True)
     columns.append(np.array([number_features(answer, text) for answer, text in pairs]))
     # Before the query's: Performance keeps the leading columns as they are.
-    return State(tuple(arms), np.hstack([*columns, query]), picked(table.correct, stands))
+    return State(np.hstack([*columns, query]), picked(table.correct, stands))
 
 
 def standing_arms(table: Table, arms: Sequence[int], trust: Array) -> Picks:

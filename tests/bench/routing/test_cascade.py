@@ -62,6 +62,12 @@ def test_chains_ask_cheap_arms_by_their_joules_and_end_with_the_strongest():
     ]
 
 
+def test_of_many_arms_on_the_hull_the_cheapest_the_middle_and_the_best_are_asked():
+    joules = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    right = np.array([0.2, 0.5, 0.65, 0.75, 0.8, 0.82])
+    assert {arm for chain in chains(right, joules) for arm in chain} == {0, 1, 2, 4, 5}  # 1: a second opinion
+
+
 def known(rng: np.random.Generator, n: int = 40) -> Worth:
     """Arms 0 and 1 and the strongest, 2."""
     draw = lambda: rng.normal(size=n)  # noqa: E731
@@ -116,7 +122,7 @@ def above_mix(played: Played, fixed: Played) -> float:
 def test_a_cascade_beats_mixing_arms_at_random_where_lengths_tell_and_the_chosen_one_keeps_its_promise():
     pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
     planted = data(250)
-    found, chosen = cascade.cascades(planted, (0,), 3, routed.prices(planted.table)[::5])
+    found, chosen = cascade.cascades(planted, (0,), 2, routed.prices(planted.table)[::5])
     fixed = untrained.fixed_arms(planted.table)
     assert above_mix(found, fixed) > 5
     strongest = fixed.accuracy()[2]

@@ -5,7 +5,7 @@ import pytest
 
 from bench.experiments.bootstrap import Interval, Resampled, between
 from bench.routing.judge import Verdict, judge
-from bench.routing.played import Kind, Played, fixed, front, joined
+from bench.routing.played import Kind, Played, fixed
 
 Q = 200
 
@@ -77,10 +77,3 @@ def test_an_interval_needs_nearly_all_resamples():
     assert between(1.0, np.empty(0)) == Interval(1.0)
     whole = between(0.5, np.linspace(0, 1, 101))
     assert (whole.value, whole.low, whole.high) == pytest.approx((0.5, 0.025, 0.975))
-
-
-def test_rules_joined_mix_all_their_points():
-    one, two = rule("a", Kind.BASELINE, (0.5, 10.0)), rule("b", Kind.BASELINE, (0.9, 30.0), (0.4, 20.0))
-    both = joined("both", [one, two])
-    hull = front(both.columns().mean(0))
-    assert hull.accuracy_at(20.0) == pytest.approx(0.7) and both.knobs == ("k0", "k0", "k1")
