@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -69,9 +70,15 @@ def number_features(answer: str | None, query: str) -> tuple[float, ...]:
         value = math.fabs(_fraction(answer or ""))
     except ValueError:
         return (0.0,) * 5
-    held = [float(number.replace(",", "")) for number in _NUMBER.findall(query)]
+    held = _held(query)
     size, greatest = math.log1p(value), math.log1p(max(held, default=0.0))
     return 1.0, float(value % 1 > 0), size, float(value in held), size - greatest
+
+
+@lru_cache(maxsize=1 << 15)
+def _held(query: str) -> tuple[float, ...]:
+    """The numbers in a query. A study asks for the same ones at every stage of every fold."""
+    return tuple(float(number.replace(",", "")) for number in _NUMBER.findall(query))
 
 
 def _fraction(text: str) -> float:
