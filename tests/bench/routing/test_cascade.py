@@ -1,11 +1,12 @@
 """Cascades: what a state knows, which chains are tried, and what a chain at given rates spends."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bench.routing import cascade, routed, states, untrained
+from bench.routing import cascade, escalation, routed, states, untrained
 from bench.routing.cascade import best, chains, continued
 from bench.routing.escalation import Worth
 from bench.routing.played import Played, front
@@ -119,12 +120,28 @@ def above_mix(played: Played, fixed: Played) -> float:
     )
 
 
-def test_a_cascade_beats_mixing_arms_at_random_where_lengths_tell_and_the_chosen_one_keeps_its_promise():
+def test_a_cascade_beats_mixing_arms_at_random_where_lengths_tell_and_not_where_its_worth_is_shuffled():
     pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
-    planted = data(250)
-    found, chosen = cascade.cascades(planted, (0,), 2, routed.prices(planted.table)[::5])
-    fixed = untrained.fixed_arms(planted.table)
-    assert above_mix(found, fixed) > 5
-    strongest = fixed.accuracy()[2]
-    assert chosen.accuracy()[0] > strongest - 0.03 and chosen.joules()[0] <= fixed.joules()[2]
+    planted = data(400)
+    fixed, prices = untrained.fixed_arms(planted.table), routed.prices(planted.table)[::5]
+    found, chosen = cascade.cascades(planted, (0,), 2, prices)
+    assert above_mix(found, fixed) > 4
+    assert chosen.accuracy()[0] > fixed.accuracy()[2] - 0.03
     assert not np.isnan(found.correct).any() and not np.isnan(found.energy_j).any()
+
+    def shuffled(*arguments):
+        return tuple(
+            replace(
+                worth,
+                at_once={
+                    first: np.random.default_rng(0).permutation(v) for first, v in worth.at_once.items()
+                },
+                further={arms: np.random.default_rng(1).permutation(v) for arms, v in worth.further.items()},
+            )
+            for worth in escalation.learned(*arguments)
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cascade, "learned", shuffled)
+        blind, _ = cascade.cascades(planted, (0,), 2, prices)
+    assert above_mix(blind, fixed) < above_mix(found, fixed) - 2
