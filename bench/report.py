@@ -17,6 +17,7 @@ from bench.attribution.table import attribution_section, attribution_tables
 from bench.fidelity_table import fidelity_table
 from bench.gpu_table import everything_gpu, gpu_section
 from bench.record import Record, read
+from bench.routing.table import router_section, router_tables
 from bench.truth.records import recorded_table
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
@@ -85,7 +86,7 @@ def everything(records: Sequence[Record]) -> str:
         parts += [tables.decode_tables(records), tables.target_table(records), tables.alone_table(records)]
     parts += [_kernels(records), fidelity_table(records), tables.bandwidth_table(records)]
     parts.append(everything_gpu(records))
-    parts += [attribution_tables(records), recorded_table(records)]
+    parts += [attribution_tables(records), recorded_table(records), router_tables(records)]
     parts += elsewhere(records)
     stamps = {record.stamp.run: record.stamp for record in records}
     random = {record.stamp.run for record in records if record.case.shape_only}
@@ -136,6 +137,7 @@ SECTIONS = {
     "fidelity": fidelity,
     "gpu": gpu_section,
     "attribution": attribution_section,
+    "router": router_section,
     "kernels": lambda records: _kernels(records) or "Not measured.\n",
 }
 

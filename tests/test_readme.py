@@ -59,6 +59,8 @@ def test_flags_that_the_readme_names_exist() -> None:
     from bench import router_overhead as overhead
     from bench.benchmarks import clusters
     from bench.experiments import experiment, fig1, fig2, fig3, fig4, replay, stop, table1
+    from bench.experiments import router as routers
+    from bench.routing import stored
     from bench.train import train
     from engine import generate
     from router import calibrate as estimator
@@ -74,7 +76,9 @@ def test_flags_that_the_readme_names_exist() -> None:
         gpu,
         kernels,
         report,
+        routers,
         sensor,
+        stored,
     )
     parsers = [
         module.parser()

@@ -7,6 +7,7 @@ import numpy as np
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+_AT_ONCE = 100  # resamples that are counted together: 10 MB for 12 k questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,20 @@ class Interval:
     value: float | None
     low: float | None = None
     high: float | None = None
+
+
+def between(value: float, resampled: np.ndarray) -> Interval:
+    """A value with its percentile interval, none where more than 5 % of `resampled` (resamples,) are not
+    finite.
+    """
+    if not np.isfinite(value):
+        return Interval(None)
+    found = resampled[np.isfinite(resampled)]
+    if not len(found) or len(found) < CONFIDENCE * len(resampled):
+        return Interval(value)
+    tail = (1 - CONFIDENCE) / 2 * 100
+    low, high = np.percentile(found, [tail, 100 - tail])
+    return Interval(value, float(low), float(high))
 
 
 class Resampled:
@@ -48,12 +63,19 @@ class Resampled:
             if self._sets is None:
                 return Interval(value)
             found = statistic([self._sums(array) for array in arrays])
-        found = found[np.isfinite(found)]
-        if len(found) < CONFIDENCE * len(self._sets):
-            return Interval(value)
-        tail = (1 - CONFIDENCE) / 2 * 100
-        low, high = np.percentile(found, [tail, 100 - tail])
-        return Interval(value, float(low), float(high))
+        return between(value, found)
+
+    def means(self, columns: np.ndarray) -> np.ndarray:
+        """Of each column in each resample. columns (questions, C) -> (resamples, C); (0, C) below two
+        questions.
+        """
+        if self._sets is None:
+            return np.empty((0, columns.shape[1]))
+        found = []
+        for some in np.array_split(self._sets, -(-len(self._sets) // _AT_ONCE)):
+            often = np.stack([np.bincount(chosen, minlength=self.questions) for chosen in some])
+            found.append(often @ columns / self.questions)
+        return np.concatenate(found)
 
     def _sums(self, array: np.ndarray) -> np.ndarray:
         assert self._sets is not None

@@ -118,7 +118,7 @@ def _replayed(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator
     if options.curve and options.energy_table:
         raise UsageError("joules come from --curve or from --energy-table, not from both")
     sources = [source_of(name) for name in dict.fromkeys(options.traces)]
-    root = _root(options.data)
+    root = data_root(options.data)
     counter = TokenCounter(options.tokenizer or root.parent / "models" / "llama3-tokenizer")
     where = stamp("bench.experiments.replay", arguments, torch.device("cpu"))
     yield {"schema": SCHEMA, "kind": "run", "stamp": asdict(where), "tokenizer": counter.name}
@@ -131,7 +131,8 @@ def _replayed(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator
             yield from _file(source, file, counter, options, root)
 
 
-def _root(given: Path | None) -> Path:
+def data_root(given: Path | None) -> Path:
+    """The folder given, else data/ below the test data. Raises `UsageError` where there is neither."""
     if given is not None:
         return given
     if not os.environ.get(DATA):

@@ -41,10 +41,11 @@ class ByCurve:
 
 @dataclass(frozen=True)
 class Served:
-    """A measured mean of a serving run."""
+    """A measured mean of a serving run. `where`: on what, and whose measurement."""
 
     per_token_j: float
     note: str
+    where: str = ""
 
     def of(self, prompt_tokens: int, new_tokens: int) -> float:
         return self.per_token_j * new_tokens
@@ -63,13 +64,15 @@ def by_curve(path: Path) -> ByCurve:
 def served(path: Path, model: str, *, gpu: str = GPU, batch: int = BATCH) -> Served | None:
     """What the table has for a model: on `gpu`, at most `batch` requests at once, the fewest GPUs.
 
-    None where it has none. Raises `TokenjouleError` for a file that is no such table.
+    Some of its runs were limited to 63 or 127 requests where the others had 64 or 128: those are taken for
+    the same. None where it has none. Raises `TokenjouleError` for a file that is no such table.
     """
     found = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)["record"]
-            if _same(record["Model"], model) and gpu in record["GPU"] and record["Max BS (reqs)"] == batch:
+            near = 0 <= batch - record["Max BS (reqs)"] <= batch // 64
+            if _same(record["Model"], model) and gpu in record["GPU"] and near:
                 found.append(record)
         if not found:
             return None
@@ -80,11 +83,9 @@ def served(path: Path, model: str, *, gpu: str = GPU, batch: int = BATCH) -> Ser
         raise TokenjouleError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise TokenjouleError(f"{path} is no table of ML.ENERGY's leaderboard: {error!r}") from error
-    note = (
-        f"{per_token_j:.3g} J/token, ML.ENERGY leaderboard v2, {best['Model']} on {gpus} × {best['GPU']}, "
-        f"batch {best['Avg BS (reqs)']:.0f}; not measured here"
-    )
-    return Served(per_token_j, note)
+    on = f"{gpus} × {best['GPU']}, batch {best['Avg BS (reqs)']:.0f}"
+    note = f"{per_token_j:.3g} J/token, ML.ENERGY leaderboard v2, {best['Model']} on {on}; not measured here"
+    return Served(per_token_j, note, f"ML.ENERGY leaderboard v2, {on}")
 
 
 def _same(listed: str, model: str) -> bool:

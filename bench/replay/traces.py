@@ -20,7 +20,8 @@ from engine.strategy.grading import Kind, equal
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One stored text. `answer`: None where none can be read. `prompt`: what is stored of it.
+    """One stored text. `answer`: None where none can be read. `prompt`: what is stored of it. `query`: what
+    is asked, alone.
 
     `key`: answers with equal keys are one vote; None abstains.
     """
@@ -30,6 +31,7 @@ class Trace:
     question: str
     category: str
     sample: int
+    query: str
     prompt: str
     text: str
     answer: str | None
@@ -96,12 +98,16 @@ def _mmlu_pro(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[Trace]:
     for row in rows:
         text = row["generated_text"]
         answer = answers.stated_choice(text, "ABCDEFGHIJ")
+        options = "\n".join(
+            f"{letter}. {text}" for letter, text in zip("ABCDEFGHIJ", row["options"], strict=False)
+        )
         yield Trace(
             source="mmlu-pro",
             model=model,
             question=str(row["question_id"]),
             category=row["category"],
             sample=0,
+            query=f"{row['question']}\n{options}",
             prompt=f"{row['question']}\n{row['options']}",
             text=text,
             answer=answer,
@@ -124,6 +130,7 @@ def _zeroeval(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[Trace]:
             question=row["id"],
             category="grade school",
             sample=0,
+            query=row["question"],
             prompt=row["model_input"],
             text=text,
             answer=answer,
@@ -144,6 +151,7 @@ def _maj8(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[Trace]:
                 question=str(row["idx"]),
                 category=row["level"],
                 sample=sample,
+                query=row["question"],
                 prompt=row["question"],
                 text=text,
                 answer=answer or None,
@@ -164,6 +172,7 @@ def _game24(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[Trace]:
                 question=str(row["idx"]),
                 category="game of 24",
                 sample=sample,
+                query="",
                 prompt="",
                 text=text,
                 answer=answer or None,

@@ -18,7 +18,7 @@ TABLE = "data/energy_ml_energy_v2/llm_text_generation.jsonl"
 
 
 def trace(number: int, correct: bool, *, tokens: int, sample: int = 0, key: str | None = "a") -> Counted:
-    made = Trace("s", "m", f"q{number}", "c", sample, "p", "t", key, key, correct)
+    made = Trace("s", "m", f"q{number}", "c", sample, "q", "p", "t", key, key, correct)
     return Counted(made, 10, tokens)
 
 
@@ -125,6 +125,8 @@ def test_joules_are_the_tables_and_say_so(shared_data: Path, tmp_path):
     assert large.per_token_j == pytest.approx(1.313, abs=0.001)
     assert "not measured here" in small.note and "H100" in small.note and "batch 6" in small.note
     assert served(shared_data / TABLE, "gpt-4o-mini-2024-07-18") is None
+    nearly = served(shared_data / TABLE, "gemma-2-27b-it")  # its runs were limited to 63 requests
+    assert nearly is not None and "batch 63" in nearly.note
     (tmp_path / "t.jsonl").write_text("{}\n")
     with pytest.raises(TokenjouleError, match="no table"):
         served(tmp_path / "t.jsonl", "x")

@@ -1,0 +1,102 @@
+"""What the router's estimators say of questions that they were not fitted to, seed by seed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.routing.split import Fold, Prepared, folds, halves
+from router.baselines import CategoryMean
+from router.energy import CostEstimator
+from router.performance import PLAIN, Performance
+from router.policy import Array, Picks
+from router.text_features import BUCKETS
+
+PROBABILITIES = ("logistic", "neighbours", "length", "category")
+Teach = Callable[[Prepared, Picks, int], Callable[[Picks], Array]]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Joules of each arm, (S, Q, A): expected, and what nine cases of ten are to stay within."""
+
+    expected: Array
+    q90: Array
+
+
+def probabilities(which: str, data: Prepared, seeds: Sequence[int], parts: int) -> Array:
+    """(S, Q, A): that each arm is right, by one of `PROBABILITIES`."""
+    return np.stack(
+        [_tested(_TEACHERS[which], data, seed, folds(_size(data), seed, parts)) for seed in seeds]
+    )
+
+
+def costs(data: Prepared, seeds: Sequence[int], parts: int) -> Costs:
+    """Fitted on one half of what a fold may learn from, its spread taken from the other."""
+    shape = (len(seeds), *data.table.energy_j.shape)
+    expected, q90 = np.empty(shape), np.empty(shape)
+    for s, seed in enumerate(seeds):
+        for fold in folds(_size(data), seed, parts):
+            made = taught_costs(data, fold.train, seed).predict(data.features[fold.test])
+            expected[s, fold.test], q90[s, fold.test] = made.expected, made.q90
+    return Costs(expected, q90)
+
+
+def taught_costs(data: Prepared, rows: Picks, seed: int) -> CostEstimator:
+    """The Energy Estimator of some questions."""
+    first, second = halves(rows, seed)
+    table = data.table
+    made = CostEstimator.fit(
+        data.features[first], table.prompt_tokens[first], table.new_tokens[first], table.energy_j[first]
+    )
+    return made.calibrated(data.features[second], table.energy_j[second])
+
+
+def _size(data: Prepared) -> int:
+    return len(data.table.questions)
+
+
+def _tested(teach: Teach, data: Prepared, seed: int, split: Sequence[Fold]) -> Array:
+    found = np.empty(data.table.correct.shape)
+    for fold in split:
+        found[fold.test] = teach(data, fold.train, seed)(fold.test)
+    return found
+
+
+def _by(features: Callable[[Prepared], Array], kind: str) -> Teach:
+    def teach(data: Prepared, rows: Picks, seed: int) -> Callable[[Picks], Array]:
+        columns = features(data)
+        made = Performance.fit(columns[rows], data.table.correct[rows], kind=kind, seed=seed)
+        return lambda asked: made.predict(columns[asked]).p
+
+    return teach
+
+
+def _by_category(data: Prepared, rows: Picks, seed: int) -> Callable[[Picks], Array]:
+    names = data.table.categories
+    made = CategoryMean.fit([names[row] for row in rows], data.table.correct[rows])
+    return lambda asked: made.predict([names[row] for row in asked])
+
+
+def _length(data: Prepared) -> Array:
+    """(Q, 1): the prompt's tokens, by the first arm's count."""
+    return np.log1p(data.table.prompt_tokens[:, :1])
+
+
+_TEACHERS: dict[str, Teach] = {
+    "logistic": _by(lambda data: data.features, "logistic"),
+    "neighbours": _by(lambda data: data.features, "knn"),
+    "length": _by(_length, "logistic"),
+    "category": _by_category,
+}
+
+
+def without_words(data: Prepared) -> Array:
+    """(Q, F): where features are the text's, its sizes and category alone, without columns that never vary.
+
+    A stage of a cascade learns from half of the questions: 64 hashed words are more than they can teach.
+    """
+    if not data.text_only:
+        return data.features
+    kept = np.delete(data.features, np.s_[PLAIN : PLAIN + BUCKETS], axis=1)
+    return kept[:, kept.std(0) > 0]

@@ -1,0 +1,42 @@
+"""Checks of the estimators where the truth is planted."""
+
+import numpy as np
+import pytest
+
+from bench.routing.checks import arm_checks, certified
+from bench.routing.estimates import Costs, costs, probabilities
+from tests.bench.routing.planted import data
+
+pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
+
+
+def test_shares_of_each_arm_are_counted_by_seed():
+    planted = data(120)
+    right, joules = planted.table.correct, planted.table.energy_j
+    p = np.stack([right, np.full_like(right, 0.5)])  # certain and always right; then always even
+    found = arm_checks(planted, p, Costs(np.stack([joules] * 2), np.stack([joules, 0 * joules])))
+    assert [check.arm for check in found] == list(planted.table.arms)
+    for a, check in enumerate(found):
+        assert check.covered == (1, 0)
+        # Bins of twelve: how far shares of right answers lie from one half, on average.
+        assert check.ece[0] == 0 and check.ece[1] >= abs(right[:, a].mean() - 0.5) - 1e-9
+
+
+def test_estimates_of_questions_they_were_not_fitted_to_are_calibrated_and_bounds_hold():
+    planted = data(400)
+    p = probabilities("logistic", planted, (0,), 3)
+    spent = costs(planted, (0,), 3)
+    for check in arm_checks(planted, p, spent):
+        assert check.ece[0] < 0.12 and 0.82 < check.covered[0] < 0.97
+    # Planted joules grow with length, which the text tells.
+    assert np.corrcoef(spent.expected[0, :, 2], planted.table.energy_j[:, 2])[0, 1] > 0.9
+
+
+def test_certified_accuracy_is_rarely_missed_and_an_impossible_promise_is_not_made(monkeypatch):
+    planted = data(400)
+    found = certified(planted, (0,), 20)
+    assert found.resplits == 20 and 0 < found.given <= 1
+    assert found.violated.low is not None and found.violated.low <= found.delta
+    monkeypatch.setattr("bench.routing.checks.BELOW", -0.2)
+    never = certified(planted, (0,), 3)
+    assert never.given == 0 and never.violated.value is None and never.saved is None
