@@ -20,12 +20,14 @@ def draw(records: Sequence[Record], path: Path) -> None:
         panels = figure.subplots(1, len(found), squeeze=False)[0]
         for axes, (name, these) in zip(panels, found.items(), strict=True):
             _panel(axes, name, these)
+        names = panels[0].get_legend_handles_labels()
+        figure.legend(*names, fontsize=7, frameon=False, loc="outside right center")
 
     measured = all(record.derived["energy"].measured for record in of_group(records, POINT))
     said = "Joules measured" if measured else "Joules NOT MEASURED here: the records say where they are from"
     stamp = records[0].stamp
     below = f"{said}. Lines: hulls, mixtures at random. {stamp.utc[:10]}, {(stamp.commit or 'unknown')[:9]}."
-    size = (6.0 * len(found), 5.0)
+    size = (5.2 * len(found) + 2.0, 4.6)
     title = "Routers: right answers against joules, on questions that nothing was fitted to"
     picture.finish(path, size, fill, title, picture.wrapped(below, int(size[0] * 19)))
 
@@ -45,11 +47,13 @@ def _panel(axes: Any, name: str, records: Sequence[Record]) -> None:
             axes.plot(edge.energy_j, edge.accuracy, lw=1.6 if ours else 0.8, color=style[rule]["color"])
         if these[0].arm.engine == Kind.FIXED:
             for record, x, y in zip(these, joules, right, strict=True):
+                inward = -1 if x > 0.6 * max(joules) else 1
                 axes.annotate(
                     record.arm.note,
                     (x, y),
                     fontsize=6,
-                    xytext=(4, -7),
+                    ha="right" if inward < 0 else "left",
+                    xytext=(5 * inward, -8),
                     textcoords="offset points",
                     clip_on=True,
                 )
@@ -61,4 +65,3 @@ def _panel(axes: Any, name: str, records: Sequence[Record]) -> None:
     axes.set_title(f"{name}, {records[0].case.rows} questions", fontsize=9, loc="left")
     axes.set_xlabel("J per question", fontsize=8)
     axes.set_ylabel("right", fontsize=8)
-    axes.legend(fontsize=6.5, frameon=False, loc="lower right")
