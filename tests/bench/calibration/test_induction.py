@@ -150,13 +150,13 @@ def test_prices_reach_from_where_everything_pays_to_where_nothing_does():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("price", [0.1, 0.3, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize("price", [0.3, 3.0])
 def test_a_rule_of_500_runs_of_the_frozen_checker_is_within_a_hundredth_of_the_exact_optimum(price):
-    # On average over five calibrations; LINE_J is 1, so that a price of 1 is a hundredth for a pass.
+    # On average over three calibrations; LINE_J is 1, so that a price of 1 is a hundredth for a pass.
     checker = Checker(RATES.epsilon, RATES.fix, RATES.break_, RATES.lines - 1)
-    unseen = check_runs(checker, 10_000, 99)
+    unseen = check_runs(checker, 4000, 99)
     lost = []
-    for seed in range(5):
+    for seed in range(3):
         rule = fit_category(check_runs(checker, 500, seed), STABLE)
         lost.append(regret(unseen, replay(unseen, rule, price), price).share)
     assert np.mean(lost) <= 0.01 and max(lost) <= 0.015
