@@ -7,20 +7,21 @@ Of each benchmark the newest run counts; `--run ID` takes another. `--update` re
 """
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bench import tables
 from bench.attribution.table import attribution_section, attribution_tables
 from bench.fidelity_table import fidelity_table
 from bench.gpu_table import everything_gpu, gpu_section
+from bench.markers import fill
 from bench.record import Record, read
 from bench.routing.table import router_section, router_tables
 from bench.truth.records import recorded_table
 from engine.cli import Parser, guarded, leave
-from engine.errors import TokenjouleError, UsageError
+from engine.errors import UsageError
 
 ELSEWHERE = {
     "curves": "`python -m bench.curves --from FILE` fits and shows them.",
@@ -30,7 +31,6 @@ ELSEWHERE = {
     },
     "aot": "the table of `bench.aot` is printed while it compiles.",
 }
-MARK = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- end bench:\2 -->)", re.DOTALL)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -144,18 +144,7 @@ SECTIONS = {
 
 def update(path: Path, records: Sequence[Record]) -> None:
     """Replace the tables between the markers of a file. Raises `UsageError` where there are none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TokenjouleError(f"cannot read {path}: {error.strerror}") from error
-    unknown = [name for _, name, _, _ in MARK.findall(text) if name not in SECTIONS]
-    if unknown or not MARK.search(text):
-        known = ", ".join(f"<!-- bench:{name} -->" for name in SECTIONS)
-        raise UsageError(
-            f"{path} has {f'an unknown marker {unknown[0]!r}' if unknown else 'no marker'}; {known}"
-        )
-    made = MARK.sub(lambda m: f"{m[1]}{SECTIONS[m[2]](records).rstrip()}\n{m[4]}", text)
-    path.write_text(made, encoding="utf-8")
+    fill(path, {name: partial(made, records) for name, made in SECTIONS.items()})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from bench.arena.scores import Estimate
 from bench.tables import markdown
 from engine.stop.rule import POINTS
 
-_HEADER = (
+ROW_HEADER = (
     *("arm", "accuracy", "J", "saved", "points gained on full", "points at equal joules"),
     *("joules saved at equal accuracy", "gap closed", "probes", "tokens", "ms", "ledger J"),
 )
@@ -21,7 +21,7 @@ def tables(arenas: Sequence[Arena], source: str) -> str:
 
 def _table(arena: Arena) -> str:
     head = f"### {arena.category}: {len(arena.grid.clusters)} questions, {arena.price:.4g} points per joule"
-    return "\n\n".join([head, markdown(_HEADER, map(_row, arena.lines)), *findings(arena)])
+    return "\n\n".join([head, markdown(ROW_HEADER, map(row, arena.lines)), *findings(arena)])
 
 
 def findings(arena: Arena) -> list[str]:
@@ -34,7 +34,7 @@ def findings(arena: Arena) -> list[str]:
     ):
         if estimate is not None:
             found.append(
-                f"Marginal value over {name}, in points of utility: {_shown(estimate, POINTS, '+.2f')}."
+                f"Marginal value over {name}, in points of utility: {shown(estimate, POINTS, '+.2f')}."
             )
     if arena.replay is not None:
         ratio, same = arena.replay
@@ -49,17 +49,18 @@ def findings(arena: Arena) -> list[str]:
     return found
 
 
-def _row(line: Line) -> list[str]:
+def row(line: Line) -> list[str]:
+    """Of an arm, under `ROW_HEADER`."""
     score = line.score
     return [
         line.name,
         f"{score.accuracy:.1%}",
         f"{score.energy_j:.3g}",
-        _shown(score.saved, 100, ".1f", " %"),
-        _shown(score.gained, POINTS, "+.2f"),
-        _shown(score.at_equal_joules, POINTS, "+.2f"),
-        _shown(score.at_equal_accuracy, 100, ".1f", " %"),
-        _shown(score.closed, 100, ".0f", " %"),
+        shown(score.saved, 100, ".1f", " %"),
+        shown(score.gained, POINTS, "+.2f"),
+        shown(score.at_equal_joules, POINTS, "+.2f"),
+        shown(score.at_equal_accuracy, 100, ".1f", " %"),
+        shown(score.closed, 100, ".0f", " %"),
         "from the log" if line.probes is None else f"{line.probes:.1%}",
         "" if line.tokens is None else f"{line.tokens:.1f}",
         "" if line.elapsed_s is None else f"{1e3 * line.elapsed_s:.1f}",
@@ -67,7 +68,8 @@ def _row(line: Line) -> list[str]:
     ]
 
 
-def _shown(estimate: Estimate, scale: float, form: str, unit: str = "") -> str:
+def shown(estimate: Estimate, scale: float, form: str, unit: str = "") -> str:
+    """With its interval; empty where it has no meaning."""
     if math.isnan(estimate.value):
         return ""
     value, low, high = (scale * part for part in (estimate.value, estimate.low, estimate.high))

@@ -3,7 +3,7 @@ joules.
 
     python -m bench.experiments.stop --model DIR --questions 100 --log LOG.jsonl --out RUNS.jsonl
     python -m bench.experiments.stop … --policy FILE.py:CLASS      one policy more, a user's own
-    python -m bench.experiments.stop --from RUNS.jsonl --log LOG.jsonl [--plot FILE.png]
+    python -m bench.experiments.stop --from RUNS.jsonl --log LOG.jsonl [--plot FILE.png] [--update README.md]
 
 Policies really run, with their probes on the bill; what could have been comes from a checkpoint log of the
 same questions, which is made first where it lacks some. docs/stopping.md has the method and both formats.
@@ -14,11 +14,13 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.arena import outcomes
 from bench.arena.arms import Arm, arm, usual
 from bench.arena.compare import Arena, parts
+from bench.arena.headline import headline
 from bench.arena.play import play
 from bench.arena.table import tables
 from bench.arguments import add_engine
@@ -27,6 +29,7 @@ from bench.calibration import log
 from bench.calibration.log import Trace
 from bench.calibration.priced import Pricer
 from bench.calibration.tasks import questions
+from bench.markers import fill
 from bench.stamp import stamp
 from engine.cli import Parser, guarded, leave
 from engine.energy.curve_store import load_curve
@@ -58,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--curve", type=Path, metavar="FILE.json", help="curve with rule (default: the cache's)")
     cli.add_argument("--price-joules", type=float, metavar="L", help="tell utilities at this price")
     cli.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it (needs matplotlib)")
+    cli.add_argument("--update", type=Path, metavar="FILE.md", help="write its part, <!-- bench:stop -->")
     return cli
 
 
@@ -85,6 +89,8 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         from bench.arena.picture import draw
 
         draw(arenas, f"Where thinking stops: {made.played[0].model}. Joules: {source}", options.plot)
+    if options.update:
+        fill(options.update, {"stop": partial(headline, arenas, source)})
     print(tables(arenas, source), end="\n\n")
     print(json.dumps(summary(arenas, source)), flush=True)
     return 0
