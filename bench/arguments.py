@@ -42,8 +42,13 @@ def add_engine(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--energy-source", metavar="SOURCE", help="default: auto")
 
 
-def refuse_beside_from(cli: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """With --from nothing runs: what tells how would be ignored. Raises `UsageError` for the first of it."""
+def refuse_beside_from(
+    cli: argparse.ArgumentParser, options: argparse.Namespace, *, kept: tuple[str, ...] = ()
+) -> None:
+    """With --from nothing runs: what tells how would be ignored. Raises `UsageError` for the first of it.
+
+    `kept`: what has a meaning all the same.
+    """
     for name, value in vars(options).items():
-        if name not in ("files", "plot") and value != cli.get_default(name):
+        if name not in ("files", "plot", *kept) and value != cli.get_default(name):
             raise UsageError(f"--from runs nothing, so --{name.replace('_', '-')} has no meaning with it")

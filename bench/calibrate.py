@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 
-from bench.arguments import add_engine
+from bench.arguments import add_engine, refuse_beside_from
 from bench.calibration import log
 from bench.calibration.fit import Finding, accuracy_by_joules, by_category, find, fit_rule
 from bench.calibration.log import Trace
@@ -34,10 +34,6 @@ from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
 from engine.stop.rule import StoppingRule
 
-RUN_ONLY = (
-    *("model", "backend", "device", "dtype", "quantize", "energy_source"),
-    *("tasks", "split", "questions", "out"),
-)
 SCHEMA = "tokenjoule.bench.calibrate/1"
 _TELL_S = 5.0
 
@@ -94,9 +90,8 @@ def _main(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """What can be refused before anything has run."""
-    given = [name for name in RUN_ONLY if getattr(options, name) is not None]
-    if options.files and given:
-        raise UsageError(f"--from runs nothing: --{given[0].replace('_', '-')} has no meaning with it")
+    if options.files:
+        refuse_beside_from(parser(), options, kept=("curve", "probes", "price_joules", "mean_joules"))
     if not options.files and options.out is None:
         raise UsageError("name the checkpoint log with --out, or one that was made before with --from")
     if options.questions is not None and options.questions < 1:

@@ -23,7 +23,7 @@ from bench.arena.compare import Arena, parts
 from bench.arena.headline import headline
 from bench.arena.play import play
 from bench.arena.table import tables
-from bench.arguments import add_engine
+from bench.arguments import add_engine, refuse_beside_from
 from bench.calibrate import collect, curve_for
 from bench.calibration import log
 from bench.calibration.log import Trace
@@ -38,10 +38,6 @@ from engine.errors import UsageError
 from engine.stop.rule import StoppingRule
 
 SCHEMA = "tokenjoule.bench.stop/1"
-RUN_ONLY = (
-    *("model", "backend", "device", "dtype", "quantize", "energy_source"),
-    *("tasks", "split", "reason", "questions", "policy", "only", "out"),
-)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,9 +93,8 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    given = [name for name in RUN_ONLY if getattr(options, name) is not None]
-    if options.files and given:
-        raise UsageError(f"--from runs nothing: --{given[0].replace('_', '-')} has no meaning with it")
+    if options.files:
+        refuse_beside_from(parser(), options, kept=("log", "curve", "price_joules", "update"))
     if not options.files and options.out is None:
         raise UsageError("name the file for what the arms do with --out, or one made before with --from")
     if options.questions is not None and options.questions < 1:

@@ -4,8 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from bench.calibration.hull import hull
 from bench.experiments import picture
 from bench.experiments.table1_table import ALL, BASE, Cell, Column, cell, clusters_of
+
+_SMOOTH = 60
 
 
 def draw(found: Sequence[Column], path: Path, worth: str, below: str) -> None:
@@ -32,11 +37,11 @@ def draw(found: Sequence[Column], path: Path, worth: str, below: str) -> None:
 
 
 def _panel(axes: Any, cluster: str, cells: Sequence[tuple[Column, Cell | None]], style: Any) -> None:
-    drawn = 0
+    drawn: list[tuple[float, float]] = []
     for column, made in cells:
         if made is None or made.accuracy.value is None or not made.energy_j.value:
             continue
-        drawn += 1
+        drawn.append((made.energy_j.value, made.accuracy.value))
         axes.errorbar(
             made.energy_j.value,
             made.accuracy.value,
@@ -51,6 +56,12 @@ def _panel(axes: Any, cluster: str, cells: Sequence[tuple[Column, Cell | None]],
     if not drawn:
         picture.empty(axes, f"{cluster}: {picture.NOT_MEASURED}")
         return
+    corners = hull(*zip(*drawn, strict=True))
+    if len(corners.points) > 1:
+        # What mixing two neighbours reaches: straight in joules, so bent on this axis.
+        along = np.geomspace(corners.energy_j[0], corners.energy_j[-1], _SMOOTH)
+        reached = [corners.accuracy_at(min(joules, corners.energy_j[-1])) for joules in along]
+        axes.plot(along, reached, "-", lw=1, color="#000000", zorder=1, label="hull: mixtures of two")
     most = max(made.questions for _, made in cells if made is not None)
     axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.03)  # whole markers at both ends
