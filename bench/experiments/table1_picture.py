@@ -37,6 +37,8 @@ def draw(found: Sequence[Column], path: Path, worth: str, below: str) -> None:
 
 
 def _panel(axes: Any, cluster: str, cells: Sequence[tuple[Column, Cell | None]], style: Any) -> None:
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
     drawn: list[tuple[float, float]] = []
     for column, made in cells:
         if made is None or made.accuracy.value is None or not made.energy_j.value:
@@ -64,6 +66,9 @@ def _panel(axes: Any, cluster: str, cells: Sequence[tuple[Column, Cell | None]],
         axes.plot(along, reached, "-", lw=1, color="#000000", zorder=1, label="hull: mixtures of two")
     most = max(made.questions for _, made in cells if made is not None)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(-0.03, 1.03)  # whole markers at both ends
     axes.set_title(f"{cluster}, {most} questions", fontsize=9)
     axes.set_xlabel("J per question", fontsize=8)
