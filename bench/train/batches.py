@@ -33,8 +33,24 @@ class Batch:
         )
 
     def share(self, number: int, count: int) -> "Batch":
-        """Every `count`-th part from `number` on, of the same weight as the whole."""
-        return replace(self, parts=self.parts[number::count])
+        """What the `number`-th of `count` processes takes, of the same weight as the whole.
+
+        The largest parts first, each to who has least: of model S's batches of 8 parts the longest has 41 %
+        of the tokens, and with every second part for each of two processes one had 63 %.
+        """
+        loads = [0] * count
+        taken = []
+        for place in sorted(range(len(self.parts)), key=lambda place: -_size(self.parts[place])):
+            least = loads.index(min(loads))
+            loads[least] += _size(self.parts[place])
+            if least == number:
+                taken.append(place)
+        return replace(self, parts=tuple(self.parts[place] for place in sorted(taken)))
+
+
+def _size(rows: Sequence[Row]) -> int:
+    """Tokens with their padding."""
+    return len(rows) * max(len(ids) for ids, _ in rows)
 
 
 def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:

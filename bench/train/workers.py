@@ -47,7 +47,7 @@ class Workers:
             self._others.append(_Other(process, ours, gradient))
 
     def add_gradient(self, batch: Batch) -> float:
-        """Adds the batch's gradient to the model's; its loss in nats. Every process takes every n-th part."""
+        """Adds the batch's gradient to the model's; its loss in nats. Every process takes its share."""
         count = len(self._others) + 1
         for number, other in enumerate(self._others, 1):
             other.pipe.send(batch.share(number, count))

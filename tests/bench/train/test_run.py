@@ -105,7 +105,7 @@ def test_neither_parts_nor_shares_change_the_gradient():
     lengths = [[len(ids) for ids, _ in part] for part in parts.parts]
     assert [len(part) for part in lengths] == [2] * 4 and [*chain(*lengths)] == sorted(chain(*lengths))
     shares = [parts.share(number, 2) for number in range(2)]
-    assert [len(share.parts) for share in shares] == [2, 2]
+    assert sorted(chain(*(share.parts for share in shares))) == sorted(parts.parts)
     loss, gradient = gradient_of(run, [whole])
     for batches in ([parts], shares):
         again, other = gradient_of(run, batches)
@@ -114,6 +114,19 @@ def test_neither_parts_nor_shares_change_the_gradient():
         assert (other - gradient).abs().max() < 1e-4 * gradient.abs().max()
     half, _ = gradient_of(run, shares[:1])
     assert half < 0.9 * loss
+
+
+def test_shares_are_of_about_equal_length():
+    rng, plan = random.Random(1), recipe("S", 1)
+    examples = [sample_example(rng, longest=8) for _ in range(plan.batch)]
+    batch = Batch.of(examples, plan.micro_batches)
+    most, least = sorted((_padded(batch.share(number, 2)) for number in range(2)), reverse=True)
+    assert most < 1.1 * least
+    assert sum(map(_padded, (batch.share(number, 3) for number in range(3)))) == _padded(batch)
+
+
+def _padded(batch):
+    return sum(len(rows) * max(len(ids) for ids, _ in rows) for rows in batch.parts)
 
 
 @pytest.mark.slow
