@@ -10,7 +10,7 @@ pay to where everything does.
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -31,7 +31,8 @@ FOLDS = 5
 PRICES = 6  # between the steepest and the flattest slope of the hull
 _LONGEST_STABILITY = 6
 _MOST_BINS = 10
-_CHOICES = (
+_LIKELY_BINS = 6
+_CHOICES: tuple[tuple[str, ...], ...] = (
     (),
     ("stability",),
     ("size",),
@@ -40,6 +41,16 @@ _CHOICES = (
     ("stability", "distinct"),
     ("stability", "distinct", "size"),
 )
+_SCORED: tuple[tuple[str, ...], ...] = (
+    ("surprisal",),
+    ("worst",),
+    ("stability", "surprisal"),
+    ("size", "surprisal"),
+    ("size", "worst"),
+    ("surprisal", "worst"),
+    ("stability", "surprisal", "worst"),
+    ("size", "surprisal", "worst"),
+)  # only where a log tells how likely the tokens were
 
 
 @dataclass(slots=True)
@@ -159,12 +170,21 @@ def candidates(traces: Sequence[Trace], *, probes: bool = False) -> list[Axes]:
     distinct = _quantile_cuts([float(at.distinct) for trace in traces for at in trace.seen])
     stability = tuple(float(length) for length in range(2, _LONGEST_STABILITY + 1))
     cuts = {"stability": stability, "distinct": distinct, "size": sizes}
-    found = [Axes(**{name: cuts[name] for name in choice}) for choice in _CHOICES]
+    choices = _CHOICES
+    entries = [entry for trace in traces for entry in trace.checkpoints]
+    if all(entry.surprisal is not None for entry in entries):
+        choices += _SCORED
+        right = np.array([entry.correct for entry in entries], float)
+        seen = [at for trace in traces for at in trace.seen]
+        for name in ("surprisal", "worst"):
+            likely = -np.array([getattr(at, name) for at in seen])  # g rises with it
+            cuts[name] = tuple(-cut for cut in reversed(confidences.cuts(likely, right, bins=_LIKELY_BINS)))
+    found = [Axes(**{name: cuts[name] for name in choice}) for choice in choices]
     if probes:
-        read = [entry for trace in traces for entry in trace.checkpoints if entry.confidence is not None]
+        read = [entry for entry in entries if entry.confidence is not None]
         confidence = np.array([entry.confidence for entry in read], float)
         by_g = confidences.cuts(confidence, np.array([entry.correct for entry in read], float), bins=5)
-        found = [Axes(a.stability, a.distinct, a.size, by_g) for a in found]
+        found = [replace(axes, confidence=by_g) for axes in found]
     return list(dict.fromkeys(found))
 
 

@@ -31,9 +31,10 @@ class Entry:
     `think_tokens`: thinking tokens up to here, a closer of the model's own included. `answer` as it was
     forced here, `correct` by the question's verifier. `confidence`: probability of its first token, `entropy`
     (nats) of that token's distribution; null at the end of a run, where nothing was probed. `stability`,
-    `tail`: see `engine.stop.signals`. `energy_j`: of the request up to here, probes left out; `probe_j`: of
-    this checkpoint's probe; `answer_j`: of closing and answering here. `ledger_j`: at a run's end what the
-    meter booked for the whole run, probes included; else null. `energy_source`: whose joules.
+    `tail`, `surprisal`: see `engine.stop.signals`; the last is null in logs of engines that do not tell it.
+    `energy_j`: of the request up to here, probes left out; `probe_j`: of this checkpoint's probe; `answer_j`:
+    of closing and answering here. `ledger_j`: at a run's end what the meter booked for the whole run, probes
+    included; else null. `energy_source`: whose joules.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Entry:
     answer_j: float
     energy_source: str
     ledger_j: float | None = None
+    surprisal: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("energy_j", "probe_j", "answer_j"):
@@ -65,6 +67,8 @@ class Entry:
                 raise ValueError(f"{name} must be finite and not negative, not {value}")
         if self.confidence is not None and not 0 <= self.confidence <= 1:
             raise ValueError(f"confidence must lie in [0, 1], not {self.confidence}")
+        if self.surprisal is not None and not (math.isfinite(self.surprisal) and self.surprisal >= 0):
+            raise ValueError(f"surprisal must be finite and not negative, not {self.surprisal}")
 
 
 @dataclass(frozen=True)
@@ -78,13 +82,14 @@ class Trace:
     def seen(self) -> tuple[Signals, ...]:
         """The checkpoints as a policy sees them when the run is made."""
         tails: set[str] = set()
-        found = []
+        worst, found = 0.0, []
         for entry in self.checkpoints:
             if entry.stability:
                 tails.add(entry.tail)
-            found.append(
-                Signals(entry.checkpoint, entry.think_tokens, entry.tail, entry.stability, len(tails))
-            )
+            surprisal = entry.surprisal or 0.0
+            worst = max(worst, surprisal)
+            where = entry.checkpoint, entry.think_tokens, entry.tail, entry.stability
+            found.append(Signals(*where, len(tails), surprisal, worst))
         return tuple(found)
 
     def cells(self, axes: Axes) -> list[Cell]:
@@ -187,7 +192,7 @@ def parse(raw: object) -> Entry:
     if given.pop("schema", None) != SCHEMA:
         raise ValueError(f"its schema is not {SCHEMA}")
     known = {field.name: str(field.type) for field in fields(Entry)}
-    wrong = set(given) - set(known) | (set(known) - set(given) - {"ledger_j"})
+    wrong = set(given) - set(known) | (set(known) - set(given) - {"ledger_j", "surprisal"})
     if wrong:
         raise ValueError(f"missing or unknown: {', '.join(sorted(wrong))}")
     for name, value in given.items():

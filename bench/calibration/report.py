@@ -6,7 +6,7 @@ from bench.calibration.fit import Finding
 from bench.tables import markdown
 from engine.stop.rule import POINTS, Axes, StoppingRule
 
-_NAMES = ("stability", "distinct", "size", "confidence")
+_NAMES = ("stability", "distinct", "size", "surprisal", "worst", "confidence")
 
 
 def findings_table(findings: Sequence[Finding], rule: StoppingRule) -> str:

@@ -26,10 +26,10 @@ ANSWER_TOKENS = 4  # answers of the test bed are one or two characters and an en
 class Recorder(Policy):
     """Stops nothing; keeps what a probe reads at each checkpoint of its one row."""
 
-    needs = frozenset({"probe"})
+    needs = frozenset({"probe", "logprob"})
 
     def __init__(self) -> None:
-        self._reader = SignalReader()
+        self._reader = SignalReader(scored=True)
 
     def __deepcopy__(self, memo: object) -> "Recorder":
         return self  # the row's copy is the one whose readings are asked for
@@ -118,6 +118,7 @@ def _entry(
         entropy=reading.entropy,
         stability=at.stability,
         tail=at.tail,
+        surprisal=at.surprisal,
         closed=False,
         energy_j=pricer.written_j(result.prompt_tokens, at.think_tokens),
         probe_j=pricer.probe_j(length, injected, read),
@@ -156,6 +157,7 @@ def _end(
         entropy=None,
         stability=last.stability if last else 0,
         tail=last.tail if last else "",
+        surprisal=last.surprisal if last else 0.0,
         closed=closed,
         energy_j=energy_j,
         probe_j=0.0,

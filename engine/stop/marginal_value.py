@@ -24,9 +24,9 @@ class MarginalValue(Policy):
     def __init__(self, price: float | None = None, *, rule: StoppingRule | None = None) -> None:
         self.price = Dial(price=price).price
         self._given = rule
-        self.needs = frozenset({"probe"}) if rule is not None and rule.probes else frozenset()
+        self.needs = frozenset[str]() if rule is None else rule.needs
         self.reads_price = price is None
-        self._reader = SignalReader()
+        self._reader = SignalReader(scored="logprob" in self.needs)
         self._solved: dict[float, Decisions] = {}
 
     def reset(self, context: Context) -> None:
@@ -38,8 +38,9 @@ class MarginalValue(Policy):
             )
         if context.curve is not None:
             rule.require(context.curve.fits.model, context.curve.fits.quantization)
-        if rule.probes and not self.needs:
-            raise UsageError("this stopping rule probes: make the policy with it, MarginalValue(rule=…)")
+        if not rule.needs <= self.needs:
+            asked = " and ".join(sorted(rule.needs - self.needs))
+            raise UsageError(f"this rule needs {asked}: make the policy with it, MarginalValue(rule=…)")
         self._rule, self._context = rule, context
         self._name, self._states = rule.of(context.category)
 

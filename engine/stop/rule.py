@@ -15,7 +15,7 @@ it is.
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from engine.errors import UsageError
 from engine.stop.signals import Signals
@@ -23,7 +23,7 @@ from engine.stop.signals import Signals
 POOLED = "all"  # the rule of every category together, for those that no calibration saw
 POINTS = 100.0  # accuracy points are hundredths
 
-Cell = tuple[int, ...]  # (stability, distinct, size, confidence), each the number of its bin
+Cell = tuple[int, ...]  # each signal's number of its bin, in the order of the fields of `Axes`
 ANY: Cell = ()  # all cells of a checkpoint together
 
 
@@ -32,24 +32,36 @@ class Axes:
     """Where each signal is cut into bins: a value belongs to as many bins further up as cuts are not above
     it.
 
-    No cuts: the signal is not looked at. `size`: of the prompt in tokens. `confidence`: of a probe's first
-    token; with cuts, every checkpoint is probed. Raises `ValueError` for cuts that do not rise.
+    No cuts: the signal is not looked at. `size`: of the prompt in tokens. `surprisal`, `worst`: of the tokens
+    written, see `Signals`. `confidence`: of a probe's first token; with cuts, every checkpoint is probed.
+    Raises `ValueError` for cuts that do not rise.
     """
 
     stability: tuple[float, ...] = ()
     distinct: tuple[float, ...] = ()
     size: tuple[float, ...] = ()
     confidence: tuple[float, ...] = ()
+    surprisal: tuple[float, ...] = ()
+    worst: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for cuts in (self.stability, self.distinct, self.size, self.confidence):
+        for cuts in self._all:
             if any(not math.isfinite(cut) for cut in cuts) or list(cuts) != sorted(set(cuts)):
                 raise ValueError(f"cuts must be finite and rise, not {list(cuts)}")
 
     def cell(self, at: Signals, prompt_tokens: int, confidence: float = 0.0) -> Cell:
-        values = (at.stability, at.distinct, prompt_tokens, confidence)
-        cuts = (self.stability, self.distinct, self.size, self.confidence)
-        return tuple(bisect_right(cut, value) for cut, value in zip(cuts, values, strict=True))
+        values = (at.stability, at.distinct, prompt_tokens, confidence, at.surprisal, at.worst)
+        return tuple(bisect_right(cuts, value) for cuts, value in zip(self._all, values, strict=True))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Of a policy that looks at these."""
+        asked = {"probe": self.confidence, "logprob": self.surprisal or self.worst}
+        return frozenset(need for need, cuts in asked.items() if cuts)
+
+    @property
+    def _all(self) -> tuple[tuple[float, ...], ...]:
+        return self.stability, self.distinct, self.size, self.confidence, self.surprisal, self.worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,9 @@ class CategoryRule:
         coarse = {state.checkpoint for state in self.states if state.cell == ANY}
         if coarse != set(range(len(coarse))) or coarse != {state.checkpoint for state in self.states}:
             raise ValueError("checkpoints are numbered from 0, and each needs a state of any cell")
+        signals = len(fields(self.axes))
+        if any(len(cell) not in (0, signals) for s in self.states for cell in (s.cell, *dict(s.onward))):
+            raise ValueError(f"a cell tells the bins of {signals} signals: calibrate again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +175,9 @@ class StoppingRule:
         return self  # frozen: rows share it
 
     @property
-    def probes(self) -> bool:
-        return any(rule.axes.confidence for rule in self.categories.values())
+    def needs(self) -> frozenset[str]:
+        """Of a policy that follows it, whatever the category."""
+        return frozenset[str]().union(*(rule.axes.needs for rule in self.categories.values()))
 
     def of(self, category: str | None) -> tuple[str, CategoryRule]:
         """(name, rule) for a category; POOLED where none is given or no calibration saw it."""

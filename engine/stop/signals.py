@@ -1,4 +1,4 @@
-"""What can be seen for nothing at a checkpoint of a thinking row: the text of its steps.
+"""What can be seen for nothing at a checkpoint of a thinking row: its steps' text, and how likely it was.
 
 A checkpoint is the row's first token (number 0) and every end of a written-out step; the next token is chosen
 by then, or about to be.
@@ -15,7 +15,9 @@ from engine.stop.stability import Streak, exactly, tail
 class Signals:
     """`think_tokens`: written up to here. `stability`: steps in a row, this one included, with this `tail`.
 
-    `distinct`: different tails so far. All are 0 or empty before the first step has ended.
+    `distinct`: different tails so far. All are 0 or empty before the first step has ended. `surprisal`: -ln p
+    (nats) of the least likely token since the checkpoint before, `worst` of all so far, by the model's own
+    probabilities; 0 where they are not looked at.
     """
 
     checkpoint: int
@@ -23,13 +25,15 @@ class Signals:
     tail: str = ""
     stability: int = 0
     distinct: int = 0
+    surprisal: float = 0.0
+    worst: float = 0.0
 
 
 class SignalReader:
-    """Follows one row."""
+    """Follows one row. `scored`: surprisals are looked at, so steps have log-probabilities."""
 
-    def __init__(self) -> None:
-        self._ends, self._streak = Checkpoints(), Streak(exactly)
+    def __init__(self, *, scored: bool = False) -> None:
+        self._ends, self._streak, self._scored = Checkpoints(), Streak(exactly), scored
 
     def begin(self, context: Context) -> None:
         """A row begins. Raises `UsageError` on a model whose thinking is not marked."""
@@ -37,10 +41,14 @@ class SignalReader:
         self._streak.forget()
         self._tails: set[str] = set()
         self._tail, self._reached = "", 0
+        self._surprisal, self._worst = 0.0, 0.0
 
     def read(self, step: Step) -> Signals | None:
         """What is to be seen at this token, if it reached a checkpoint."""
         ended = self._ends.reached(step)
+        if self._scored and step.phase is Phase.THINK and not step.forced:
+            self._surprisal = max(self._surprisal, -step.log_probability())
+            self._worst = max(self._worst, self._surprisal)
         if step.phase is not Phase.THINK or not (ended or step.index == 0):
             return None
         if ended:
@@ -48,6 +56,15 @@ class SignalReader:
             self._streak.add(self._tail)
             self._tails.add(self._tail)
         self._reached += 1
-        return Signals(
-            self._reached - 1, step.index + 1, self._tail, self._streak.length, distinct=len(self._tails)
+        found = Signals(
+            self._reached - 1,
+            step.index + 1,
+            self._tail,
+            self._streak.length,
+            len(self._tails),
+            self._surprisal,
+            self._worst,
         )
+        if ended:
+            self._surprisal = 0.0
+        return found

@@ -11,7 +11,7 @@ from engine.stop.rule import ANY, POOLED, Axes, CategoryRule, State, StoppingRul
 from engine.stop.signals import Signals
 from tests.curves import KEY, curve
 
-LOW, HIGH = (0, 0, 0, 0), (1, 0, 0, 0)
+LOW, HIGH = (0, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0)
 
 
 def state(checkpoint, cell, correct, **given) -> State:
@@ -110,15 +110,15 @@ def worth(rule: CategoryRule, per_j: float, stops: dict, checkpoint: int, cell) 
 
 def test_a_cell_that_no_run_saw_is_decided_by_its_checkpoint_and_a_checkpoint_beyond_by_none():
     solved = decisions(two_steps(), 10.0)
-    assert look_up(solved, 1, (7, 7, 7, 7)) == solved[1, ANY]
+    assert look_up(solved, 1, (7, 7, 7, 7, 7, 7)) == solved[1, ANY]
     assert look_up(solved, 2, LOW) is None
 
 
 def test_signals_fall_into_the_bins_between_the_cuts():
-    axes = Axes(stability=(2.0, 4.0), size=(10.0,), confidence=(0.5,))
-    assert axes.cell(Signals(3, 9, "x", 1, 1), 9, 0.4) == (0, 0, 0, 0)
-    assert axes.cell(Signals(3, 9, "x", 2, 5), 10, 0.5) == (1, 0, 1, 1)
-    assert axes.cell(Signals(3, 9, "x", 9, 1), 99) == (2, 0, 1, 0)
+    axes = Axes(stability=(2.0, 4.0), size=(10.0,), confidence=(0.5,), surprisal=(0.1, 1.0), worst=(1.0,))
+    assert axes.cell(Signals(3, 9, "x", 1, 1), 9, 0.4) == (0, 0, 0, 0, 0, 0)
+    assert axes.cell(Signals(3, 9, "x", 2, 5, 0.1, 1.5), 10, 0.5) == (1, 0, 1, 1, 1, 1)
+    assert axes.cell(Signals(3, 9, "x", 9, 1, 2.0, 2.0), 99) == (2, 0, 1, 0, 2, 1)
 
 
 def test_a_rule_goes_into_the_curve_file_and_comes_back():
@@ -156,6 +156,8 @@ def test_states_that_make_no_sense_are_refused(change, complaint):
 def test_checkpoints_with_a_gap_cuts_that_fall_and_a_rule_without_all_are_refused():
     with pytest.raises(ValueError, match="numbered"):
         CategoryRule(Axes(), (state(1, ANY, 0.4),))
+    with pytest.raises(ValueError, match="bins of 6 signals: calibrate again"):
+        CategoryRule(Axes(), (state(0, ANY, 0.4), state(0, (0, 0, 0, 0), 0.4)))
     with pytest.raises(ValueError, match="rise"):
         Axes(size=(3.0, 2.0))
     with pytest.raises(ValueError, match="all"):

@@ -26,6 +26,20 @@ def test_a_tail_that_comes_back_is_no_new_one_and_begins_a_new_streak():
     assert (last.stability, last.distinct) == (2, 2)
 
 
+def test_the_least_likely_token_of_each_step_and_of_all_steps_is_told():
+    reader = SignalReader(scored=True)
+    reader.begin(Context(0, 3, 99, None, 4, "\n", None))
+    pieces = [("4", -0.5), ("+", -2.0), ("\n", -0.1), ("5", -1.0), ("\n", -0.2), ("6", -0.3), ("\n", -3.0)]
+    steps = [
+        Step(0, i, 0, piece, Phase.THINK, 1, _log_probability=nats) for i, (piece, nats) in enumerate(pieces)
+    ]
+    found = [at for at in map(reader.read, steps) if at]
+    assert [(at.surprisal, at.worst) for at in found] == [(0.5, 0.5), (2.0, 2.0), (1.0, 2.0), (3.0, 3.0)]
+    reader.begin(Context(0, 3, 99, None, 4, "\n", None))
+    forced = Step(0, 1, 0, "x\n", Phase.THINK, 1, forced=True)
+    assert (reader.read(steps[0]).worst, reader.read(forced).surprisal) == (0.5, 0.5), "a row of its own"
+
+
 def test_an_answer_has_no_checkpoints():
     assert read(["x", "\n"], phase=Phase.ANSWER) == [None, None]
 

@@ -129,10 +129,35 @@ def test_a_budget_becomes_the_price_that_keeps_it():
         price_of_budget(mean_j, 0.1)
 
 
+def telling(runs: list[Trace], seed: int) -> list[Trace]:
+    """With surprisals, mostly high where the line is wrong."""
+    rng = np.random.default_rng(seed)
+
+    def told(run: Trace) -> Trace:
+        found = [
+            replace(at, surprisal=float(rng.exponential(0.05 if at.correct else 2.0)))
+            for at in run.checkpoints
+        ]
+        return replace(run, checkpoints=tuple(found))
+
+    return list(map(told, runs))
+
+
+def test_what_tokens_surprise_tells_is_used_where_it_tells_something():
+    blind = check_runs(CHECKER, 300, 4)
+    runs, unseen = telling(blind, 0), telling(check_runs(CHECKER, 300, 5), 1)
+    assert all(not axes.needs for axes in candidates(blind)), "a log without them"
+    chosen = choose_axes(runs, candidates(runs))
+    assert chosen.surprisal and chosen.needs == {"logprob"}
+    price = 3.0
+    seeing, plain = (worth(unseen, fit_category(runs, axes), price).mean() for axes in (chosen, STABLE))
+    assert seeing > plain + 0.01
+
+
 def test_probes_are_on_the_bill_of_a_rule_that_asks_for_them():
     runs = check_runs(CHECKER, 200, 8)
     [axes, *_] = [axes for axes in candidates(runs, probes=True)]
-    probing = Axes(axes.stability, axes.distinct, axes.size, (0.4,))
+    probing = replace(axes, confidence=(0.4,))
     outcome = replay(runs, fit_category(runs, probing), 1.0)
     plain = at_stops(runs, outcome.stops)
     probes = [
