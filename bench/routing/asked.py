@@ -76,9 +76,9 @@ def read_question(asked: Asked, question: Question, split: str) -> Reading:
 def tell(asked: Asked, question: Question, ways: Sequence[Way]) -> list[Told]:
     """What came of each way, in their order.
 
-    Chains of thought are run from the largest budget on. A row's draws are keyed by seed, row and place, so thinking that ended by itself before a smaller budget
-    would have ended it is, token for token, what that budget gives: it is told again, and not run again.
-    Raises `TokenjouleError` where a run failed.
+    Chains of thought are run from the largest budget on. A row's draws are keyed by seed, row and place, so
+    that thinking which ended by itself before a smaller budget would have ended it is, token for token, what
+    that budget gives: it is told again, and not run again. Raises `TokenjouleError` where a run failed.
     """
     told: dict[Way, Told] = {}
     whole: Told | None = None

@@ -32,7 +32,7 @@ from bench.testbed.question import Question
 from bench.testbed.splits import SEALED, open_split
 from engine.cli import Parser, guarded, leave
 from engine.engine import Engine
-from engine.errors import TokenjouleError, UsageError
+from engine.errors import UsageError
 from router.outcomes import SCHEMA as OUTCOME
 from router.outcomes import Outcome, read_outcomes
 

@@ -15,6 +15,10 @@ _CLUSTERS = {
     **dict.fromkeys(("history", "law", "philosophy"), "humanities"),
     "business": "economics",
     "grade school": "math",
+    # The test bed's: sums and digits are arithmetic, a search is a program's loop, a fact is recalled.
+    **dict.fromkeys(("chain", "chain-choice", "verify", "verify-choice"), "math"),
+    **dict.fromkeys(("search", "search-choice"), "computer science"),
+    **dict.fromkeys(("recall", "recall-choice"), "humanities"),
 }
 
 
