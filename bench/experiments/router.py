@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--arms", metavar="NAME,…", help="only these arms of the files")
     cli.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="splits of the questions")
     cli.add_argument("--resplits", type=int, default=RESPLITS, metavar="N", help="of the certificate")
-    cli.add_argument("--jobs", type=int, default=1, metavar="N", help="files that are studied at once")
+    cli.add_argument("--jobs", type=int, default=1, metavar="N", help="files, or with --fit seeds, at once")
     cli.add_argument("--out", type=Path, metavar="RUNS.jsonl", help="records are added to it")
     cli.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it (needs matplotlib)")
     cli.add_argument("--from", dest="files", type=Path, nargs="+", metavar="RUNS.jsonl", help="run nothing")
@@ -125,8 +125,6 @@ def _frozen(options: argparse.Namespace) -> Study:
     """Of the test questions in all files together."""
     if options.deciding_joules is None or not 0 <= options.deciding_joules < math.inf:
         raise UsageError("--fit needs --deciding-joules, a number of at least 0: choosing is not free")
-    if options.jobs > 1:
-        raise UsageError("--fit is one study of all files: --jobs has no meaning with it")
     fit, test = (
         _chosen([one for file in files for one in read_outcomes(file)], options.arms)
         for files in (options.fit, options.outcomes)
@@ -141,6 +139,7 @@ def _frozen(options: argparse.Namespace) -> Study:
         resplits=options.resplits,
         deciding_j=options.deciding_joules,
         series=options.series,
+        jobs=options.jobs,
         say=_say,
     )
 

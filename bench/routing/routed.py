@@ -22,13 +22,18 @@ NAMES = {
 }
 
 
-def prices(table: Table) -> tuple[float, ...]:
-    """Accuracy points per joule: none, and around the slope from the cheapest arm to the strongest."""
+def prices(table: Table, *, finer: int = 0) -> tuple[float, ...]:
+    """Accuracy points per joule: none, and around the slope from the cheapest arm to the strongest.
+
+    `finer`: so many more below the others, down to a fiftieth of the slope: where hardly any accuracy may be
+    lost, a price has to be low.
+    """
     right, spent = table.correct.mean(0), table.energy_j.mean(0)
     best, least = int(np.argmax(right)), int(np.argmin(spent))
     rise, run = POINTS * (right[best] - right[least]), spent[best] - spent[least]
     slope = rise / run if rise > 0 and run > 0 else POINTS / spent.max()
-    return (0.0, *np.geomspace(0.3 * slope, 15 * slope, PRICES - 1))
+    lower = np.geomspace(0.02 * slope, 0.3 * slope, finer, endpoint=False)
+    return (0.0, *lower, *np.geomspace(0.3 * slope, 15 * slope, PRICES - 1))
 
 
 def routed(which: str, table: Table, p: Array, expected: Array, at: Sequence[float]) -> Played:

@@ -1,7 +1,10 @@
 """All rules on one set of outcomes, judged side by side, and the checks of the estimators that they ask."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +24,13 @@ from bench.routing.routed import as_chosen, chosen_price, prices, routed
 from bench.routing.split import PARTS, Prepared, Split, crossed, frozen, prepared
 from engine.errors import UsageError
 from router.outcomes import Outcome, Table
-from router.policy import Array
+from router.policy import Array, Picks
 
 MEASURED = "measured"
+FINER = 8  # prices below the usual ones
 READ = ("logistic", "neighbours")  # of `PROBABILITIES`, those that need what reading a question tells
 Say = Callable[[str], None]
+Ruled = tuple[list[Played], Array, Costs]
 
 
 def studied(name: str, outcomes: Sequence[Outcome], seeds: int, resplits: int, say: Say) -> Study:
@@ -56,12 +61,13 @@ def frozen_study(
     resplits: int,
     deciding_j: float,
     series: Path | None,
+    jobs: int,
     say: Say,
 ) -> Study:
     """The questions of `test` by what those of `fit` taught: no threshold, price or rate is from the test.
 
     `deciding_j`: of choosing an arm, charged with the reading of the question to every rule that chooses by
-    it. `series`: of grid intensities; without it no pressure is played. Raises `UsageError` where test
+    it. `series`: of grid intensities; without it no pressure is played. `jobs`: seeds at a time. Raises `UsageError` where test
     questions are among those that are learnt from.
     """
     refuse_test({readings[one.question].split for one in fit if one.question in readings})
@@ -73,8 +79,8 @@ def frozen_study(
     taught, tested = np.flatnonzero(learnt), np.flatnonzero(~learnt)
     if not len(taught) or not len(tested):
         raise UsageError("nothing is left to learn from, or to be tested")
-    each, at = range(seeds), prices(data.table.take(taught))
-    rules, believed, spent = ruled(data, each, frozen(taught, tested), at, say)
+    each, at = range(seeds), prices(data.table.take(taught), finer=FINER)
+    rules, believed, spent = _by_seed(data, each, taught, tested, at, jobs, say)
     here = data.take(tested)
     played = [*(rule.take(tested) for rule in rules), *learnt_nothing(here.table)]
     say(f"{name}: verdicts, checks, certificates")
@@ -96,9 +102,41 @@ def frozen_study(
     return replace(found, pressed=tuple(pressed(World.of(data, taught, tested, price), series)))
 
 
-def ruled(
-    data: Prepared, seeds: Sequence[int], split: Split, at: Sequence[float], say: Say
-) -> tuple[list[Played], Array, Costs]:
+def _by_seed(
+    data: Prepared,
+    seeds: Sequence[int],
+    taught: Picks,
+    tested: Picks,
+    at: Sequence[float],
+    jobs: int,
+    say: Say,
+) -> Ruled:
+    """As `ruled`, in so many processes, each with seeds of its own."""
+    if jobs == 1:
+        return ruled(data, seeds, frozen(taught, tested), at, say)
+    one = partial(_one_seed, data, taught, tested, at)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        parts = list(pool.map(one, seeds))
+    say(f"{len(parts)} seeds")
+    rules = [
+        replace(
+            same[0],
+            correct=np.concatenate([rule.correct for rule in same]),
+            energy_j=np.concatenate([rule.energy_j for rule in same]),
+        )
+        for same in zip(*(part[0] for part in parts), strict=True)
+    ]
+    believed = np.concatenate([part[1] for part in parts])
+    spent = [part[2] for part in parts]
+    expected, q90 = (np.concatenate([getattr(one, name) for one in spent]) for name in ("expected", "q90"))
+    return rules, believed, Costs(expected, q90)
+
+
+def _one_seed(data: Prepared, taught: Picks, tested: Picks, at: Sequence[float], seed: int) -> Ruled:
+    return ruled(data, [seed], frozen(taught, tested), at, lambda _: None)
+
+
+def ruled(data: Prepared, seeds: Sequence[int], split: Split, at: Sequence[float], say: Say) -> Ruled:
     """Rules that learn, and what the router's estimators say of each arm: p (S, Q, A), and joules.
 
     A rule that has read its questions pays for that, and its arms are spared what was read; one that goes by
