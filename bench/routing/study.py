@@ -67,8 +67,8 @@ def frozen_study(
     """The questions of `test` by what those of `fit` taught: no threshold, price or rate is from the test.
 
     `deciding_j`: of choosing an arm, charged with the reading of the question to every rule that chooses by
-    it. `series`: of grid intensities; without it no pressure is played. `jobs`: seeds at a time. Raises `UsageError` where test
-    questions are among those that are learnt from.
+    it. `series`: of grid intensities; without it no pressure is played. `jobs`: seeds at a time. Raises
+    `UsageError` where test questions are among those that are learnt from.
     """
     refuse_test({readings[one.question].split for one in fit if one.question in readings})
     if both := {one.question for one in fit} & {one.question for one in test}:
