@@ -4,8 +4,8 @@ from itertools import combinations
 
 import numpy as np
 
+from bench.routing.baselines import paper_arm
 from bench.routing.played import Kind, Played, fixed
-from router.baselines import paper_arm
 from router.outcomes import Table
 from router.policy import Array, Picks, picked
 

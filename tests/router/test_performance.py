@@ -3,9 +3,10 @@ import sys
 import numpy as np
 import pytest
 
+from engine.chances import ece, log_loss
+from engine.projection import Projection
 from router import performance
-from router.performance import Performance, Projection, log_loss
-from router.scores import ece
+from router.performance import Performance
 from tests.router.planted import plant
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
@@ -84,10 +85,10 @@ def test_many_features_are_projected_and_the_first_are_kept(data):
 def test_what_is_unlike_the_training_questions_is_outside(data):
     train, test = data
     found = Performance.fit(train.table.features[:300], train.table.correct[:300])
-    assert found.outside(test.table.features).mean() < 0.01
+    assert found.projection.outside(test.table.features).mean() < 0.01
     far = test.table.features[:3].copy()
     far[0], far[1, 2], far[2, 0] = 30.0, np.nan, np.inf
-    assert found.outside(far).all()
+    assert found.projection.outside(far).all()
 
 
 def test_the_same_seed_gives_the_same_estimator(data):
