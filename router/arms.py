@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from engine.answerers import Local
 from engine.strategy.ask import Technique
@@ -15,17 +15,17 @@ from engine.strict import made, read_toml
 DEFAULT = Path(__file__).parent / "arms.toml"
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """`way`: the technique, with its token budget. `family`: of arms that differ in that alone."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm(Technique):
+    """A technique, with its token budget, on a model."""
 
     name: str
     model: str
-    way: Technique
 
     @property
     def family(self) -> str:
-        return f"{self.model}/{self.way.technique}/{self.way.directive}/{self.way.samples}"
+        """Of arms that differ in their token budget alone."""
+        return f"{self.model}/{self.technique}/{self.directive}/{self.samples}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class Arms:
     """
 
     arms: tuple[Arm, ...]
-    models: Mapping[str, Local | Server] = field(default_factory=dict)
-    fallback: str = ""
+    models: Mapping[str, Local | Server]
+    fallback: str
     memory_gb: float | None = None
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Arms:
                 raise ValueError(f"arms[{at}]: name: another is called {arm.name!r}")
             if arm.model not in self.models:
                 raise ValueError(f"arms[{at}]: model: there is none called {arm.model!r}")
-            if arm.way.technique == "vote" and isinstance(self.models[arm.model], Server):
+            if arm.technique == "vote" and isinstance(self.models[arm.model], Server):
                 raise ValueError(f"arms[{at}]: technique: votes are for local models")
         if self.fallback not in names:
             raise ValueError(f"fallback: no arm is called {self.fallback!r}")
@@ -68,22 +68,4 @@ class Arms:
 
 def load_arms(path: Path = DEFAULT) -> Arms:
     """Raises `TokenjouleError` naming file, line and field."""
-    return read_toml(path, _arms)
-
-
-def _arms(content: dict[str, Any]) -> Arms:
-    """In the file a technique's fields stand beside its arm's own."""
-    arms = content.get("arms", [])
-    if isinstance(arms, list) and all(isinstance(arm, dict) for arm in arms):
-        own = ("name", "model")
-        arms = [
-            {
-                **{key: arm[key] for key in own if key in arm},
-                "way": {key: value for key, value in arm.items() if key not in own},
-            }
-            for arm in arms
-        ]
-    try:
-        return made(Arms, {**content, "arms": arms})
-    except ValueError as error:
-        raise ValueError(str(error).replace(".way", "")) from error
+    return read_toml(path, partial(made, Arms))

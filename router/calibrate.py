@@ -20,11 +20,10 @@ from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
 from engine.features import text_features
 from engine.label import outcomes, read_questions
-from engine.outcomes import read_outcomes, write_outcomes
+from engine.outcomes import Table, read_outcomes, write_outcomes
+from engine.scorers import SCORERS
 from router.arms import DEFAULT, load_arms
 from router.estimator import TEXT, Estimator
-from router.outcomes import Table
-from router.performance import KINDS
 from router.policy import Picks, cheapest_certain, picked, price_for_budget, priced
 
 
@@ -36,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--arms", type=Path, default=DEFAULT, metavar="arms.toml")
     cli.add_argument("--run", type=Path, metavar="QUESTIONS.jsonl", help="have every arm answer these first")
     cli.add_argument("--grade", choices=("exact", "number", "choice", "math"), default="exact")
-    cli.add_argument("--kind", choices=tuple(KINDS), default="logistic")
+    cli.add_argument("--kind", choices=tuple(SCORERS), default="logistic")
     cli.add_argument("--min-accuracy", type=float, metavar="A", help="certify a threshold for min-energy")
     cli.add_argument(
         "--delta", type=float, default=0.1, metavar="D", help="… but for this risk (default 0.1)"
@@ -57,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
         if value is not None and not 0 < value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must lie between 0 and 1, not {value}")
     arms, source = load_arms(options.arms), TEXT
-    ways = {arm.name: (arm.model, arm.way) for arm in arms.arms}
+    ways = {arm.name: (arm.model, arm) for arm in arms.arms}
     with Answerers(arms.models, memory_gb=arms.memory_gb) as answerers:
         if options.run is not None:
             found = outcomes(answerers, ways, read_questions(options.run), options.grade)

@@ -13,8 +13,8 @@ from engine.arrays import load_arrays, save_arrays
 from engine.chances import logit
 from engine.energy.request_costs import CostEstimator
 from engine.errors import TokenjouleError
+from engine.outcomes import Table
 from router.certificate import certified_threshold
-from router.outcomes import Table
 from router.performance import Performance
 from router.policy import Array
 

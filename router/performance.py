@@ -10,62 +10,10 @@ import numpy as np
 
 from engine.chances import interval, log_loss, logit
 from engine.projection import Projection
+from engine.scorers import SCORERS, Logistic, Scorer
 from router.policy import Array
 
 FOLDS, ISOTONIC_FROM, GRID = 5, 1000, 64
-
-
-@dataclass(frozen=True)
-class Logistic:
-    """`weights` (A, D + 1), the constant last."""
-
-    weights: Array
-
-    @classmethod
-    def fit(cls, z: Array, correct: Array, strength: float) -> "Logistic":
-        """Half an observation of each answer at the mean besides: no arm is beyond all doubt."""
-        from sklearn.linear_model import LogisticRegression
-
-        weights = []
-        for labels in correct.T:
-            known = ~np.isnan(labels)
-            rows = np.vstack([z[known], np.zeros((2, z.shape[1]))])
-            count = np.append(np.ones(known.sum()), [0.5, 0.5])
-            model = LogisticRegression(C=strength, solver="newton-cholesky")
-            model.fit(rows, np.append(labels[known], [0, 1]), count)
-            weights.append(np.append(model.coef_[0], model.intercept_))
-        return cls(np.array(weights))
-
-    def __call__(self, z: Array) -> Array:
-        """(N, D) -> (N, A)."""
-        return 1 / (1 + np.exp(-np.clip(z @ self.weights[:, :-1].T + self.weights[:, -1], -30, 30)))
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """The share of the nearest that were right, drawn to the arm's mean by two neighbours' weight.
-
-    known (M, D), labels (M, A).
-    """
-
-    known: Array
-    labels: Array
-    count: float
-
-    def __call__(self, z: Array) -> Array:
-        """(N, D) -> (N, A)."""
-        k = min(int(self.count), len(self.known))
-        distance = (self.known**2).sum(1) - 2 * z @ self.known.T  # but for |z|², the same for all
-        nearest = self.labels[np.argpartition(distance, k - 1, axis=1)[:, :k]]
-        found, mean = (~np.isnan(nearest)).sum(1), np.nanmean(self.labels, axis=0)
-        return (np.nansum(nearest, axis=1) + 2 * mean) / (found + 2)
-
-
-# How each kind is fitted, and how strongly it is tried: C of the regression, neighbours.
-KINDS = {
-    "logistic": (Logistic.fit, (0.001, 0.01, 0.1, 1.0)),
-    "knn": (Neighbours, (10.0, 30.0, 100.0)),
-}
 
 
 @dataclass(frozen=True)
@@ -84,7 +32,7 @@ class Performance:
     """
 
     projection: Projection
-    scorer: Logistic | Neighbours
+    scorer: Scorer
     grid: Array
     p: Array
     low: Array
@@ -92,7 +40,7 @@ class Performance:
 
     @classmethod
     def fit(cls, features: Array, correct: Array, *, kind: str = "logistic", seed: int = 0) -> "Performance":
-        """features (N, F), correct (N, A), nan where unknown. `kind`: one of `KINDS`.
+        """features (N, F), correct (N, A), nan where unknown. `kind`: one of `SCORERS`.
 
         Its strength is the one with the least log loss on folds left out. Raises `ValueError` for too few.
         """
@@ -101,7 +49,7 @@ class Performance:
         projection = Projection.fit(features)
         z = projection(features)
         fold = np.random.default_rng(seed).permutation(len(z)) % FOLDS
-        make, strengths = KINDS[kind]
+        make, strengths = SCORERS[kind]
         losses, scores = [], []
         for strength in strengths:
             tried = np.empty_like(correct)

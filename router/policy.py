@@ -8,8 +8,8 @@ cleaner one. What it does: it tightens token budgets, raises the price of a joul
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -110,11 +110,6 @@ class Limits:
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a number of at least 0, not {value}")
 
-    @property
-    def any(self) -> bool:
-        """Whether there is one that an estimate must keep."""
-        return any(getattr(self, name) is not None for name in _TAKEN)
-
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
@@ -203,12 +198,9 @@ def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Esti
 def _between(low: Estimate, high: Estimate, tokens: int) -> Estimate:
     """`high` with so many tokens, fewer than it was calibrated with: on the line to `low`."""
     share = (tokens - low.budget_tokens) / (high.budget_tokens - low.budget_tokens)
-    names = ("p", "p_low", "p_high", "energy_j", "energy_median_j", "energy_q90_j", "elapsed_q90_s")
-    ends = {name: (getattr(low, name), getattr(high, name)) for name in names}
-    mixed: dict[str, Any] = {
-        name: None if None in (a, b) else a + share * (b - a) for name, (a, b) in ends.items()
-    }
-    return replace(high, budget_tokens=tokens, **mixed)
+    pairs = zip(astuple(low)[3:], astuple(high)[3:], strict=True)
+    mixed: Iterator[Any] = (None if None in pair else pair[0] + share * (pair[1] - pair[0]) for pair in pairs)
+    return Estimate(high.arm, high.family, tokens, *mixed)
 
 
 def over_limit(one: Estimate, limits: Limits, conditions: Conditions) -> str | None:
@@ -240,7 +232,8 @@ def choose(
         removed |= {one.arm: why for one in known if (why := over_limit(one, limits, conditions))}
     left = [one for one in known if one.arm not in removed]
     beyond = blind or (None if left else "no arm keeps the limits")
-    if limits.strict and (not left or (blind is not None and limits.any)):
+    limited = any(getattr(limits, name) is not None for name in _TAKEN)
+    if limits.strict and (not left or (blind is not None and limited)):
         return Choice(None, 0, f"infeasible: {beyond}", removed)
     if blind is not None:
         best, why = next((one for one in known if one.arm == fallback), known[0]), "the best fixed arm"

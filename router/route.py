@@ -8,10 +8,11 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engine.cli import Parser, guarded, leave
-from engine.energy.grid import AVERAGE, MARGINAL, Grid
+from engine.energy.grid import AVERAGE, MARGINAL, Grid, Intensity
 from engine.energy.hourly import HourlyBudget
 from engine.errors import TokenjouleError, UsageError
 from engine.prompts import Item, read_items
@@ -64,14 +65,13 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("give exactly one of a query and --prompts")
     if options.carbon is None and (options.max_grams is not None or options.carbon_usual is not None):
         raise UsageError("--max-grams and --carbon-usual go with --carbon")
-    notes: list[str] = []
-    arms, estimator = load_arms(options.arms), None
+    arms, estimator, notes = load_arms(options.arms), None, []
     if options.estimator is not None:
         try:
             estimator = Estimator.load(options.estimator)
         except TokenjouleError as error:
             notes.append(str(error))
-    limits = _limits(options, estimator, notes)
+    limits, usual = _limits(options, _threshold(options.min_accuracy, estimator, notes))
     grid = None if options.carbon is None else Grid(options.carbon, options.carbon_kind)
     asked = [Item(0, options.query)] if options.prompts is None else read_items(options.prompts)
     hour = None if options.hourly_joules is None else HourlyBudget(options.hourly_joules)
@@ -79,11 +79,11 @@ def _run(options: argparse.Namespace) -> int:
     failures = []
     with Router(arms, estimator, hour=hour, **machine) as router:
         for item in asked:
-            told: list[str] = []
-            conditions = _conditions(options, grid, told)
+            told = Intensity(None) if grid is None else grid.now()
+            now = replace(usual, intensity_g_per_kwh=told.g_per_kwh)
             category = item.category or options.category
-            routed = router.answer(item.prompt, limits, conditions, category=category, seed=options.seed)
-            routed.notes[:0] = [*notes, *told]
+            routed = router.answer(item.prompt, limits, now, category=category, seed=options.seed)
+            routed.notes[:0] = [*notes, *told.notes]
             if options.json or options.prompts is not None:
                 print(json.dumps({"id": item.id, **routed.to_json()}), flush=True)
             else:
@@ -96,17 +96,24 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _limits(options: argparse.Namespace, estimator: Estimator | None, notes: list[str]) -> Limits:
-    threshold, certificate = options.min_accuracy, estimator and estimator.certificate
-    if threshold is not None and certificate is not None and certificate.target >= threshold:
-        if math.isnan(certificate.threshold):
-            notes.append(f"no threshold is certified for an accuracy of {certificate.target}")
-        else:
-            threshold = certificate.threshold
-    elif threshold is not None:
+def _threshold(accuracy: float | None, estimator: Estimator | None, notes: list[str]) -> float | None:
+    """Of p, for an answer of this accuracy: what is certified for it, else the same, and a note."""
+    certificate = None if estimator is None else estimator.certificate
+    if accuracy is None:
+        return None
+    if certificate is None or certificate.target < accuracy:
         notes.append("this accuracy is not certified: each answer is believed to have it, by estimate")
+    elif math.isnan(certificate.threshold):
+        notes.append(f"no threshold is certified for an accuracy of {certificate.target}")
+    else:
+        return certificate.threshold
+    return accuracy
+
+
+def _limits(options: argparse.Namespace, threshold: float | None) -> tuple[Limits, Conditions]:
+    """And what else is as the command line says. Raises `UsageError`."""
     try:
-        return Limits(
+        limits = Limits(
             joules=options.budget_joules,
             latency_s=options.max_latency,
             grams=options.max_grams,
@@ -114,18 +121,10 @@ def _limits(options: argparse.Namespace, estimator: Estimator | None, notes: lis
             price=options.price_joules,
             strict=options.strict,
         )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def _conditions(options: argparse.Namespace, grid: Grid | None, notes: list[str]) -> Conditions:
-    told = None if grid is None else grid.now()
-    if told is not None:
-        notes += [told.problem] if told.problem else []
-        notes += [f"the intensity of {told.source} is estimated"] if told.estimated else []
-    grams = None if told is None else told.g_per_kwh
-    try:
-        return Conditions(options.queue, options.utilisation, grams, options.carbon_usual, pue=options.pue)
+        usual_g = options.carbon_usual
+        return limits, Conditions(
+            options.queue, options.utilisation, usual_g_per_kwh=usual_g, pue=options.pue
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
 

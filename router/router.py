@@ -17,7 +17,7 @@ from engine.errors import TokenjouleError
 from engine.features import text_features
 from engine.prefilled import Prefilled
 from engine.strategy.said import Said
-from router.arms import Arm, Arms
+from router.arms import Arms
 from router.estimator import TEXT, Estimator
 from router.policy import Array, Choice, Conditions, Estimate, Limits, after, choose, escalate
 
@@ -61,9 +61,6 @@ class Routed:
         """Of all that is known."""
         parts = (self.features_j, self.router_j, *(stage.energy_j for stage in self.stages))
         return sum(part for part in parts if part is not None)
-
-    def estimate(self, arm: str) -> Estimate:
-        return next(one for one in self.estimates if one.arm == arm)
 
     def energy(self) -> dict[str, Any]:
         """J of each part; the total leaves out what nobody can tell, and then is not `complete`.
@@ -122,11 +119,6 @@ class Router:
     def __exit__(self, *_: object) -> None:
         self.answerers.__exit__()
 
-    @property
-    def fallback(self) -> str:
-        """The best fixed arm."""
-        return self.arms.fallback if self.estimator is None else self.estimator.fallback
-
     def answer(
         self,
         query: str,
@@ -150,7 +142,7 @@ class Router:
             spent_s = time.monotonic() - begun_s
             return after(limits, conditions, spent_j=routed.total_j, spent_s=spent_s)
 
-        routed.estimates = [Estimate(arm.name, arm.family, arm.way.budget_tokens) for arm in self.arms.arms]
+        routed.estimates = [Estimate(arm.name, arm.family, arm.budget_tokens) for arm in self.arms.arms]
         known = before_j = blind = None
         deciding_s = begun_s
         try:
@@ -159,7 +151,8 @@ class Router:
             routed.estimates = self._estimates(features[None], timed=limits.latency_s is not None)
         except TokenjouleError as error:
             blind = str(error)
-        decide = partial(choose, conditions=conditions, fallback=self.fallback, blind=blind)
+        fallback = (self.estimator or self.arms).fallback
+        decide = partial(choose, conditions=conditions, fallback=fallback, blind=blind)
         chosen: Choice | None = decide(routed.estimates, left())
         routed.router_s = time.monotonic() - deciding_s
         if before_j is not None:
@@ -169,13 +162,14 @@ class Router:
             routed.choices.append(chosen)
             if chosen.arm is None:
                 break
-            stage = self.run(self.arms[chosen.arm], chosen, query, left(), known, seed)
+            stage = self._asked(chosen, query, left(), known, seed)
             routed.stages.append(stage)
-            self._learn(stage, routed)
+            believed = next(one for one in routed.estimates if one.arm == stage.arm)
+            self._learn(stage, believed.energy_j, routed)
             tried = {done.arm for done in routed.stages}
             untried = [one for one in routed.estimates if one.arm not in tried]
             if stage.error is None:
-                if (p := self._certainty(stage, routed)) > certain:
+                if (p := self._certainty(stage, believed.p)) > certain:
                     certain, routed.answered_by = p, len(routed.stages) - 1
                 chosen = None if blind else escalate(certain, untried, left(), conditions)
             else:
@@ -189,21 +183,14 @@ class Router:
         routed.grams = conditions.grams(routed.total_j)
         return routed
 
-    def run(
-        self,
-        arm: Arm,
-        choice: Choice,
-        query: str,
-        left: Limits,
-        known: Prefilled | None = None,
-        seed: int = 0,
-    ) -> Stage:
+    def _asked(self, choice: Choice, query: str, left: Limits, known: Prefilled | None, seed: int) -> Stage:
         """`left`: of the limits. What no arm can keep is not asked of the one that answers all the same."""
+        arm = self.arms[choice.arm or ""]
         budgets = [] if choice.fallback else [left.joules, left.hourly_left_j]
         said = self.answerers.answer(
             arm.model,
             query,
-            arm.way,
+            arm,
             budget_tokens=choice.budget_tokens,
             budget_joules=min((joules for joules in budgets if joules is not None), default=None),
             deadline_s=left.latency_s,
@@ -237,31 +224,27 @@ class Router:
             raise TokenjouleError("the query is unlike those that were calibrated on")
         chances = estimator.performance.predict(features)
         here = enumerate(self.arms[name] for name in estimator.arms)
-        curves = {at: cost for at, arm in here if (cost := self.answerers.cost(arm.model, arm.way))}
+        curves = {at: cost for at, arm in here if (cost := self.answerers.cost(arm.model, arm))}
         costs = estimator.energy.predict(features, curves)
         parts = [chances.p, chances.low, chances.high, costs.expected, costs.median, costs.q90]
         if timed and estimator.seconds is not None:
             parts.append(estimator.seconds.predict(features).q90)
         rows = np.concatenate(parts).T.tolist()
-        told = {
+        told: dict[str, list[Any]] = {
             name: [None if math.isnan(value) else value for value in row]
             for name, row in zip(estimator.arms, rows, strict=True)
         }
-        return [
-            Estimate(arm.name, arm.family, arm.way.budget_tokens, *told[arm.name]) for arm in self.arms.arms
-        ]
+        return [Estimate(arm.name, arm.family, arm.budget_tokens, *told[arm.name]) for arm in self.arms.arms]
 
-    def _certainty(self, stage: Stage, routed: Routed) -> float:
-        """That the stage's answer is right, by all that is known now."""
-        p = routed.estimate(stage.arm).p
+    def _certainty(self, stage: Stage, p: float) -> float:
+        """That the stage's answer is right, by all that is known now; `p` was known before."""
         if self.estimator is None or math.isnan(p):
             return 0.0
         return self.estimator.after_stage(self.estimator.arms.index(stage.arm), p, stage.confidence)
 
-    def _learn(self, stage: Stage, routed: Routed) -> None:
+    def _learn(self, stage: Stage, predicted: float | None, routed: Routed) -> None:
         """From the ledger of a finished stage, the prefill that it went on from included."""
-        predicted = routed.estimate(stage.arm).energy_j
-        cut = routed.choices[-1].budget_tokens < self.arms[stage.arm].way.budget_tokens
+        cut = routed.choices[-1].budget_tokens < self.arms[stage.arm].budget_tokens
         if self.estimator is None or cut or stage.error or predicted is None or stage.energy_j is None:
             return
         actual = stage.energy_j + ((routed.features_j or 0.0) if stage.reused_tokens else 0.0)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.routing.played import Kind, Played
-from router.outcomes import Table
+from engine.outcomes import Table
 from router.policy import POINTS, Array, picked, priced
 
 PRICES = 18

@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.errors import UsageError
 from engine.features import text_features
-from router.outcomes import Table
+from engine.outcomes import Table
 from router.policy import Array, Picks
 
 PARTS = 5

@@ -37,6 +37,12 @@ class Intensity:
     estimated: bool = False
     problem: str | None = None
 
+    @property
+    def notes(self) -> list[str]:
+        """What is not as it should be."""
+        doubts = [f"the intensity of {self.source} is estimated"] if self.estimated else []
+        return [self.problem, *doubts] if self.problem else doubts
+
 
 @dataclass
 class Grid:

@@ -54,7 +54,7 @@ def load(tmp_path: Path, text: str):
 def test_arms_are_read(tmp_path):
     arms = load(tmp_path, GOOD)
     assert [arm.name for arm in arms.arms] == ["a", "b", "c", "d"]
-    assert arms["b"].way.directive == "brief" and arms["c"].way.samples == 3
+    assert arms["b"].directive == "brief" and arms["c"].samples == 3
     near = arms.models["near"].options()
     assert (near["model"], near["quantize"]) == ("bundled:chain", "int8")
     assert (arms.fallback, arms.memory_gb) == ("b", 2.0)
@@ -63,7 +63,7 @@ def test_arms_are_read(tmp_path):
 def test_the_arms_that_come_along_are_of_the_bundled_model():
     arms = load_arms()
     assert {arms.models[arm.model].local for arm in arms.arms} == {"bundled:chain"}
-    assert {arm.way.technique for arm in arms.arms} == {"direct", "cot", "vote"}
+    assert {arm.technique for arm in arms.arms} == {"direct", "cot", "vote"}
     pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert re.search(r'^router = \["arms\.toml"\]$', pyproject, re.MULTILINE), "they are in the wheel"
     assert DEFAULT.name == "arms.toml"

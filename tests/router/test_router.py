@@ -13,9 +13,10 @@ from engine.energy.request_costs import CostEstimator
 from engine.errors import MeterError, TokenjouleError
 from engine.features import text_features
 from engine.projection import Projection
+from engine.scorers import Logistic
 from router.arms import Arms, load_arms
 from router.estimator import TEXT, Estimator
-from router.performance import Logistic, Performance
+from router.performance import Performance
 from router.policy import Conditions, Limits
 from router.router import Router
 from tests import bad_server

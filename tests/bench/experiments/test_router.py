@@ -13,8 +13,7 @@ from bench.record import read
 from bench.routing.judge import judge
 from bench.routing.split import prepared
 from bench.routing.table import router_tables
-from engine.outcomes import write_outcomes
-from router.outcomes import Table
+from engine.outcomes import Table, write_outcomes
 from tests.bench.routing.planted import outcomes
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
