@@ -58,8 +58,8 @@ class Neighbours:
 
 
 Scorer = Logistic | Neighbours
-# By name: how it is fitted to z (N, D), correct (N, A) and a strength, and which strengths are worth trying: C of
-# the regression, a number of neighbours.
+# By name: how it is fitted to z (N, D), correct (N, A) and a strength, and which strengths to try: C of the
+# regression, a number of neighbours.
 SCORERS: Mapping[str, tuple[Callable[[Array, Array, float], Scorer], tuple[float, ...]]] = {
     "logistic": (Logistic.fit, (0.001, 0.01, 0.1, 1.0)),
     "knn": (Neighbours, (10.0, 30.0, 100.0)),

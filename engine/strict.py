@@ -87,19 +87,31 @@ def _tuple(
     return tuple(made(kind, item, f"{name}[{i}]", known) for i, (kind, item) in pairs)
 
 
+def read_text(path: Path) -> str:
+    """UTF-8 text of a file. Raises `TokenjouleError`."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise TokenjouleError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TokenjouleError(f"{path} is not valid UTF-8: byte {error.start} is wrong") from error
+
+
 def read_lines(path: Path, make: Callable[[Any], Made]) -> list[Made]:
     """What `make` makes of each line's JSON. Raises `TokenjouleError` naming file and line."""
-    try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenjouleError(f"cannot read {path}: {error}") from error
     found = []
-    for number, line in enumerate(lines, 1):
+    # Not splitlines(): U+2028 and its like may stand inside a JSON string.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
+            where = f"{path}, line {number}"
             try:
-                found.append(make(json.loads(line)))
+                value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise TokenjouleError(f"{path}, line {number}: {error}") from error
+                raise TokenjouleError(f"{where}: not valid JSON: {error}") from error
+            try:
+                found.append(make(value))
+            except ValueError as error:
+                raise TokenjouleError(f"{where}: {error}") from error
     if not found:
         raise TokenjouleError(f"{path} is empty")
     return found
@@ -107,10 +119,10 @@ def read_lines(path: Path, make: Callable[[Any], Made]) -> list[Made]:
 
 def read_toml(path: Path, make: Callable[[Any], Made]) -> Made:
     """What `make` makes of the file. Raises `TokenjouleError` naming file, line and field."""
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)
-    except (OSError, ValueError) as error:  # a TOML error tells its line
+    except ValueError as error:  # tells its line
         raise TokenjouleError(f"{path}: {error}") from error
     try:
         return make(content)

@@ -8,8 +8,8 @@ cleaner one. What it does: it tightens token budgets, raises the price of a joul
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -198,9 +198,12 @@ def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Esti
 def _between(low: Estimate, high: Estimate, tokens: int) -> Estimate:
     """`high` with so many tokens, fewer than it was calibrated with: on the line to `low`."""
     share = (tokens - low.budget_tokens) / (high.budget_tokens - low.budget_tokens)
-    pairs = zip(astuple(low)[3:], astuple(high)[3:], strict=True)
-    mixed: Iterator[Any] = (None if None in pair else pair[0] + share * (pair[1] - pair[0]) for pair in pairs)
-    return Estimate(high.arm, high.family, tokens, *mixed)
+    names = ("p", "p_low", "p_high", "energy_j", "energy_median_j", "energy_q90_j", "elapsed_q90_s")
+    ends = {name: (getattr(low, name), getattr(high, name)) for name in names}
+    mixed: dict[str, Any] = {
+        name: None if None in (a, b) else a + share * (b - a) for name, (a, b) in ends.items()
+    }
+    return replace(high, budget_tokens=tokens, **mixed)
 
 
 def over_limit(one: Estimate, limits: Limits, conditions: Conditions) -> str | None:

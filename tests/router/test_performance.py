@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from engine.chances import ece, log_loss
-from engine.projection import Projection
 from router import performance
 from router.performance import Performance
 from tests.router.planted import plant
@@ -69,17 +68,6 @@ def test_an_arm_that_is_always_right_is_nearly_certain_and_never_quite(data, kin
     correct[:, 1] = 1.0
     p = Performance.fit(table.features[:200], correct, kind=kind).predict(table.features[:200]).p[:, 1]
     assert (p > 0.9).all() and (p < 1.0).all()
-
-
-def test_many_features_are_projected_and_the_first_are_kept(data):
-    rng = np.random.default_rng(3)
-    x = np.hstack([rng.normal(size=(300, 16)), rng.normal(size=(300, 5)) @ rng.normal(size=(5, 200))])
-    projection = Projection.fit(x)
-    z = projection(x)
-    assert z.shape == (300, 16 + 64)
-    np.testing.assert_allclose(z[:, :16], (x[:, :16] - x[:, :16].mean(0)) / x[:, :16].std(0))
-    assert np.var(z[:, 16:], axis=0).max() == pytest.approx(1.0, rel=0.02)
-    assert (np.sort(np.var(z[:, 16:], axis=0))[:-5] < 1e-6).all(), "five directions are all there are"
 
 
 def test_what_is_unlike_the_training_questions_is_outside(data):
