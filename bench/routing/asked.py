@@ -16,6 +16,8 @@ from bench.routing.ways import Way, arm_name
 from bench.testbed.question import Question, accepts
 from engine.engine import Engine
 from engine.errors import TokenjouleError
+from engine.features import read
+from engine.outcomes import Outcome
 from engine.steps import Phase
 from engine.stop.token import TokenBudget
 from engine.strategy.ask import AnswerProbability
@@ -23,8 +25,6 @@ from engine.strategy.base import Attempt
 from engine.strategy.cot import Cot
 from engine.strategy.direct import Direct
 from engine.strategy.vote import Vote
-from router.features import read
-from router.outcomes import Outcome
 
 
 @dataclass(frozen=True, slots=True)

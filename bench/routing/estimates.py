@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.routing.baselines import CategoryMean
 from bench.routing.split import Fold, Prepared, Split, halves
-from router.baselines import CategoryMean
-from router.energy import CostEstimator
-from router.performance import PLAIN, Performance
+from engine.energy.request_costs import CostEstimator
+from engine.features import BUCKETS, PLAIN
+from router.performance import Performance
 from router.policy import Array, Picks
-from router.text_features import BUCKETS
 
 PROBABILITIES = ("logistic", "neighbours", "length", "category")
 Teach = Callable[[Prepared, Picks, int], Callable[[Picks], Array]]

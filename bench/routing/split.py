@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.errors import UsageError
-from router.outcomes import Table
+from engine.features import text_features
+from engine.outcomes import Table
 from router.policy import Array, Picks
-from router.text_features import text_features
 
 PARTS = 5
 LEAST = 100  # questions: below, a fifth of them tells nothing

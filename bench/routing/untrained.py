@@ -4,9 +4,9 @@ from itertools import combinations
 
 import numpy as np
 
+from bench.routing.baselines import paper_arm
 from bench.routing.played import Kind, Played, fixed
-from router.baselines import paper_arm
-from router.outcomes import Table
+from engine.outcomes import Table
 from router.policy import Array, Picks, picked
 
 # MMLU-Pro's categories by the paper's clusters; the others are their own, or have no rule.

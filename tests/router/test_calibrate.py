@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from engine.outcomes import Outcome, read_outcomes, write_outcomes
 from router.calibrate import held_out, main, split, with_features
 from router.estimator import Estimator
-from router.outcomes import Outcome, read_outcomes, write_outcomes
 from tests.router.planted import ARMS as NAMES
 from tests.router.planted import plant
 

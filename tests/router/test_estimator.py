@@ -61,7 +61,7 @@ def test_a_file_that_is_none_is_one_line(tmp_path, content):
 
 def test_a_pickle_inside_is_never_run(tmp_path):
     path = tmp_path / "evil.npz"
-    np.savez(path, schema=np.array("tokenjoule.router/1"), arms=np.array([{"a": 1}], dtype=object))
+    np.savez(path, schema=np.array("tokenjoule.router/2"), arms=np.array([{"a": 1}], dtype=object))
     with pytest.raises(TokenjouleError, match="allow_pickle"):
         Estimator.load(path)
 
