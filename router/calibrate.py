@@ -55,6 +55,10 @@ def _run(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and not 0 < value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must lie between 0 and 1, not {value}")
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise TokenjouleError("fitting needs scikit-learn: pip install 'tokenjoule[router]'") from error
     arms, source = load_arms(options.arms), TEXT
     ways = {arm.name: (arm.model, arm) for arm in arms.arms}
     with Answerers(arms.models, memory_gb=arms.memory_gb) as answerers:

@@ -1,8 +1,8 @@
 """A threshold whose accuracy is certified: a promise for finite samples.
 
-Fixed-sequence testing: thresholds are tried from the strictest on and the first
-that fails ends it, so all tests together err with probability ≤ delta and no correction is due. That holds
-for probabilities `p` that were fitted on other questions.
+Fixed-sequence testing: thresholds are tried from the strictest on and the first that fails ends it, so all
+tests together err with probability ≤ delta and no correction is due. That holds for probabilities `p` that
+were fitted on other questions.
 """
 
 import numpy as np

@@ -91,6 +91,8 @@ class Estimator:
         )
         if certify is None:
             return found
+        if np.isnan(calibration.correct).any():
+            raise TokenjouleError("a certificate needs to know of every answer whether it is right")
         expected = energy.predict(held).expected
         certified = certified_threshold(p, expected, calibration.correct, target=certify[0], delta=certify[1])
         return replace(found, certificate=Certificate(*certify, np.nan if certified is None else certified))

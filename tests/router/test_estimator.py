@@ -116,3 +116,14 @@ def test_outcomes_without_features_are_refused(data):
     bare = replace(data[0].table, features=None)
     with pytest.raises(TokenjouleError, match="no features"):
         Estimator.fit(bare, bare)
+
+
+def test_nothing_is_certified_where_some_answers_are_not_known_to_be_right(data):
+    from dataclasses import replace
+
+    correct = data[1].table.correct.copy()
+    correct[3, 1] = np.nan
+    unsure = replace(data[1].table, correct=correct)
+    assert Estimator.fit(data[0].table, unsure).certificate is None
+    with pytest.raises(TokenjouleError, match="every answer"):
+        Estimator.fit(data[0].table, unsure, certify=(0.7, 0.1))
