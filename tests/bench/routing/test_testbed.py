@@ -75,7 +75,7 @@ def test_joules_are_those_of_the_forwards_that_ran_with_the_rows_of_a_vote_toget
     by_hand = work.written_j(prompt, 5) + work.answer_j(prompt + 5, 2, one.new_tokens - 7)
     assert one.energy_j == pytest.approx(by_hand)
     vote = run(asked, question, Way(5, 2)).outcome
-    assert one.energy_j < vote.energy_j < 2 * one.energy_j
+    assert one.energy_j < vote.energy_j < 1.5 * one.energy_j  # a step weighs its two rows lightly
     both = work.curve.energy.expected(forward_features([RowWork(1, 30)] * 2))
     assert both < 2 * work.curve.energy.expected(forward_features([RowWork(1, 30)]))
     assert vote.new_tokens > one.new_tokens and vote.confidence in (0.5, 1.0)
