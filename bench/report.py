@@ -18,7 +18,7 @@ from bench.fidelity_table import fidelity_table
 from bench.gpu_table import everything_gpu, gpu_section
 from bench.markers import fill
 from bench.record import Record, read
-from bench.routing.table import router_section, router_tables
+from bench.routing.table import router_section, router_tables, testbed_section
 from bench.truth.records import recorded_table
 from engine.cli import Parser, guarded, leave
 from engine.errors import UsageError
@@ -138,6 +138,7 @@ SECTIONS = {
     "gpu": gpu_section,
     "attribution": attribution_section,
     "router": router_section,
+    "testbed": testbed_section,
     "kernels": lambda records: _kernels(records) or "Not measured.\n",
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 from engine.errors import EXIT_CANCELLED, Cancelled, TokenjouleError, UsageError
 from engine.runner import Runner, failure_of
 from engine.steps import StopReason
+from engine.strict import read_lines
 
 # Options that do not decide what a result says, or that the setting tells as what came of them.
 _ELSEWHERE = {
@@ -69,44 +70,31 @@ def run_prompts(runner: Runner, source: str, output: str | None) -> int:
 
 def read_items(source: str) -> list[Item]:
     """The prompts of a JSONL file. Raises `TokenjouleError` naming the line that is wrong."""
-    try:
-        # Not splitlines(): U+2028 and its like may stand inside a JSON string.
-        lines = Path(source).read_bytes().decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise TokenjouleError(f"cannot read {source}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise TokenjouleError(f"{source} is not valid UTF-8: byte {error.start} is wrong") from error
-    items: list[Item] = []
     seen: set[str | int] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        item = _item(line, len(items), f"{source}, line {number}")
-        if item.id in seen:
-            raise TokenjouleError(f"{source}, line {number}: the id {item.id!r} was there before")
-        seen.add(item.id)
-        items.append(item)
-    if not items:
-        raise TokenjouleError(f"{source} holds no prompts")
-    return items
+
+    def item(value: Any) -> Item:
+        found = _item(value, len(seen))
+        if found.id in seen:
+            raise ValueError(f"the id {found.id!r} was there before")
+        seen.add(found.id)
+        return found
+
+    return read_lines(Path(source), item)
 
 
-def _item(line: str, number: int, where: str) -> Item:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise TokenjouleError(f"{where}: not valid JSON: {error}") from error
+def _item(value: Any, number: int) -> Item:
+    """Raises `ValueError`."""
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str) or not value["prompt"].strip():
-        raise TokenjouleError(f'{where}: needs an object with a "prompt" that is not empty')
+        raise ValueError('needs an object with a "prompt" that is not empty')
     unknown = sorted(set(value) - {"prompt", "id", "category"})
     if unknown:
-        raise TokenjouleError(f"{where}: unknown key {unknown[0]!r}; known: prompt, id, category")
+        raise ValueError(f"unknown key {unknown[0]!r}; known: prompt, id, category")
     identity = value.get("id", number)
     if isinstance(identity, bool) or not isinstance(identity, str | int):
-        raise TokenjouleError(f"{where}: id must be a string or a whole number")
+        raise ValueError("id must be a string or a whole number")
     category = value.get("category")
     if not isinstance(category, str | None):
-        raise TokenjouleError(f"{where}: category must be a string")
+        raise ValueError("category must be a string")
     return Item(identity, value["prompt"], category)
 
 

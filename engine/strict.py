@@ -1,16 +1,29 @@
-"""Frozen dataclasses from parsed JSON or TOML: what is missing, unknown or of the wrong type is refused."""
+"""Frozen dataclasses from parsed files: what is missing, unknown or of the wrong type is refused.
 
-from collections.abc import Mapping
+JSON lines and TOML are read here; `arrays` reads archives.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from engine.errors import TokenjouleError
+
+Made = TypeVar("Made")
 
 
 def made(kind: Any, raw: object, name: str = "", known: Mapping[str, Any] | None = None) -> Any:
     """The value of the annotated type `kind` in its parsed form `raw`. Raises `ValueError`.
 
-    A field with a default may be left out. `name` is for errors; `known`: names in annotations that its
-    module has for type checking alone.
+    A field with a default may be left out. Of several dataclasses it is the one that has most of the fields
+    given. `name` is for errors; `known`: names in annotations that its module has for type checking alone.
     """
     if is_dataclass(kind):
         given = an_object(raw, name or "the file")
@@ -24,17 +37,20 @@ def made(kind: Any, raw: object, name: str = "", known: Mapping[str, Any] | None
             key: made(kinds[key], value, f"{name}.{key}".lstrip("."), known) for key, value in given.items()
         }
         build: Any = kind
-        return build(**parts)
+        try:
+            return build(**parts)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}" if name else str(error)) from error
     origin, inner = get_origin(kind), get_args(kind)
     if isinstance(kind, UnionType):
-        return None if raw is None and NoneType in inner else made(inner[0], raw, name, known)
+        return None if raw is None and NoneType in inner else made(_closest(inner, raw), raw, name, known)
     if origin is tuple:
         return _tuple(inner, raw, name, known)
     if origin is Mapping:
         return {
             key: made(inner[1], value, f"{name}.{key}", known) for key, value in an_object(raw, name).items()
         }
-    if kind is Any:
+    if kind is Any or (origin is np.ndarray and isinstance(raw, np.ndarray)):
         return raw
     if kind is float and isinstance(raw, int | float) and not isinstance(raw, bool):
         return float(raw)
@@ -50,6 +66,15 @@ def an_object(raw: object, name: str) -> Mapping[str, Any]:
     return raw
 
 
+def _closest(kinds: tuple[Any, ...], raw: object) -> Any:
+    given = raw.keys() if isinstance(raw, Mapping) else set()
+
+    def shared(kind: Any) -> int:
+        return len({field.name for field in fields(kind)} & given) if is_dataclass(kind) else 0
+
+    return max((kind for kind in kinds if kind is not NoneType), key=shared)
+
+
 def _tuple(
     inner: tuple[Any, ...], raw: object, name: str, known: Mapping[str, Any] | None
 ) -> tuple[Any, ...]:
@@ -60,3 +85,65 @@ def _tuple(
         raise ValueError(f"{name} has {len(raw)} values, not {len(kinds)}")
     pairs = enumerate(zip(kinds, raw, strict=True))
     return tuple(made(kind, item, f"{name}[{i}]", known) for i, (kind, item) in pairs)
+
+
+def read_text(path: Path) -> str:
+    """UTF-8 text of a file. Raises `TokenjouleError`."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise TokenjouleError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TokenjouleError(f"{path} is not valid UTF-8: byte {error.start} is wrong") from error
+
+
+def read_lines(path: Path, make: Callable[[Any], Made]) -> list[Made]:
+    """What `make` makes of each line's JSON. Raises `TokenjouleError` naming file and line."""
+    found = []
+    # Not splitlines(): U+2028 and its like may stand inside a JSON string.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise TokenjouleError(f"{where}: not valid JSON: {error}") from error
+            try:
+                found.append(make(value))
+            except ValueError as error:
+                raise TokenjouleError(f"{where}: {error}") from error
+    if not found:
+        raise TokenjouleError(f"{path} is empty")
+    return found
+
+
+def read_toml(path: Path, make: Callable[[Any], Made]) -> Made:
+    """What `make` makes of the file. Raises `TokenjouleError` naming file, line and field."""
+    text = read_text(path)
+    try:
+        content = tomllib.loads(text)
+    except ValueError as error:  # tells its line
+        raise TokenjouleError(f"{path}: {error}") from error
+    try:
+        return make(content)
+    except ValueError as error:
+        raise TokenjouleError(f"{path}, line {_line(text, str(error))}: {error}") from error
+
+
+def _line(text: str, problem: str) -> int:
+    """Where the first field that `problem` names stands in the table that it names, else where that begins.
+
+    Tables are named as `made` does: `arms[1]`, `models.small`.
+    """
+    start = 0
+    if named := re.search(r"(\w+)(?:\[(\d+)\]|\.(\w+))", problem):
+        table = named[1] if named[3] is None else f"{named[1]}.{named[3]}"
+        headers = list(re.finditer(rf"^\s*\[+\s*{re.escape(table)}\s*\]+", text, re.MULTILINE))
+        nth = int(named[2] or 0)
+        start = headers[nth].end() if nth < len(headers) else 0
+    following = re.compile(r"^\s*\[", re.MULTILINE).search(text, start)
+    inside = text[start : following.start() if following else len(text)]
+    for word in re.findall(r"\w+", problem):
+        if found := re.search(rf"^\s*{word}\s*=", inside, re.MULTILINE):
+            return text.count("\n", 0, start + found.end()) + 1
+    return text.count("\n", 0, start) + 1

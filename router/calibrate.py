@@ -14,18 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from engine.answerers import Answerers
+from engine.chances import coverage, ece, log_loss, reliability
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
-from router import features
+from engine.features import text_features
+from engine.label import outcomes, read_questions
+from engine.outcomes import Table, read_outcomes, write_outcomes
+from engine.scorers import SCORERS
 from router.arms import DEFAULT, load_arms
 from router.estimator import TEXT, Estimator
-from router.label import outcomes, read_questions
-from router.outcomes import Table, read_outcomes, write_outcomes
-from router.performance import log_loss
-from router.policy import cheapest_certain, picked, price_for_budget, priced
-from router.router import Router
-from router.scores import coverage, ece
-from router.text_features import text_features
+from router.policy import Picks, cheapest_certain, picked, price_for_budget, priced
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--arms", type=Path, default=DEFAULT, metavar="arms.toml")
     cli.add_argument("--run", type=Path, metavar="QUESTIONS.jsonl", help="have every arm answer these first")
     cli.add_argument("--grade", choices=("exact", "number", "choice", "math"), default="exact")
-    cli.add_argument("--kind", choices=("logistic", "knn"), default="logistic")
+    cli.add_argument("--kind", choices=tuple(SCORERS), default="logistic")
     cli.add_argument("--min-accuracy", type=float, metavar="A", help="certify a threshold for min-energy")
     cli.add_argument(
         "--delta", type=float, default=0.1, metavar="D", help="… but for this risk (default 0.1)"
@@ -56,33 +55,36 @@ def _run(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and not 0 < value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must lie between 0 and 1, not {value}")
-    arms = load_arms(options.arms)
-    with Router(arms) as router:
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise TokenjouleError("fitting needs scikit-learn: pip install 'tokenjoule[router]'") from error
+    arms, source = load_arms(options.arms), TEXT
+    ways = {arm.name: (arm.model, arm) for arm in arms.arms}
+    with Answerers(arms.models, memory_gb=arms.memory_gb) as answerers:
         if options.run is not None:
-            write_outcomes(options.outcomes, outcomes(router, read_questions(options.run), options.grade))
+            found = outcomes(answerers, ways, read_questions(options.run), options.grade)
+            write_outcomes(options.outcomes, found)
         table = Table.of(read_outcomes(options.outcomes))
-        if set(table.arms) != {arm.name for arm in arms.arms}:
-            raise UsageError(
-                f"{options.outcomes} is of the arms {', '.join(table.arms)}; not those of {options.arms}"
-            )
-        source = TEXT
+        if set(table.arms) != set(ways):
+            told = ", ".join(table.arms)
+            raise UsageError(f"{options.outcomes} is of the arms {told}; not those of {options.arms}")
         if table.features is not None:
-            source, width = features.source(router.reader()), len(router.read("1")[0])
+            source, width = answerers.source(), len(answerers.read("1")[0])
             if width != table.features.shape[1]:
                 raise TokenjouleError(f"{table.features.shape[1]} features; {source} gives {width}")
     train, calibration, test = split(with_features(table), options.seed)
-    certify = None if options.min_accuracy is None else (options.min_accuracy, options.delta)
-    found = Estimator.fit(
+    estimator = Estimator.fit(
         train,
         calibration,
         digest=arms.digest,
         features=source,
         kind=options.kind,
-        certify=certify,
+        certify=None if options.min_accuracy is None else (options.min_accuracy, options.delta),
         seed=options.seed,
     )
-    found.save(options.out)
-    report = held_out(found, test)
+    estimator.save(options.out)
+    report = held_out(estimator, test)
     print(json.dumps(report, indent=1))
     if options.plot is not None:
         draw(report, options.plot)
@@ -93,7 +95,7 @@ def with_features(table: Table) -> Table:
     """Its own, or those of the texts."""
     if table.features is not None:
         return table
-    rows = [text_features(q, c) for q, c in zip(table.queries, table.categories, strict=True)]
+    rows = [text_features(*pair) for pair in zip(table.queries, table.categories, strict=True)]
     return replace(table, features=np.array(rows))
 
 
@@ -108,47 +110,33 @@ def held_out(estimator: Estimator, test: Table) -> dict[str, Any]:
     """How each arm's estimates, and the choices made by them, did on questions that nothing was fitted to."""
     assert test.features is not None
     p, costs = estimator.performance.predict(test.features).p, estimator.energy.predict(test.features)
-    by_arm = {
-        arm: {
-            "accuracy": float(np.nanmean(test.correct[:, at])),
-            "mean_j": float(np.nanmean(test.energy_j[:, at])),
+
+    def means(arms: Picks) -> list[float]:
+        return [float(np.nanmean(picked(values, arms))) for values in (test.energy_j, test.correct)]
+
+    by_arm = {}
+    for at, arm in enumerate(test.arms):
+        mean_j, accuracy = means(np.full(len(p), at))
+        by_arm[arm] = {
+            "accuracy": accuracy,
+            "mean_j": mean_j,
             "ece": ece(p[:, at], test.correct[:, at]),
             "log_loss": log_loss(p[:, at], test.correct[:, at]),
             "q90_coverage": coverage(costs.q90[:, at], test.energy_j[:, at]),
-            "reliability": _reliability(p[:, at], test.correct[:, at]),
+            "reliability": reliability(p[:, at], test.correct[:, at])[:, :2].tolist(),
         }
-        for at, arm in enumerate(test.arms)
-    }
-    mean_j = np.nanmean(test.energy_j, axis=0)
-    frontier = []
-    for target_j in np.geomspace(mean_j.min() * 1.01, mean_j.max(), 12):
-        arms = priced(p, costs.expected, min(price_for_budget(p, costs.expected, target_j), 1e9))
-        frontier.append(
-            [float(np.nanmean(picked(test.energy_j, arms))), float(np.nanmean(picked(test.correct, arms)))]
-        )
-    found: dict[str, Any] = {"questions": len(test.questions), "fallback": estimator.fallback}
-    found |= {"arms": by_arm, "frontier": frontier, "certificate": None}
-    if estimator.certificate is not None:
-        one = estimator.certificate
+    each_j = [told["mean_j"] for told in by_arm.values()]
+    budgets = np.geomspace(min(each_j) * 1.01, max(each_j), 12)
+    prices = [min(price_for_budget(p, costs.expected, mean_j), 1e9) for mean_j in budgets]
+    found: dict[str, Any] = {"questions": len(test.questions), "fallback": estimator.fallback, "arms": by_arm}
+    found["frontier"] = [means(priced(p, costs.expected, price)) for price in prices]
+    found["certificate"] = None
+    if (one := estimator.certificate) is not None:
         found["certificate"] = {"target": one.target, "delta": one.delta, "threshold": None}
         if not np.isnan(one.threshold):
-            arms = cheapest_certain(p, costs.expected, one.threshold)
-            found["certificate"] |= {
-                "threshold": one.threshold,
-                "accuracy": float(np.nanmean(picked(test.correct, arms))),
-                "mean_j": float(np.nanmean(picked(test.energy_j, arms))),
-            }
+            mean_j, accuracy = means(cheapest_certain(p, costs.expected, one.threshold))
+            found["certificate"] |= {"threshold": one.threshold, "accuracy": accuracy, "mean_j": mean_j}
     return found
-
-
-def _reliability(p: Any, correct: Any) -> list[list[float]]:
-    """[mean p, share right] in ten bins of equal mass."""
-    order = np.argsort(p)
-    return [
-        [float(p[part].mean()), float(np.nanmean(correct[part]))]
-        for part in np.array_split(order, 10)
-        if len(part)
-    ]
 
 
 def draw(report: dict[str, Any], path: Path) -> None:

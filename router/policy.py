@@ -22,6 +22,13 @@ POINTS = 100.0  # accuracy points in an accuracy of 1
 J_PER_KWH = 3.6e6
 LEAST_TOKENS = 16  # no token budget is tightened below
 LEAST_GAIN = 0.02  # in p, for which a second answer is asked for
+# What a request takes that can be limited, by the name of its limit: unit, and in words.
+_TAKEN = {
+    "joules": ("J", "joules"),
+    "hourly_left_j": ("J", "joules left this hour"),
+    "latency_s": ("s", "seconds"),
+    "grams": ("g CO2e", "grams"),
+}
 
 
 def most_accurate(p: Array, cost: Array) -> Picks:
@@ -66,19 +73,19 @@ def price_for_budget(p: Array, cost: Array, mean_j: float) -> float:
 class Estimate:
     """What an arm is believed to do with one query. `family`: arms that differ in token budget alone.
 
-    `energy_j` is expected, `energy_q90_j` and `elapsed_q90_s` hold in nine cases of ten; None: not known
-    (and seconds: not asked for).
+    `energy_j` is expected, `energy_q90_j` and `elapsed_q90_s` hold in nine cases of ten; nan and None: not
+    known (and seconds: not asked for).
     """
 
     arm: str
     family: str
     budget_tokens: int
-    p: float
-    p_low: float
-    p_high: float
-    energy_j: float | None
-    energy_median_j: float | None
-    energy_q90_j: float | None
+    p: float = math.nan
+    p_low: float = math.nan
+    p_high: float = math.nan
+    energy_j: float | None = None
+    energy_median_j: float | None = None
+    energy_q90_j: float | None = None
     elapsed_q90_s: float | None = None
 
 
@@ -98,16 +105,10 @@ class Limits:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("joules", "latency_s", "grams", "hourly_left_j", "threshold", "price"):
+        for name in (*_TAKEN, "threshold", "price"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a number of at least 0, not {value}")
-
-    @property
-    def any(self) -> bool:
-        """Whether there is one that an estimate must keep."""
-        kept = (self.joules, self.latency_s, self.grams, self.hourly_left_j)
-        return any(limit is not None for limit in kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +141,16 @@ class Conditions:
             grid = max(self.intensity_g_per_kwh / self.usual_g_per_kwh, 1.0)
         return load * grid / min(max(self.hourly_share, 1e-3), 1.0)
 
-    def grams(self, joules: float) -> float | None:
-        """CO2e of so many joules; None where the intensity is not known."""
-        if self.intensity_g_per_kwh is None:
+    def grams(self, joules: float | None) -> float | None:
+        """CO2e of so many joules; None where they or the intensity are not known."""
+        if self.intensity_g_per_kwh is None or joules is None:
             return None
         return joules * self.pue / J_PER_KWH * self.intensity_g_per_kwh
+
+    def taken(self, joules: float | None, seconds: float | None) -> dict[str, float | None]:
+        """By the name of what limits it."""
+        grams = self.grams(joules)
+        return {"joules": joules, "hourly_left_j": joules, "latency_s": seconds, "grams": grams}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,19 +208,13 @@ def _between(low: Estimate, high: Estimate, tokens: int) -> Estimate:
 
 def over_limit(one: Estimate, limits: Limits, conditions: Conditions) -> str | None:
     """Which limit its nine cases of ten break, or cannot be checked against; None where all hold."""
-    q90_j = one.energy_q90_j
-    grams = None if q90_j is None else conditions.grams(q90_j)
-    checks = (
-        ("J", q90_j, limits.joules, "of joules"),
-        ("J", q90_j, limits.hourly_left_j, "of joules left this hour"),
-        ("s", one.elapsed_q90_s, limits.latency_s, "of seconds"),
-        ("g CO2e", grams, limits.grams, "of grams"),
-    )
-    for unit, value, limit, what in checks:
+    taken = conditions.taken(one.energy_q90_j, one.elapsed_q90_s)
+    for name, (unit, words) in _TAKEN.items():
+        limit, value = getattr(limits, name), taken[name]
         if limit is not None and value is None:
-            return f"the limit {what} cannot be checked: no estimate"
+            return f"the limit of {words} cannot be checked: no estimate"
         if limit is not None and value is not None and value > limit:
-            return f"{value:.3g} {unit} in nine cases of ten, over the limit {what}, {limit:.3g}"
+            return f"{value:.3g} {unit} in nine cases of ten, over the limit of {words}, {limit:.3g}"
     return None
 
 
@@ -232,46 +232,45 @@ def choose(
     """
     known, removed = tightened(estimates, conditions.pressure)
     if blind is None:
-        broken = {one.arm: over_limit(one, limits, conditions) for one in known}
-        removed |= {arm: why for arm, why in broken.items() if why is not None}
+        removed |= {one.arm: why for one in known if (why := over_limit(one, limits, conditions))}
     left = [one for one in known if one.arm not in removed]
-    if limits.strict and (not left or (blind is not None and limits.any)):
-        return Choice(None, 0, f"infeasible: {blind or 'no arm keeps the limits'}", removed)
+    beyond = blind or (None if left else "no arm keeps the limits")
+    limited = any(getattr(limits, name) is not None for name in _TAKEN)
+    if limits.strict and (not left or (blind is not None and limited)):
+        return Choice(None, 0, f"infeasible: {beyond}", removed)
     if blind is not None:
-        chosen = next((one for one in known if one.arm == fallback), known[0])
-        return Choice(chosen.arm, chosen.budget_tokens, "the best fixed arm", removed, fallback=blind)
-    if not left:
-        least = min(known, key=lambda one: math.inf if one.energy_j is None else one.energy_j)
-        why, given_up = "it takes the least", max(one.p for one in estimates) - least.p
-        beyond = "no arm keeps the limits"
-        return Choice(least.arm, least.budget_tokens, why, removed, fallback=beyond, given_up=given_up)
+        best, why = next((one for one in known if one.arm == fallback), known[0]), "the best fixed arm"
+    elif not left:
+        best = min(known, key=lambda one: math.inf if one.energy_j is None else one.energy_j)
+        why = "it takes the least"
+    else:
+        best, why = _best(left, limits, limits.price * conditions.pressure)
+    given_up = None if blind is not None else max(one.p for one in estimates) - best.p
+    return Choice(best.arm, best.budget_tokens, why, removed, beyond, given_up)
+
+
+def _best(left: Sequence[Estimate], limits: Limits, price: float) -> tuple[Estimate, str]:
+    """Of the arms that keep the limits, and why."""
     p = np.array([[one.p for one in left]])
     cost = np.array([[1e12 if one.energy_j is None else one.energy_j for one in left]])  # dearer than any
-    price = limits.price * conditions.pressure
     if limits.threshold is not None:
         best = left[int(cheapest_certain(p, cost, limits.threshold)[0])]
         which = "the cheapest" if best.p >= limits.threshold else "none is; the likeliest"
-        why = f"p ≥ {limits.threshold:.2f}: {which}"
-    else:
-        best = left[int((priced(p, cost, price) if price else most_accurate(p, cost))[0])]
-        why = f"most points less {price:.3g} a joule" if price else "the likeliest to be right"
-    given_up = max(one.p for one in estimates) - best.p
-    return Choice(best.arm, best.budget_tokens, why, removed, given_up=given_up)
+        return best, f"p ≥ {limits.threshold:.2f}: {which}"
+    if price:
+        return left[int(priced(p, cost, price)[0])], f"most points less {price:.3g} a joule"
+    return left[int(most_accurate(p, cost)[0])], "the likeliest to be right"
 
 
 def after(limits: Limits, conditions: Conditions, *, spent_j: float, spent_s: float) -> Limits:
     """What the limits leave for a further stage."""
-
-    def left(limit: float | None, spent: float | None) -> float | None:
-        return None if limit is None else max(limit - (spent or 0.0), 0.0)
-
-    return replace(
-        limits,
-        joules=left(limits.joules, spent_j),
-        hourly_left_j=left(limits.hourly_left_j, spent_j),
-        latency_s=left(limits.latency_s, spent_s),
-        grams=left(limits.grams, conditions.grams(spent_j)),
-    )
+    spent = conditions.taken(spent_j, spent_s)
+    left: dict[str, Any] = {
+        name: max(limit - (spent[name] or 0.0), 0.0)
+        for name in _TAKEN
+        if (limit := getattr(limits, name)) is not None
+    }
+    return replace(limits, **left)
 
 
 def escalate(

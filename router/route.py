@@ -5,16 +5,19 @@ stdout is the answer (`--json`: one object); stderr says the rest. Exit status: 
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engine.cli import Parser, guarded, leave
+from engine.energy.grid import AVERAGE, MARGINAL, Grid, Intensity
+from engine.energy.hourly import HourlyBudget
 from engine.errors import TokenjouleError, UsageError
 from engine.prompts import Item, read_items
 from engine.result import format_j
 from router.arms import DEFAULT, load_arms
-from router.carbon import AVERAGE, MARGINAL, Grid
 from router.estimator import Estimator
 from router.policy import Conditions, Limits
 from router.router import Routed, Router
@@ -29,30 +32,24 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--estimator", type=Path, metavar="FILE.npz", help="of router.calibrate")
     cli.add_argument("--category", metavar="NAME", help="of the question, where it is known")
     cli.add_argument("--seed", type=int, default=0, metavar="S")
-    limit = cli.add_argument_group("objective and limits")
-    limit.add_argument(
-        "--min-accuracy", type=float, metavar="A", help="the least joules that keep this accuracy"
-    )
-    limit.add_argument(
-        "--price-joules", type=float, default=0.0, metavar="L", help="accuracy points a joule must gain"
-    )
-    limit.add_argument("--budget-joules", type=float, metavar="J", help="for this query")
-    limit.add_argument(
-        "--hourly-joules", type=float, metavar="J", help="for all queries of this process in an hour"
-    )
-    limit.add_argument("--max-latency", type=float, metavar="S")
-    limit.add_argument("--max-grams", type=float, metavar="G", help="of CO2e; needs --carbon")
-    limit.add_argument("--strict", action="store_true", help="no answer where no arm keeps the limits")
-    now = cli.add_argument_group("conditions")
-    now.add_argument("--queue", type=int, default=0, metavar="N", help="requests that wait")
-    now.add_argument("--utilisation", type=float, default=0.0, metavar="U", help="of the device, 0 to 1")
-    now.add_argument("--carbon", metavar="G|FILE.csv|electricitymaps:ZONE|uk", help="g CO2e per kWh")
-    now.add_argument("--carbon-kind", choices=(AVERAGE, MARGINAL), default=AVERAGE, help="of all its figures")
-    now.add_argument("--carbon-usual", type=float, metavar="G", help="beyond it, budgets tighten")
-    now.add_argument("--pue", type=float, default=1.0, metavar="P", help="the data centre's overhead")
-    energy = cli.add_argument_group("machine")
-    energy.add_argument("--energy-source", default="auto", metavar="SOURCE")
-    energy.add_argument("--memory-gb", type=float, metavar="GB", help="for the weights of local models")
+    limit = cli.add_argument_group("objective and limits").add_argument
+    limit("--min-accuracy", type=float, metavar="A", help="the least joules that keep this accuracy")
+    limit("--price-joules", type=float, default=0.0, metavar="L", help="accuracy points a joule must gain")
+    limit("--budget-joules", type=float, metavar="J", help="for this query")
+    limit("--hourly-joules", type=float, metavar="J", help="for all queries of this process in an hour")
+    limit("--max-latency", type=float, metavar="S")
+    limit("--max-grams", type=float, metavar="G", help="of CO2e; needs --carbon")
+    limit("--strict", action="store_true", help="no answer where no arm keeps the limits")
+    now = cli.add_argument_group("conditions").add_argument
+    now("--queue", type=int, default=0, metavar="N", help="requests that wait")
+    now("--utilisation", type=float, default=0.0, metavar="U", help="of the device, 0 to 1")
+    now("--carbon", metavar="G|FILE.csv|electricitymaps:ZONE|uk", help="g CO2e per kWh")
+    now("--carbon-kind", choices=(AVERAGE, MARGINAL), default=AVERAGE, help="of all its figures")
+    now("--carbon-usual", type=float, metavar="G", help="beyond it, budgets tighten")
+    now("--pue", type=float, default=1.0, metavar="P", help="the data centre's overhead")
+    machine = cli.add_argument_group("machine").add_argument
+    machine("--energy-source", default="auto", metavar="SOURCE")
+    machine("--memory-gb", type=float, metavar="GB", help="for the weights of local models")
     cli.add_argument("--explain", action="store_true", help="every arm's estimates, and why the winner won")
     cli.add_argument("--json", action="store_true")
     return cli
@@ -66,30 +63,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if (options.query is None) == (options.prompts is None):
         raise UsageError("give exactly one of a query and --prompts")
-    notes: list[str] = []
-    arms, estimator = load_arms(options.arms), None
+    if options.carbon is None and (options.max_grams is not None or options.carbon_usual is not None):
+        raise UsageError("--max-grams and --carbon-usual go with --carbon")
+    arms, estimator, notes = load_arms(options.arms), None, []
     if options.estimator is not None:
         try:
             estimator = Estimator.load(options.estimator)
         except TokenjouleError as error:
             notes.append(str(error))
-    limits, grid = _limits(options, estimator, notes), _grid(options)
+    limits, usual = _limits(options, _threshold(options.min_accuracy, estimator, notes))
+    grid = None if options.carbon is None else Grid(options.carbon, options.carbon_kind)
     asked = [Item(0, options.query)] if options.prompts is None else read_items(options.prompts)
-    router = Router(
-        arms,
-        estimator,
-        energy_source=options.energy_source,
-        memory_gb=options.memory_gb,
-        hourly_j=options.hourly_joules,
-    )
+    hour = None if options.hourly_joules is None else HourlyBudget(options.hourly_joules)
+    machine = {"energy_source": options.energy_source, "memory_gb": options.memory_gb}
     failures = []
-    with router:
+    with Router(arms, estimator, hour=hour, **machine) as router:
         for item in asked:
-            told: list[str] = []
-            conditions = _conditions(options, grid, told)
+            told = Intensity(None) if grid is None else grid.now()
+            now = replace(usual, intensity_g_per_kwh=told.g_per_kwh)
             category = item.category or options.category
-            routed = router.answer(item.prompt, limits, conditions, category=category, seed=options.seed)
-            routed.notes[:0] = [*notes, *told]
+            routed = router.answer(item.prompt, limits, now, category=category, seed=options.seed)
+            routed.notes[:0] = [*notes, *told.notes]
             if options.json or options.prompts is not None:
                 print(json.dumps({"id": item.id, **routed.to_json()}), flush=True)
             else:
@@ -102,18 +96,24 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _limits(options: argparse.Namespace, estimator: Estimator | None, notes: list[str]) -> Limits:
-    threshold = options.min_accuracy
+def _threshold(accuracy: float | None, estimator: Estimator | None, notes: list[str]) -> float | None:
+    """Of p, for an answer of this accuracy: what is certified for it, else the same, and a note."""
     certificate = None if estimator is None else estimator.certificate
-    if threshold is not None and certificate is not None and certificate.target >= threshold:
-        if certificate.threshold == certificate.threshold:
-            threshold = certificate.threshold
-        else:
-            notes.append(f"no threshold is certified for an accuracy of {certificate.target}")
-    elif threshold is not None:
+    if accuracy is None:
+        return None
+    if certificate is None or certificate.target < accuracy:
         notes.append("this accuracy is not certified: each answer is believed to have it, by estimate")
+    elif math.isnan(certificate.threshold):
+        notes.append(f"no threshold is certified for an accuracy of {certificate.target}")
+    else:
+        return certificate.threshold
+    return accuracy
+
+
+def _limits(options: argparse.Namespace, threshold: float | None) -> tuple[Limits, Conditions]:
+    """And what else is as the command line says. Raises `UsageError`."""
     try:
-        return Limits(
+        limits = Limits(
             joules=options.budget_joules,
             latency_s=options.max_latency,
             grams=options.max_grams,
@@ -121,24 +121,10 @@ def _limits(options: argparse.Namespace, estimator: Estimator | None, notes: lis
             price=options.price_joules,
             strict=options.strict,
         )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def _grid(options: argparse.Namespace) -> Grid | None:
-    if options.carbon is None and (options.max_grams is not None or options.carbon_usual is not None):
-        raise UsageError("--max-grams and --carbon-usual go with --carbon")
-    return None if options.carbon is None else Grid(options.carbon, options.carbon_kind)
-
-
-def _conditions(options: argparse.Namespace, grid: Grid | None, notes: list[str]) -> Conditions:
-    told = None if grid is None else grid.now()
-    if told is not None:
-        notes += [told.problem] if told.problem else []
-        notes += [f"the intensity of {told.source} is estimated"] if told.estimated else []
-    grams = None if told is None else told.g_per_kwh
-    try:
-        return Conditions(options.queue, options.utilisation, grams, options.carbon_usual, pue=options.pue)
+        usual_g = options.carbon_usual
+        return limits, Conditions(
+            options.queue, options.utilisation, usual_g_per_kwh=usual_g, pue=options.pue
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -151,16 +137,15 @@ def summary(routed: Routed) -> str:
     parts = [f"{name} {format_j(energy[f'{name}_j'])}" for name in ("router", "features", "failed", "answer")]
     whole = "" if energy["complete"] else " at least"
     line = f"{arm}:{whole} {format_j(energy['total_j'])} J ({', '.join(parts)}; {kind})"
-    return "; ".join(
-        [line, *([f"{routed.grams:.3g} g CO2e"] if routed.grams is not None else []), *routed.notes]
-    )
+    grams = [] if routed.grams is None else [f"{routed.grams:.3g} g CO2e"]
+    return "; ".join([line, *grams, *routed.notes])
 
 
 def explained(routed: Routed) -> list[str]:
     """Every arm in a line, then the choices, then the summary."""
     lines = []
     for one in routed.estimates:
-        p = "p ?" if one.p != one.p else f"p {one.p:.2f} ({one.p_low:.2f} to {one.p_high:.2f})"
+        p = "p ?" if math.isnan(one.p) else f"p {one.p:.2f} ({one.p_low:.2f} to {one.p_high:.2f})"
         cost = f"{format_j(one.energy_median_j)} J, nine in ten below {format_j(one.energy_q90_j)}"
         removed = routed.choices[0].removed.get(one.arm)
         lines.append(f"{one.arm}: {p}, {cost}{f'; out: {removed}' if removed else ''}")

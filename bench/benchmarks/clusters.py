@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from bench.benchmarks.files import read_text
 from bench.benchmarks.load import load_items
 from bench.benchmarks.mmlu import NAME, SPLITS
 from bench.tables import markdown
 from engine.cli import Parser, guarded, leave
+from engine.strict import read_text
 
 FILE = Path(__file__).parent / "mmlu_clusters.json"
 UNASSIGNED = "unassigned"

@@ -10,18 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import TokenjouleError
+from engine.strict import read_text
 
 Line = tuple[str, Mapping[str, Any]]  # where it stands, for errors; its object
-
-
-def read_text(path: Path) -> str:
-    """UTF-8 text of a file. Raises `TokenjouleError`."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise TokenjouleError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise TokenjouleError(f"{path} is not valid UTF-8: byte {error.start} is wrong") from error
 
 
 def json_lines(path: Path, *, cut_end: bool = False) -> Iterator[Line]:

@@ -16,7 +16,7 @@ from kernels.cost import RowWork
 
 @dataclass(frozen=True, slots=True)
 class Pricer:
-    """Of a request of one row."""
+    """Of a request of one row; `request_j` of any."""
 
     curve: OperatingCurve
 
@@ -44,6 +44,15 @@ class Pricer:
     def probe_j(self, length: int, injected: int, read: int) -> float:
         """As `answer_j`, of a probe: the row's own tokens are all fed when it comes."""
         return self._read_j(RowWork(injected, length + injected), read)
+
+    def request_j(self, marks: Sequence[StepMark]) -> float:
+        """Of all forwards that a ledger recorded, the rows of each together as they ran."""
+        return sum(
+            sum(map(self._prefill_j, mark.work))
+            if mark.kind == "prefill"
+            else self.curve.energy.expected(forward_features(mark.work))
+            for mark in marks
+        )
 
     def executed_j(self, marks: Sequence[StepMark], row: int) -> dict[str, float]:
         """By phase, of all forwards that a ledger recorded for a row."""

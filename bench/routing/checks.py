@@ -8,10 +8,10 @@ import numpy as np
 from bench.experiments.bootstrap import Interval
 from bench.routing.estimates import Costs, taught_costs
 from bench.routing.split import Prepared, halves
-from router.certificate import certified_threshold, interval
+from engine.chances import coverage, ece, interval
+from router.certificate import certified_threshold
 from router.performance import Performance
-from router.policy import Array, cheapest_certain, picked
-from router.scores import coverage, ece
+from router.policy import Array, Picks, cheapest_certain, picked
 
 RESPLITS = 200
 BELOW, DELTA = (
@@ -49,6 +49,17 @@ class Certified:
     saved: float | None
 
 
+@dataclass(frozen=True)
+class Promised:
+    """A certified threshold on the test questions. `above`: accuracy beyond the target. `saved`: share of the
+    strongest arm's joules.
+    """
+
+    threshold: float
+    above: float
+    saved: float
+
+
 def arm_checks(data: Prepared, p: Array, costs: Costs) -> list[ArmCheck]:
     """p (S, Q, A)."""
     table = data.table
@@ -65,25 +76,67 @@ def arm_checks(data: Prepared, p: Array, costs: Costs) -> list[ArmCheck]:
 
 def certified(data: Prepared, seeds: Sequence[int], resplits: int = RESPLITS) -> Certified:
     """Estimators of one half of all questions, for each seed; the other half is split again and again."""
-    table, given, violations, saved = data.table, 0, 0, []
+    given, violations, saved = 0, 0, []
     for place, seed in enumerate(seeds):
-        taught, held = halves(np.arange(len(table.questions)), seed)
-        model = Performance.fit(data.features[taught], table.correct[taught], seed=seed)
-        p = model.predict(data.features[held]).p
-        cost = taught_costs(data, taught, seed).predict(data.features[held]).expected
-        right, spent = table.correct[held], table.energy_j[held]
-        best = int(np.argmax(table.correct[taught].mean(0)))
-        target = float(table.correct[taught].mean(0)[best]) - BELOW
+        taught, held = halves(np.arange(len(data.table.questions)), seed)
+        made = _Promise.of(data, taught, seed)
         for again in range(place, resplits, len(seeds)):
-            one, other = halves(np.arange(len(held)), (seed, again))
-            threshold = certified_threshold(p[one], cost[one], right[one], target=target, delta=DELTA)
+            one, other = halves(held, (seed, again))
+            threshold = made.threshold(one)
             if threshold is None:
                 continue
             given += 1
-            arms = cheapest_certain(p[other], cost[other], threshold)
-            violations += int(picked(right[other], arms).mean() < target)
-            saved.append(1 - picked(spent[other], arms).mean() / spent[other, best].mean())
+            above, spared = made.kept(other, threshold)
+            violations += int(above < 0)
+            saved.append(spared)
     share = Interval(None) if not given else Interval(violations / given, *interval(violations, given))
     return Certified(
         resplits, BELOW, DELTA, given / resplits, share, float(np.mean(saved)) if saved else None
     )
+
+
+def promised(data: Prepared, fit: Picks, test: Picks, seeds: Sequence[int]) -> list[Promised]:
+    """Thresholds certified on one half of the `fit` questions, by estimators of the other half, kept on
+    `test` once for each seed in which there is one.
+    """
+    found = []
+    for seed in seeds:
+        taught, held = halves(fit, seed)
+        made = _Promise.of(data, taught, seed)
+        if (threshold := made.threshold(held)) is not None:
+            found.append(Promised(threshold, *made.kept(test, threshold)))
+    return found
+
+
+@dataclass(frozen=True)
+class _Promise:
+    """Of all questions, by estimators of some: p, cost (Q, A); the strongest arm there and what is promised.
+
+    Joules are those of a rule that has read its questions, beside the strongest arm's own.
+    """
+
+    data: Prepared
+    p: Array
+    cost: Array
+    best: int
+    target: float
+
+    @classmethod
+    def of(cls, data: Prepared, taught: Picks, seed: int) -> "_Promise":
+        right = data.table.correct[taught]
+        model = Performance.fit(data.features[taught], right, seed=seed)
+        cost = taught_costs(data.spared, taught, seed).predict(data.features).expected
+        best = int(np.argmax(right.mean(0)))
+        return cls(data, model.predict(data.features).p, cost, best, float(right.mean(0)[best]) - BELOW)
+
+    def threshold(self, rows: Picks) -> float | None:
+        """Certified on these questions; None where none is."""
+        right = self.data.table.correct[rows]
+        return certified_threshold(self.p[rows], self.cost[rows], right, target=self.target, delta=DELTA)
+
+    def kept(self, rows: Picks, threshold: float) -> tuple[float, float]:
+        """(accuracy above the target, share of the strongest arm's joules that is saved) on these."""
+        arms = cheapest_certain(self.p[rows], self.cost[rows], threshold)
+        spent = picked(self.data.spared.table.energy_j[rows], arms) + self.data.read_j[rows]
+        above = picked(self.data.table.correct[rows], arms).mean() - self.target
+        return float(above), float(1 - spent.mean() / self.data.table.energy_j[rows, self.best].mean())

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.routing.split import Fold, Prepared, folds, halves
-from router.baselines import CategoryMean
-from router.energy import CostEstimator
-from router.performance import PLAIN, Performance
+from bench.routing.baselines import CategoryMean
+from bench.routing.split import Fold, Prepared, Split, halves
+from engine.energy.request_costs import CostEstimator
+from engine.features import BUCKETS, PLAIN
+from router.performance import Performance
 from router.policy import Array, Picks
-from router.text_features import BUCKETS
 
 PROBABILITIES = ("logistic", "neighbours", "length", "category")
 Teach = Callable[[Prepared, Picks, int], Callable[[Picks], Array]]
@@ -24,19 +24,17 @@ class Costs:
     q90: Array
 
 
-def probabilities(which: str, data: Prepared, seeds: Sequence[int], parts: int) -> Array:
-    """(S, Q, A): that each arm is right, by one of `PROBABILITIES`."""
-    return np.stack(
-        [_tested(_TEACHERS[which], data, seed, folds(_size(data), seed, parts)) for seed in seeds]
-    )
+def probabilities(which: str, data: Prepared, seeds: Sequence[int], split: Split) -> Array:
+    """(S, Q, A): that each arm is right, by one of `PROBABILITIES`; nan where a question is not tested."""
+    return np.stack([_tested(_TEACHERS[which], data, seed, split(seed)) for seed in seeds])
 
 
-def costs(data: Prepared, seeds: Sequence[int], parts: int) -> Costs:
+def costs(data: Prepared, seeds: Sequence[int], split: Split) -> Costs:
     """Fitted on one half of what a fold may learn from, its spread taken from the other."""
     shape = (len(seeds), *data.table.energy_j.shape)
-    expected, q90 = np.empty(shape), np.empty(shape)
+    expected, q90 = np.full(shape, np.nan), np.full(shape, np.nan)
     for s, seed in enumerate(seeds):
-        for fold in folds(_size(data), seed, parts):
+        for fold in split(seed):
             made = taught_costs(data, fold.train, seed).predict(data.features[fold.test])
             expected[s, fold.test], q90[s, fold.test] = made.expected, made.q90
     return Costs(expected, q90)
@@ -52,12 +50,8 @@ def taught_costs(data: Prepared, rows: Picks, seed: int) -> CostEstimator:
     return made.calibrated(data.features[second], table.energy_j[second])
 
 
-def _size(data: Prepared) -> int:
-    return len(data.table.questions)
-
-
 def _tested(teach: Teach, data: Prepared, seed: int, split: Sequence[Fold]) -> Array:
-    found = np.empty(data.table.correct.shape)
+    found = np.full(data.table.correct.shape, np.nan)
     for fold in split:
         found[fold.test] = teach(data, fold.train, seed)(fold.test)
     return found

@@ -2,10 +2,11 @@
 
 A rule is judged by its front: the hull of its points and of the fixed arms', as any rule may be mixed with
 those at random. Intervals are percentiles over resampled questions, the same resamples for all rules, so that
-differences are paired. Hulls are taken in hindsight, of every rule alike.
+differences are paired; questions that are asked more than once are drawn together. Hulls are taken in
+hindsight, of every rule alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,8 @@ class Verdict:
 
     `gap`: share of the accuracy between the strongest arm and the oracle, at no more joules than the
     strongest takes. `area`: mean accuracy over joules from the cheapest to the strongest arm. `over_mix`,
-    `over_agreement`: area beyond that of fixed arms alone, of agreement of two; in points.
+    `over_agreement`: area beyond that of fixed arms alone, of agreement of two; in points. `over`: beyond
+    that of each baseline by name.
     """
 
     rule: Played
@@ -47,6 +49,7 @@ class Verdict:
     area: Interval
     over_mix: Interval
     over_agreement: Interval
+    over: Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,28 @@ class _World:
         return front(np.concatenate(parts, axis=1).ravel())
 
 
-def judge(rules: Sequence[Played], *, resamples: int = RESAMPLES, seed: int = 0) -> list[Verdict]:
-    """Of every rule. `rules` holds the fixed arms, the oracle and, where there is one, agreement of two."""
+def judge(
+    rules: Sequence[Played],
+    *,
+    queries: Iterable[Hashable] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Verdict]:
+    """Of every rule. `rules` holds the fixed arms, the oracle and, where there is one, agreement of two.
+
+    `queries`: of each question, its text, where some are asked more than once.
+    """
     fixed = next(rule.name for rule in rules if rule.kind is Kind.FIXED)
     oracle = next(rule.name for rule in rules if rule.kind is Kind.ORACLE)
     agreement = next((rule.name for rule in rules if rule.name.startswith("agreement")), None)
+    baselines = [rule.name for rule in rules if rule.kind is Kind.BASELINE]
     columns, ends = {}, 0
     for rule in rules:
         columns[rule.name] = slice(ends, ends + 2 * len(rule.knobs))
         ends += 2 * len(rule.knobs)
     table = np.concatenate([rule.columns() for rule in rules], axis=1)
     strongest = int(np.argmax(next(rule for rule in rules if rule.name == fixed).accuracy()))
-    resampled = Resampled(len(table), resamples=resamples, seed=seed).means(table)
+    resampled = _resampled(table, list(range(len(table)) if queries is None else queries), resamples, seed)
     worlds = [_World(row, columns, strongest) for row in (table.mean(0), *resampled)]
 
     def interval(statistic: Callable[[_World], float]) -> Interval:
@@ -114,9 +127,19 @@ def judge(rules: Sequence[Played], *, resamples: int = RESAMPLES, seed: int = 0)
             interval(lambda w: area(w, rule.name)),
             over(fixed),
             Interval(None) if agreement is None else over(agreement),
+            {name: over(name) for name in baselines} if rule.kind is Kind.OURS else {},
         )
 
     return [verdict(rule) for rule in rules]
+
+
+def _resampled(table: Array, clusters: Sequence[Hashable], resamples: int, seed: int) -> Array:
+    """Means of columns (Q, C) over resampled clusters, (resamples, C)."""
+    names = {name: at for at, name in enumerate(dict.fromkeys(clusters))}
+    sums = np.zeros((len(names), table.shape[1] + 1))
+    np.add.at(sums, [names[name] for name in clusters], np.hstack([table, np.ones((len(table), 1))]))
+    means = Resampled(len(names), resamples=resamples, seed=seed).means(sums)
+    return means[:, :-1] / means[:, -1:]
 
 
 def _point(

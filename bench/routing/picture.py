@@ -36,6 +36,11 @@ def _panel(axes: Any, name: str, records: Sequence[Record]) -> None:
     points = of_group(records, POINT)
     rules = list(dict.fromkeys(record.arm.name for record in points))
     style = picture.styles(rules)
+    strongest = max(
+        (record for record in points if record.arm.engine == Kind.FIXED),
+        key=lambda record: record.derived["accuracy"].value or 0.0,
+    )
+    widest = 1.15 * (strongest.derived["energy"].value or 0.0)
     for rule in rules:
         these = [record for record in points if record.arm.name == rule]
         joules = [record.derived["energy"].value or 0.0 for record in these]
@@ -47,7 +52,7 @@ def _panel(axes: Any, name: str, records: Sequence[Record]) -> None:
             axes.plot(edge.energy_j, edge.accuracy, lw=1.6 if ours else 0.8, color=style[rule]["color"])
         if these[0].arm.engine == Kind.FIXED:
             for record, x, y in zip(these, joules, right, strict=True):
-                inward = -1 if x > 0.6 * max(joules) else 1
+                inward = -1 if x > 0.6 * widest else 1
                 axes.annotate(
                     record.arm.note,
                     (x, y),
@@ -57,11 +62,7 @@ def _panel(axes: Any, name: str, records: Sequence[Record]) -> None:
                     textcoords="offset points",
                     clip_on=True,
                 )
-    strongest = max(
-        (record for record in points if record.arm.engine == Kind.FIXED),
-        key=lambda record: record.derived["accuracy"].value or 0.0,
-    )
-    axes.set_xlim(0, 1.15 * (strongest.derived["energy"].value or 0.0))
+    axes.set_xlim(0, widest)
     axes.set_title(f"{name}, {records[0].case.rows} questions", fontsize=9, loc="left")
     axes.set_xlabel("J per question", fontsize=8)
     axes.set_ylabel("right", fontsize=8)

@@ -5,13 +5,13 @@ front is the hull of its points: mixtures of two neighbours at random lie on it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 
 from bench.calibration.hull import Hull, hull
-from router.policy import Array
+from router.policy import Array, Picks
 
 
 class Kind(StrEnum):
@@ -35,6 +35,14 @@ class Played:
     knobs: tuple[str, ...]
     correct: Array
     energy_j: Array
+
+    def take(self, rows: Picks) -> "Played":
+        """These questions, in this order."""
+        return replace(self, correct=self.correct[:, :, rows], energy_j=self.energy_j[:, :, rows])
+
+    def plus(self, energy_j: Array) -> "Played":
+        """With so many joules more for each question. energy_j (Q,)."""
+        return replace(self, energy_j=self.energy_j + energy_j)
 
     def columns(self) -> Array:
         """(Q, 2K): means over seeds, right answers and then joules."""

@@ -3,21 +3,31 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from bench.experiments.bootstrap import Interval
 from bench.record import Arm, Case, Metric, Record, Stamp, Value
-from bench.routing.checks import ArmCheck, Certified
+from bench.routing.checks import ArmCheck, Certified, Promised
 from bench.routing.judge import Point, Verdict
 from bench.routing.played import Kind
+from bench.routing.pressures import Pressed
 from bench.routing.split import Prepared
+from router.policy import POINTS
 
-BENCHMARK = "router"
+BENCHMARK, FROZEN = "router", "router-testbed"  # crossed questions; fitted to some, tested on others
 POINT, VERDICT, CHECK, CERTIFICATE = "point", "verdict", "check", "certificate"
+PROMISE, PRESSURE, CHARGE = "promise", "pressure", "charge"
+OVER = "over: "
 TOO_FEW = "not defined here"
 
 
 @dataclass(frozen=True)
 class Study:
-    """What was found of one file of outcomes. `source`: of the joules; `measured`: if a meter told them."""
+    """What was found of one file of outcomes. `source`: of the joules; `measured`: if a meter told them.
+
+    `data`: of the questions that were tested. `promised`, `pressed`: where some questions are for fitting
+    alone.
+    """
 
     name: str
     data: Prepared
@@ -26,6 +36,9 @@ class Study:
     certified: Certified
     source: str
     measured: bool
+    frozen: bool = False
+    promised: tuple[Promised, ...] = ()
+    pressed: tuple[Pressed, ...] = ()
 
 
 def records(study: Study, stamp: Stamp) -> Iterator[Record]:
@@ -46,6 +59,11 @@ def records(study: Study, stamp: Stamp) -> Iterator[Record]:
         samples = {"ece": Metric("1", check.ece), "covered": Metric("1", check.covered)}
         yield made.of(CHECK, check.arm, Kind.FIXED, samples, {})
     yield made.of(CERTIFICATE, "certified threshold", Kind.OURS, {}, _certified(study.certified))
+    if study.frozen:
+        yield made.of(PROMISE, "certified threshold, tested", Kind.OURS, made.promises(), {})
+        yield made.of(CHARGE, "reading and deciding", Kind.OURS, {}, {"energy": made.charge()})
+    for pressed in study.pressed:
+        yield made.of(PRESSURE, pressed.name, Kind.OURS, {}, made.pressed(pressed), pressed.level)
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,8 @@ class _Maker:
     ) -> Record:
         """`engine` says what the rule is to the comparison, `note` its knob."""
         arm = Arm(name, kind.value, "outcomes", "as recorded", "as recorded", None, note)
-        return Record(BENCHMARK, self.stamp, arm, self.case, group, metrics, derived)
+        benchmark = FROZEN if self.study.frozen else BENCHMARK
+        return Record(benchmark, self.stamp, arm, self.case, group, metrics, derived)
 
     def point(self, point: Point) -> dict[str, Value]:
         return {
@@ -82,6 +101,36 @@ class _Maker:
             "area": _value("1", verdict.area),
             "over_mix": _value("%", verdict.over_mix),
             "over_agreement": _value("%", verdict.over_agreement),
+            **{f"{OVER}{name}": _value("%", found) for name, found in verdict.over.items()},
+        }
+
+    def promises(self) -> dict[str, Metric]:
+        """A sample for each seed that could certify a threshold."""
+        found, none = self.study.promised, "no threshold could be certified"
+        return {
+            name: Metric(unit, tuple(values), None if found else none)
+            for name, unit, values in (
+                ("threshold", "1", [one.threshold for one in found]),
+                ("above", "%", [POINTS * one.above for one in found]),
+                ("saved", "1", [one.saved for one in found]),
+            )
+        }
+
+    def charge(self) -> Value:
+        """What a rule that has read a question pays for that, less what the cheapest arm is then spared."""
+        data = self.study.data
+        spared = data.spared_j[:, int(np.argmin(data.table.energy_j.mean(0)))]
+        return self._joules("J", Interval(float((data.read_j - spared).mean())))
+
+    def pressed(self, found: Pressed) -> dict[str, Value]:
+        return {
+            "pressure": Value("1", found.pressure),
+            "most_tokens": Value("1", float(found.most_tokens)),
+            "tokens": Value("1", found.tokens),
+            "accuracy": Value("1", found.accuracy),
+            "energy": self._joules("J", Interval(found.energy_j)),
+            "lost": _value("%", found.lost),
+            "beyond": Value("1", found.beyond),
         }
 
     def _joules(self, unit: str, found: Interval) -> Value:

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.routing.estimates import costs, probabilities
 from bench.routing.played import Kind, Played
-from router.outcomes import Table
-from router.policy import POINTS, Array, picked, priced
+from bench.routing.split import Prepared, Split, crossed
+from engine.outcomes import Table
+from router.policy import POINTS, Array, Picks, picked, priced
 
 PRICES = 18
+BELOW = 0.005  # what the chosen price may lose against the strongest arm, on the training questions
+CROSSED = 2  # parts of the training questions, each judged by what the others taught
+CHOSEN = "router, as training chose it"
 NAMES = {
     "logistic": "router, logistic",
     "neighbours": "router, nearest neighbours",
@@ -17,25 +22,64 @@ NAMES = {
 }
 
 
-def prices(table: Table) -> tuple[float, ...]:
-    """Accuracy points per joule: none, and around the slope from the cheapest arm to the strongest."""
+def prices(table: Table, *, finer: int = 0) -> tuple[float, ...]:
+    """Accuracy points per joule: none, and around the slope from the cheapest arm to the strongest.
+
+    `finer`: so many more below the others, down to a fiftieth of the slope: where hardly any accuracy may be
+    lost, a price has to be low.
+    """
     right, spent = table.correct.mean(0), table.energy_j.mean(0)
     best, least = int(np.argmax(right)), int(np.argmin(spent))
     rise, run = POINTS * (right[best] - right[least]), spent[best] - spent[least]
     slope = rise / run if rise > 0 and run > 0 else POINTS / spent.max()
-    return (0.0, *np.geomspace(0.3 * slope, 15 * slope, PRICES - 1))
+    lower = np.geomspace(0.02 * slope, 0.3 * slope, finer, endpoint=False)
+    return (0.0, *lower, *np.geomspace(0.3 * slope, 15 * slope, PRICES - 1))
 
 
 def routed(which: str, table: Table, p: Array, expected: Array, at: Sequence[float]) -> Played:
-    """p, expected (S, Q, A): probabilities and joules of questions they were not fitted to."""
-    right, spent = [], []
-    for price in at:
-        arms = [priced(*one, price) for one in zip(p, expected, strict=True)]
-        right.append([picked(table.correct, chosen) for chosen in arms])
-        spent.append([picked(table.energy_j, chosen) for chosen in arms])
+    """p, expected (S, Q, A): probabilities and joules of questions they were not fitted to; nan for those
+    that are not tested.
+    """
+    tested = np.flatnonzero(~np.isnan(p).any(axis=(0, 2)))
+    right, spent = np.full((2, len(p), len(at), len(table.questions)), np.nan)
+    for s, (chances, joules) in enumerate(zip(p[:, tested], expected[:, tested], strict=True)):
+        for k, price in enumerate(at):
+            arms = priced(chances, joules, price)
+            right[s, k, tested] = picked(table.correct[tested], arms)
+            spent[s, k, tested] = picked(table.energy_j[tested], arms)
     kind = Kind.OURS if which == "logistic" else Kind.BASELINE
-    shape = (1, 0, 2)  # (K, S, Q) -> (S, K, Q)
-    names = tuple(f"{price:.3g} points/J" for price in at)
-    return Played(
-        NAMES[which], kind, names, np.array(right).transpose(shape), np.array(spent).transpose(shape)
+    return Played(NAMES[which], kind, tuple(f"{price:.3g} points/J" for price in at), right, spent)
+
+
+def chosen_price(data: Prepared, train: Picks, seed: int, at: Sequence[float]) -> float:
+    """Of those `at` hand, where the training questions spend the fewest joules and lose at most half a point
+    against their strongest arm; a joule is free where none does. Each part is judged by what the others
+    taught.
+    """
+    here = data.take(train)
+    parts = crossed(len(train), CROSSED)
+    p, expected = (
+        probabilities("logistic", here, [seed], parts)[0],
+        costs(here, [seed], parts).expected[0],
     )
+    best = here.table.correct.mean(0).max()
+    found = []
+    for price in at:
+        arms = priced(p, expected, price)
+        if picked(here.table.correct, arms).mean() >= best - BELOW:
+            found.append((picked(here.table.energy_j, arms).mean(), price))
+    return min(found, default=(0.0, 0.0))[1]
+
+
+def as_chosen(
+    data: Prepared, seeds: Sequence[int], split: Split, p: Array, expected: Array, at: Sequence[float]
+) -> Played:
+    """One arm for each query, at the price that its training questions chose. p, expected (S, Q, A)."""
+    right, spent = np.full((2, len(seeds), 1, len(data.table.questions)), np.nan)
+    for s, seed in enumerate(seeds):
+        for fold in split(seed):
+            price = chosen_price(data, fold.train, seed, at)
+            arms = priced(p[s, fold.test], expected[s, fold.test], price)
+            right[s, 0, fold.test] = picked(data.table.correct[fold.test], arms)
+            spent[s, 0, fold.test] = picked(data.table.energy_j[fold.test], arms)
+    return Played(CHOSEN, Kind.OURS, ("",), right, spent)

@@ -1,14 +1,14 @@
 """What a study learns from and what it judges by: whole questions, each tested once a seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from engine.errors import UsageError
-from router.outcomes import Table
+from engine.features import text_features
+from engine.outcomes import Table
 from router.policy import Array, Picks
-from router.text_features import text_features
 
 PARTS = 5
 LEAST = 100  # questions: below, a fifth of them tells nothing
@@ -20,6 +20,19 @@ class Fold:
 
     train: Picks
     test: Picks
+
+
+Split = Callable[[int], Sequence[Fold]]  # of a seed
+
+
+def crossed(questions: int, parts: int = PARTS) -> Split:
+    """`folds` of so many questions."""
+    return lambda seed: folds(questions, seed, parts)
+
+
+def frozen(fit: Picks, test: Picks) -> Split:
+    """The same questions are tested by what the same ones taught, whatever the seed."""
+    return lambda seed: [Fold(fit, test)]
 
 
 def folds(questions: int, seed: int, parts: int = PARTS) -> list[Fold]:
@@ -39,7 +52,8 @@ class Prepared:
     """Questions that every arm answered, with joules, and their features (Q, F).
 
     `text_only`: the features are the text's. `left_out`: arms without joules. `dropped`: questions that some
-    arm lacks.
+    arm lacks. `read_j` (Q,): joules of reading a question for its features, and of deciding by them.
+    `spared_j` (Q, A): of an arm's, what it is spared where it goes on from that reading.
     """
 
     table: Table
@@ -47,6 +61,31 @@ class Prepared:
     text_only: bool
     left_out: tuple[str, ...]
     dropped: int
+    read_j: Array
+    spared_j: Array
+
+    def take(self, rows: Picks) -> "Prepared":
+        """These questions, in this order."""
+        return replace(
+            self,
+            table=self.table.take(rows),
+            features=self.features[rows],
+            read_j=self.read_j[rows],
+            spared_j=self.spared_j[rows],
+        )
+
+    @property
+    def spared(self) -> "Prepared":
+        """As a rule finds it that has read its questions, and so pays `read_j`."""
+        spent = replace(self.table, energy_j=self.table.energy_j - self.spared_j)
+        return replace(self, table=spent, spared_j=np.zeros_like(self.spared_j))
+
+    @property
+    def unread(self) -> "Prepared":
+        """As a rule finds it that knows no more than the text, and pays nothing for it."""
+        if self.text_only:
+            return self
+        return replace(self, features=_of_text(self.table), text_only=True, read_j=np.zeros_like(self.read_j))
 
 
 def prepared(table: Table) -> Prepared:
@@ -63,9 +102,14 @@ def prepared(table: Table) -> Prepared:
         )
     features = whole.features
     if features is None:
-        pairs = zip(whole.queries, whole.categories, strict=True)
-        features = np.stack([text_features(query, category) for query, category in pairs])
-    return Prepared(whole, features, whole.features is None, left_out, int((~full).sum()))
+        features = _of_text(whole)
+    nothing = np.zeros(len(features)), np.zeros_like(whole.energy_j)
+    return Prepared(whole, features, whole.features is None, left_out, int((~full).sum()), *nothing)
+
+
+def _of_text(table: Table) -> Array:
+    pairs = zip(table.queries, table.categories, strict=True)
+    return np.stack([text_features(query, category) for query, category in pairs])
 
 
 def of_arms(table: Table, arms: Sequence[int]) -> Table:

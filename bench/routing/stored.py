@@ -21,8 +21,8 @@ from bench.replay.traces import SOURCES, Source, Trace, read_traces, source_of
 from bench.tables import markdown
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
+from engine.outcomes import Outcome, write_outcomes
 from engine.strategy import answers
-from router.outcomes import Outcome, write_outcomes
 
 SCHEMA = "tokenjoule.bench.stored/1"
 TABLE = "energy_ml_energy_v2/llm_text_generation.jsonl"

@@ -3,19 +3,32 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from bench.record import Record, Value
+from bench.record import Record
 from bench.routing.played import Kind
-from bench.routing.record import BENCHMARK, CERTIFICATE, CHECK, POINT, VERDICT
+from bench.routing.record import (
+    BENCHMARK,
+    CERTIFICATE,
+    CHARGE,
+    CHECK,
+    FROZEN,
+    OVER,
+    POINT,
+    PRESSURE,
+    PROMISE,
+    VERDICT,
+)
+from bench.routing.requirements import requirements_table
+from bench.routing.requirements import shown as _share
 from bench.tables import markdown, origin
 
 ORDER = (Kind.OURS, Kind.BASELINE, Kind.FIXED, Kind.ORACLE)
 
 
-def studies(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The router's records by file of outcomes."""
+def studies(records: Sequence[Record], *benchmarks: str) -> dict[str, list[Record]]:
+    """The router's records by file of outcomes; of some `benchmarks`, by default of all."""
     found: dict[str, list[Record]] = {}
     for record in records:
-        if record.benchmark == BENCHMARK:
+        if record.benchmark in (benchmarks or (BENCHMARK, FROZEN)):
             found.setdefault(record.case.model, []).append(record)
     return found
 
@@ -30,19 +43,88 @@ def router_tables(records: Sequence[Record]) -> str:
     """Verdicts, single points, checks and certificate of every study; empty without any."""
     parts = []
     for name, these in studies(records).items():
-        parts += [_verdicts(name, these), _points(name, these), _checks(name, these), _certificate(these)]
-        parts.append(worth(these))
+        if these[0].benchmark == FROZEN:
+            parts.append(_required(name, these))
+        parts += [_verdicts(name, these), _over(name, these), _points(name, these), _checks(name, these)]
+        parts += [_certificate(these), _promises(these), _pressures(name, these), worth(these)]
     return "\n\n".join(part for part in parts if part)
 
 
 def router_section(records: Sequence[Record]) -> str:
     """The README's part: the verdicts of every study, and where they are from."""
-    found = studies(records)
+    found = studies(records, BENCHMARK)
     if not found:
         return "Not measured.\n"
     parts = [f"{_verdicts(name, these)}\n\n{worth(these)}" for name, these in found.items()]
     stamp = next(iter(found.values()))[0].stamp
     return "\n\n".join([*parts, origin(stamp, False)]) + "\n"
+
+
+def testbed_section(records: Sequence[Record]) -> str:
+    """The README's part: on the bundled models' arms, what has to hold, verdicts, pressures, provenance."""
+    parts = []
+    for name, these in studies(records, FROZEN).items():
+        parts += [_required(name, these), _verdicts(name, these), _pressures(name, these)]
+        parts += [worth(these), origin(these[0].stamp, False)]
+    return "\n\n".join(part for part in parts if part) + "\n" if parts else "Not measured.\n"
+
+
+def _required(name: str, records: Sequence[Record]) -> str:
+    (charge,) = of_group(records, CHARGE)
+    said = _share(charge.derived["energy"], "{:.3g}")
+    return f"{requirements_table(records)}\n\n{name}: reading and deciding, charged, net: {said} J a query."
+
+
+def _over(name: str, records: Sequence[Record]) -> str:
+    """Our rules' area beyond that of each baseline; empty where the records do not tell it."""
+    ours = [r for r in of_group(records, VERDICT) if any(key.startswith(OVER) for key in r.derived)]
+    if not ours:
+        return ""
+    keys = [key for key in ours[0].derived if key.startswith(OVER)]
+    rows = [[record.arm.name, *(_share(record.derived[key], "{:+.2f}") for key in keys)] for record in ours]
+    return markdown((f"{name}: area beyond, pt", *(key.removeprefix(OVER) for key in keys)), rows)
+
+
+def _promises(records: Sequence[Record]) -> str:
+    """Certified thresholds on the test questions; empty where none are set apart."""
+    found = of_group(records, PROMISE)
+    if not found:
+        return ""
+    above, saved = found[0].metrics["above"], found[0].metrics["saved"]
+    if above.median is None or saved.median is None:
+        return f"On the test questions: {above.reason}."
+    kept = sum(sample >= 0 for sample in above.samples)
+    return (
+        f"On the test questions: kept by {kept} of {len(above.samples)} certified thresholds, "
+        f"median {above.median:+.2f} points above the target, {saved.median:.1%} of the joules saved."
+    )
+
+
+def _pressures(name: str, records: Sequence[Record]) -> str:
+    """Each pressure, level by level; empty where none was played."""
+    rows = [
+        [
+            f"{record.arm.name}: {record.arm.note}",
+            f"{record.derived['pressure'].value:.3g}",
+            f"{record.derived['most_tokens'].value:.0f}",
+            f"{record.derived['tokens'].value:.1f}",
+            f"{record.derived['accuracy'].value:.1%}",
+            _share(record.derived["lost"], "{:.1f}"),
+            _share(record.derived["energy"], "{:.3g}"),
+            f"{record.derived['beyond'].value:.1%}",
+        ]
+        for record in of_group(records, PRESSURE)
+    ]
+    header = (
+        "pressure",
+        "tokens allowed",
+        "tokens chosen",
+        "right",
+        "points given up",
+        "J/question",
+        "beyond",
+    )
+    return markdown((f"{name} under", *header), rows) if rows else ""
 
 
 def worth(records: Sequence[Record]) -> str:
@@ -119,11 +201,3 @@ def _certificate(records: Sequence[Record]) -> str:
         f"violated in {_share(values['violated'], '{:.1%}')} of those, "
         f"{values['saved'].value:.1%} of the strongest arm's joules saved."
     )
-
-
-def _share(value: Value, form: str) -> str:
-    if value.value is None:
-        return ""
-    if value.low is None or value.high is None:
-        return form.format(value.value)
-    return f"{form.format(value.value)} ({form.format(value.low)} to {form.format(value.high)})"

@@ -4,9 +4,9 @@ from itertools import combinations
 
 import numpy as np
 
+from bench.routing.baselines import paper_arm
 from bench.routing.played import Kind, Played, fixed
-from router.baselines import paper_arm
-from router.outcomes import Table
+from engine.outcomes import Table
 from router.policy import Array, Picks, picked
 
 # MMLU-Pro's categories by the paper's clusters; the others are their own, or have no rule.
@@ -15,6 +15,10 @@ _CLUSTERS = {
     **dict.fromkeys(("history", "law", "philosophy"), "humanities"),
     "business": "economics",
     "grade school": "math",
+    # The test bed's: sums and digits are arithmetic, a search is a program's loop, a fact is recalled.
+    **dict.fromkeys(("chain", "chain-choice", "verify", "verify-choice"), "math"),
+    **dict.fromkeys(("search", "search-choice"), "computer science"),
+    **dict.fromkeys(("recall", "recall-choice"), "humanities"),
 }
 
 

@@ -1,7 +1,6 @@
 import json
 
 from bench.router_overhead import main
-from router.features import source
 from router.router import Router
 from tests.router.test_router import QUERY, arms_of, planted
 
@@ -9,8 +8,8 @@ from tests.router.test_router import QUERY, arms_of, planted
 def test_it_tells_what_deciding_costs_beside_the_query(capsys, tmp_path):
     arms = arms_of(tmp_path)
     with Router(arms, energy_source="estimate") as router:
-        width = len(router.read(QUERY)[0])
-        planted(arms, features=source(router.reader()), width=width, ask=0.1, vote=0.1).save(
+        width = len(router.answerers.read(QUERY)[0])
+        planted(arms, features=router.answerers.source(), width=width, ask=0.1, vote=0.1).save(
             tmp_path / "e.npz"
         )
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in (QUERY, "1+2=")))

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.outcomes import Array, Table
+from engine.outcomes import Table
+from router.policy import Array
 
 ARMS = ("small", "middle", "large")
 

@@ -54,7 +54,7 @@ def load(tmp_path: Path, text: str):
 def test_arms_are_read(tmp_path):
     arms = load(tmp_path, GOOD)
     assert [arm.name for arm in arms.arms] == ["a", "b", "c", "d"]
-    assert arms["b"].way.directive == "brief" and arms["c"].way.samples == 3
+    assert arms["b"].directive == "brief" and arms["c"].samples == 3
     near = arms.models["near"].options()
     assert (near["model"], near["quantize"]) == ("bundled:chain", "int8")
     assert (arms.fallback, arms.memory_gb) == ("b", 2.0)
@@ -63,7 +63,7 @@ def test_arms_are_read(tmp_path):
 def test_the_arms_that_come_along_are_of_the_bundled_model():
     arms = load_arms()
     assert {arms.models[arm.model].local for arm in arms.arms} == {"bundled:chain"}
-    assert {arm.way.technique for arm in arms.arms} == {"direct", "cot", "vote"}
+    assert {arm.technique for arm in arms.arms} == {"direct", "cot", "vote"}
     pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert re.search(r'^router = \["arms\.toml"\]$', pyproject, re.MULTILINE), "they are in the wheel"
     assert DEFAULT.name == "arms.toml"
@@ -73,21 +73,26 @@ def test_the_arms_that_come_along_are_of_the_bundled_model():
     ("old", "new", "line", "said"),
     [
         ('quantize = "int8"', 'quantize = "int3"', 6, "models.near: quantize"),
-        ('quantize = "int8"', 'quantise = "int8"', 6, "models.near: missing or unknown: quantise"),
-        ('served = "big"\n', "", 8, "models.far: served"),
+        ('quantize = "int8"', 'quantise = "int8"', 6, "missing or unknown: models.near.quantise"),
+        ('served = "big"\n', "", 8, "missing or unknown: models.far.served"),
         ("joules_per_token = 0.2", "joules_per_token = -1", 11, "models.far: joules_per_token"),
         ("joules_per_token = 0.2", "retries = -1", 11, "models.far: retries"),
-        ("joules_per_token = 0.2", 'local = "bundled:chain"', 11, "models.far: local"),
+        ("joules_per_token = 0.2", 'local = "bundled:chain"', 11, "missing or unknown: models.far.local"),
         (
             'technique = "direct"\n\n[[arms]]\nname = "b"',
             'technique = "guess"\n\n[[arms]]\nname = "b"',
             16,
-            "arms: technique",
+            "arms[0]: technique",
         ),
-        ('directive = "brief"', 'directive = "chatty"', 22, "arms: directive"),
-        ('budget_tokens = 64\n\n[[arms]]\nname = "c"', '\n[[arms]]\nname = "c"', 18, "arms: budget_tokens"),
-        ("samples = 3", "samples = 1", 29, "arms: samples"),
-        ("samples = 3", 'samples = "3"', 29, "arms: samples"),
+        ('directive = "brief"', 'directive = "chatty"', 22, "arms[1]: directive"),
+        (
+            'budget_tokens = 64\n\n[[arms]]\nname = "c"',
+            '\n[[arms]]\nname = "c"',
+            18,
+            "arms[1]: budget_tokens",
+        ),
+        ("samples = 3", "samples = 1", 29, "arms[2]: samples"),
+        ("samples = 3", 'samples = "3"', 29, "arms[2].samples"),
         ("samples = 3", "samples = 99", 29, "samples must be"),
         ("temperature = 0.8\n", "", 29, "temperature"),
         ('name = "d"', 'name = "a"', 34, "name: another"),

@@ -1,12 +1,13 @@
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from engine.outcomes import Outcome, read_outcomes, write_outcomes
 from router.calibrate import held_out, main, split, with_features
 from router.estimator import Estimator
-from router.outcomes import Outcome, read_outcomes, write_outcomes
 from tests.router.planted import ARMS as NAMES
 from tests.router.planted import plant
 
@@ -168,3 +169,10 @@ def test_wrong_usage_is_2(capsys, stored, wrong):
 def test_text_features_stand_in_where_outcomes_have_none():
     table = replace(plant(np.random.default_rng(0), 5).table, features=None)
     assert with_features(table).features.shape[0] == 5
+
+
+def test_without_scikit_learn_nothing_is_run_and_one_line_says_what_is_needed(capsys, stored, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    status, _, err = run(capsys, stored / "new.jsonl", "--run", stored / "q.jsonl", "--out", stored / "e.npz")
+    assert status == 1 and "scikit-learn" in err and len(err.splitlines()) == 1
+    assert not (stored / "new.jsonl").exists()

@@ -1,32 +1,9 @@
-from math import comb
-
 import numpy as np
 import pytest
 
-from router.certificate import certified_threshold, interval, lower_bound, upper_tail
+from engine.chances import lower_bound
+from router.certificate import certified_threshold
 from router.policy import cheapest_certain, picked
-
-
-def test_the_tail_is_that_of_the_binomial_distribution():
-    exact = sum(comb(20, k) * 0.3**k * 0.7 ** (20 - k) for k in range(9, 21))
-    assert upper_tail(9, 20, 0.3) == pytest.approx(exact, rel=1e-9)
-    assert (upper_tail(0, 5, 0.1), upper_tail(3, 5, 0.0), upper_tail(3, 5, 1.0)) == (1.0, 0.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("right", "total", "delta", "expected"),
-    # scipy.stats.beta.ppf(delta, right, total - right + 1)
-    [(90, 100, 0.05, 0.8362823767), (1, 1, 0.05, 0.05), (0, 10, 0.05, 0.0), (999, 1000, 0.01, 0.9933803216)],
-)
-def test_the_bound_is_clopper_and_pearsons(right, total, delta, expected):
-    assert lower_bound(right, total, delta) == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_interval_of_none_and_of_all_reaches_the_end():
-    assert interval(0, 50)[0] == 0.0 and interval(0, 50)[1] == pytest.approx(0.0711, abs=1e-4)
-    assert interval(50, 50)[1] == 1.0
-    with pytest.raises(ValueError, match="cannot be right"):
-        lower_bound(3, 2, 0.1)
 
 
 def questions(rng: np.random.Generator, count: int):

@@ -61,7 +61,7 @@ def test_a_file_that_is_none_is_one_line(tmp_path, content):
 
 def test_a_pickle_inside_is_never_run(tmp_path):
     path = tmp_path / "evil.npz"
-    np.savez(path, schema=np.array("tokenjoule.router/1"), arms=np.array([{"a": 1}], dtype=object))
+    np.savez(path, schema=np.array("tokenjoule.router/2"), arms=np.array([{"a": 1}], dtype=object))
     with pytest.raises(TokenjouleError, match="allow_pickle"):
         Estimator.load(path)
 
@@ -116,3 +116,14 @@ def test_outcomes_without_features_are_refused(data):
     bare = replace(data[0].table, features=None)
     with pytest.raises(TokenjouleError, match="no features"):
         Estimator.fit(bare, bare)
+
+
+def test_nothing_is_certified_where_some_answers_are_not_known_to_be_right(data):
+    from dataclasses import replace
+
+    correct = data[1].table.correct.copy()
+    correct[3, 1] = np.nan
+    unsure = replace(data[1].table, correct=correct)
+    assert Estimator.fit(data[0].table, unsure).certificate is None
+    with pytest.raises(TokenjouleError, match="every answer"):
+        Estimator.fit(data[0].table, unsure, certify=(0.7, 0.1))

@@ -3,9 +3,9 @@ import sys
 import numpy as np
 import pytest
 
+from engine.chances import ece, log_loss
 from router import performance
-from router.performance import Performance, Projection, log_loss
-from router.scores import ece
+from router.performance import Performance
 from tests.router.planted import plant
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
@@ -70,24 +70,13 @@ def test_an_arm_that_is_always_right_is_nearly_certain_and_never_quite(data, kin
     assert (p > 0.9).all() and (p < 1.0).all()
 
 
-def test_many_features_are_projected_and_the_first_are_kept(data):
-    rng = np.random.default_rng(3)
-    x = np.hstack([rng.normal(size=(300, 16)), rng.normal(size=(300, 5)) @ rng.normal(size=(5, 200))])
-    projection = Projection.fit(x)
-    z = projection(x)
-    assert z.shape == (300, 16 + 64)
-    np.testing.assert_allclose(z[:, :16], (x[:, :16] - x[:, :16].mean(0)) / x[:, :16].std(0))
-    assert np.var(z[:, 16:], axis=0).max() == pytest.approx(1.0, rel=0.02)
-    assert (np.sort(np.var(z[:, 16:], axis=0))[:-5] < 1e-6).all(), "five directions are all there are"
-
-
 def test_what_is_unlike_the_training_questions_is_outside(data):
     train, test = data
     found = Performance.fit(train.table.features[:300], train.table.correct[:300])
-    assert found.outside(test.table.features).mean() < 0.01
+    assert found.projection.outside(test.table.features).mean() < 0.01
     far = test.table.features[:3].copy()
     far[0], far[1, 2], far[2, 0] = 30.0, np.nan, np.inf
-    assert found.outside(far).all()
+    assert found.projection.outside(far).all()
 
 
 def test_the_same_seed_gives_the_same_estimator(data):

@@ -1,11 +1,13 @@
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from engine.energy.grid import Grid
 from router.policy import (
     Conditions,
     Estimate,
@@ -225,3 +227,22 @@ def test_limits_that_make_no_sense_are_refused(wrong):
 def test_conditions_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="at least"):
         Conditions(**wrong)
+
+
+def test_a_recorded_series_that_rises_makes_thinking_shorter_and_keeps_the_limit_in_grams(tmp_path):
+    hours = range(0, 10)
+    rows = [f"2026-03-01T{hour:02}:00:00Z,{100 + 60 * hour}" for hour in hours]
+    (tmp_path / "grid.csv").write_text("time,average_g_per_kwh\n" + "\n".join(rows))
+    arms = [Estimate(f"cot-{n}", "cot", n, n / 300, 0, 1, 1000.0 * n, 0, 1500.0 * n) for n in (16, 64, 256)]
+    limits, budgets, given_up = Limits(grams=60.0), [], []
+    for hour in hours:
+        now = datetime(2026, 3, 1, hour, 30, tzinfo=UTC)
+        grams = Grid(str(tmp_path / "grid.csv"), clock=lambda now=now: now).now().g_per_kwh
+        conditions = Conditions(intensity_g_per_kwh=grams, usual_g_per_kwh=100.0)
+        found = choose(arms, limits, conditions, fallback="cot-16")
+        assert found.fallback is None
+        assert conditions.grams(1500.0 * found.budget_tokens) <= 60.0
+        budgets.append(found.budget_tokens)
+        given_up.append(found.given_up)
+    assert budgets == sorted(budgets, reverse=True) and budgets[0] == 256 and budgets[-1] < 64
+    assert given_up == sorted(given_up) and given_up[0] == 0.0 < given_up[-1]

@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.energy.hourly import HourlyBudget
+from engine.energy.request_costs import CostEstimator
 from engine.errors import MeterError, TokenjouleError
+from engine.features import text_features
+from engine.projection import Projection
+from engine.scorers import Logistic
 from router.arms import Arms, load_arms
-from router.energy import CostEstimator
 from router.estimator import TEXT, Estimator
-from router.features import source
-from router.performance import Performance, Projection
+from router.performance import Performance
 from router.policy import Conditions, Limits
 from router.router import Router
-from router.text_features import text_features
-from tests.router import bad_server
-from tests.router.bad_server import serving
+from tests import bad_server
+from tests.bad_server import serving
 
 QUERY = "47+35-18="
 ARMS = """fallback = "think"
@@ -71,11 +73,11 @@ def arms_of(tmp_path: Path, url: str = NOWHERE) -> Arms:
 
 def saying(p: list[float], width: int) -> Performance:
     """These chances whatever the features."""
-    projection = Projection(np.zeros(width), np.ones(width), None, 1e9)
+    projection = Projection(np.zeros(width), np.ones(width), 1e9)
     count, chances = len(p), np.array([[chance] * 2 for chance in p])
     flat = np.tile([0.0, 1.0], (count, 1))
     low, high = np.maximum(chances - 0.1, 0), np.minimum(chances + 0.05, 1)
-    return Performance(projection, np.zeros((count, width + 1)), None, None, 0.0, flat, chances, low, high)
+    return Performance(projection, Logistic(np.zeros((count, width + 1))), flat, chances, low, high)
 
 
 def planted(arms: Arms, *, features: str = TEXT, width: int | None = None, **chances: float) -> Estimator:
@@ -88,7 +90,7 @@ def planted(arms: Arms, *, features: str = TEXT, width: int | None = None, **cha
     terms[:, 0] = [JOULES[name] for name in names]
     spread, lengths = np.tile([[1.0], [1.0], [1.5]], (1, count)), np.zeros((2, count, width + 1))
     energy = CostEstimator(performance.projection, lengths, terms, np.full((count, 1000), np.nan), spread)
-    return Estimator(names, arms.digest, features, "think", performance, energy, None, None, np.ones(count))
+    return Estimator(names, arms.digest, features, "think", performance, energy)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def route(shared, tmp_path):
     def build(url: str = NOWHERE, estimator: Estimator | None = None, **chances: float) -> Router:
         arms = arms_of(tmp_path, url)
         router = Router(arms, estimator or planted(arms, **chances), energy_source="estimate")
-        router.pool.loaded = shared.pool.loaded
+        router.answerers.pool.loaded = shared.answerers.pool.loaded
         return router
 
     return build
@@ -113,8 +115,8 @@ def route(shared, tmp_path):
 
 def reading(shared: Router, arms: Arms, **chances: float) -> Estimator:
     """An estimator whose features the bundled model reads."""
-    features, _ = shared.read(QUERY)
-    return planted(arms, features=source(shared.reader()), width=len(features), **chances)
+    features, _ = shared.answerers.read(QUERY)
+    return planted(arms, features=shared.answerers.source(), width=len(features), **chances)
 
 
 def test_the_likeliest_answers_within_its_limit(route):
@@ -167,7 +169,7 @@ def test_the_features_prefill_is_the_answers_where_its_model_is_chosen(route, sh
     routed = router.answer(QUERY)
     energy = routed.energy()
     assert routed.choices[0].arm == "think" and routed.answer == "64"
-    assert routed.stages[0].reused_tokens == len(shared.pool.engine("near").encode(QUERY))
+    assert routed.stages[0].reused_tokens == len(shared.answerers.pool.engine("near").encode(QUERY))
     assert energy["prefill_reused"] and energy["features_j"] == 0.0
     assert energy["answer_j"] == pytest.approx(routed.stages[0].energy_j + routed.features_j)
     assert energy["total_j"] == pytest.approx(energy["answer_j"] + energy["router_j"])
@@ -213,10 +215,10 @@ def test_no_meter_is_an_estimate_that_says_so(tmp_path, monkeypatch, shared):
     def no_meter(*_: object, energy_source: str = "auto", **__: object):
         if energy_source != "estimate":
             raise MeterError("NVML is not here")
-        return shared.pool.engine("near")
+        return shared.answerers.pool.engine("near")
 
     router = Router(arms_of(tmp_path), energy_source="nvml")
-    router.pool._load = no_meter
+    router.answerers.pool._load = no_meter
     routed = router.answer(QUERY)
     assert routed.answer == "64" and any("NVML is not here" in note for note in routed.notes)
     assert routed.energy()["source"] == "estimate"
@@ -253,7 +255,7 @@ def test_ledgers_of_finished_requests_teach_the_estimator(route):
 
 def test_an_hour_holds_its_joules_and_budgets_tighten_as_they_run_out(route):
     router, now = route(ask=0.1), [0.0]
-    router.hourly_j, router._clock = 1.6, lambda: now[0]
+    router.hour = HourlyBudget(1.6, clock=lambda: now[0])
     budgets, spent = [], 0.0
     for _ in range(60):
         routed = router.answer(QUERY, Limits(strict=True))
@@ -265,7 +267,7 @@ def test_an_hour_holds_its_joules_and_budgets_tighten_as_they_run_out(route):
     assert spent <= 1.6
     assert budgets == sorted(budgets, reverse=True) and 64 == budgets[0] > budgets[1] > budgets[-1]
     now[0] += 3600.0
-    assert router.hour_left_j() == 1.6
+    assert router.hour.left_j() == 1.6
     assert router.answer(QUERY, Limits(strict=True)).choices[0].budget_tokens == 64
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from bench import report
-from bench.experiments.router import main, worth
+from bench.experiments.router import main
 from bench.record import read
 from bench.routing.judge import judge
 from bench.routing.split import prepared
+from bench.routing.study import worth
 from bench.routing.table import router_tables
-from router.outcomes import Table, write_outcomes
+from engine.outcomes import Table, write_outcomes
 from tests.bench.routing.planted import outcomes
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
@@ -25,9 +26,9 @@ def study(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("study")
     write_outcomes(root / "planted.jsonl", outcomes(120))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.experiments.router.PARTS", 2)
+        patch.setattr("bench.routing.study.PARTS", 2)
         patch.setattr("bench.routing.routed.PRICES", 6)
-        patch.setattr("bench.experiments.router.judge", partial(judge, resamples=50))
+        patch.setattr("bench.routing.study.judge", partial(judge, resamples=50))
         command = [str(root / "planted.jsonl"), "--seeds", "1", "--resplits", "4"]
         assert main([*command, "--out", str(root / "runs.jsonl")]) == 0
     return root / "runs.jsonl"

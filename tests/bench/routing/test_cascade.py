@@ -10,6 +10,7 @@ from bench.routing import cascade, escalation, routed, states, untrained
 from bench.routing.cascade import best, chains, continued
 from bench.routing.escalation import Worth
 from bench.routing.played import Played, front
+from bench.routing.split import crossed
 from tests.bench.routing.planted import data
 from tests.bench.routing.test_untrained import THREE, table
 
@@ -124,7 +125,7 @@ def test_a_cascade_beats_mixing_arms_at_random_where_lengths_tell_and_not_where_
     pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
     planted = data(400)
     fixed, prices = untrained.fixed_arms(planted.table), routed.prices(planted.table)[::5]
-    found, chosen = cascade.cascades(planted, (0,), 2, prices)
+    found, chosen = cascade.cascades(planted, (0,), crossed(400, 2), prices)
     assert above_mix(found, fixed) > 4
     assert chosen.accuracy()[0] > fixed.accuracy()[2] - 0.03
     assert not np.isnan(found.correct).any() and not np.isnan(found.energy_j).any()
@@ -143,5 +144,5 @@ def test_a_cascade_beats_mixing_arms_at_random_where_lengths_tell_and_not_where_
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cascade, "learned", shuffled)
-        blind, _ = cascade.cascades(planted, (0,), 2, prices)
+        blind, _ = cascade.cascades(planted, (0,), crossed(400, 2), prices)
     assert above_mix(blind, fixed) < above_mix(found, fixed) - 2

@@ -5,6 +5,7 @@ import pytest
 
 from bench.routing.checks import arm_checks, certified
 from bench.routing.estimates import Costs, costs, probabilities
+from bench.routing.split import crossed
 from tests.bench.routing.planted import data
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
@@ -24,8 +25,8 @@ def test_shares_of_each_arm_are_counted_by_seed():
 
 def test_estimates_of_questions_they_were_not_fitted_to_are_calibrated_and_bounds_hold():
     planted = data(400)
-    p = probabilities("logistic", planted, (0,), 3)
-    spent = costs(planted, (0,), 3)
+    p = probabilities("logistic", planted, (0,), crossed(400, 3))
+    spent = costs(planted, (0,), crossed(400, 3))
     for check in arm_checks(planted, p, spent):
         assert check.ece[0] < 0.12 and 0.82 < check.covered[0] < 0.97
     # Planted joules grow with length, which the text tells.

@@ -1,7 +1,6 @@
 """How much CO2e a kilowatt-hour is now: a fixed figure, a recorded series, or a public service.
 
-In one region intensity scales every arm alike and cannot change which is the cleaner; `policy` says what it
-does. Average and marginal intensities answer different questions: every figure says which it is, one is never
+Average and marginal intensities answer different questions: every figure says which it is, one is never
 compared with the other, and WattTime's (marginal, in pounds) are not read at all.
 """
 
@@ -18,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from engine.errors import TokenjouleError, UsageError
-from router.fetch import fetch
+from engine.fetch import fetch
 
 AVERAGE, MARGINAL = "average", "marginal"
 KEEP_S, TIMEOUT_S = 300.0, 3.0
@@ -37,6 +36,12 @@ class Intensity:
     source: str = ""
     estimated: bool = False
     problem: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What is not as it should be."""
+        doubts = [f"the intensity of {self.source} is estimated"] if self.estimated else []
+        return [self.problem, *doubts] if self.problem else doubts
 
 
 @dataclass

@@ -4,33 +4,32 @@ import time
 import pytest
 
 from engine.strategy.ask import Technique
-from router.arms import Arm, Model
-from router.remote import answer_there
-from tests.router import bad_server
-from tests.router.bad_server import MISBEHAVIOURS, serving
+from engine.strategy.server import Server, answer_there
+from tests import bad_server
+from tests.bad_server import MISBEHAVIOURS, serving
 
 pytest.importorskip("httpx", reason="remote arms need httpx")
 
-COT = Arm("far", "m", Technique("cot", budget_tokens=100, directive="brief"))
+COT = Technique("cot", budget_tokens=100, directive="brief")
 QUESTION = "What is 6 times 7?"
 
 
-def model(url: str, **changes) -> Model:
+def server_at(url: str, **changes) -> Server:
     given = {"base_url": url, "served": "big", "joules_per_token": 0.5, "timeout_s": 3.0, **changes}
-    return Model(**given)
+    return Server(**given)
 
 
 def answer(url: str, deadline_s: float = 3.0, **changes):
-    return answer_there(model(url, **changes), COT, QUESTION, budget_tokens=64, deadline_s=deadline_s)
+    return answer_there(server_at(url, **changes), QUESTION, COT, budget_tokens=64, deadline_s=deadline_s)
 
 
 def test_an_answer_comes_with_its_joules_by_the_table():
     with serving(bad_server.good) as server:
-        stage = answer(server.url)
-    assert (stage.answer, stage.error) == ("42", None)
-    assert (stage.prompt_tokens, stage.new_tokens) == (10, 5)
-    assert stage.energy_j == pytest.approx(0.5 * 15) and stage.energy_source == "table"
-    assert not stage.measured
+        said = answer(server.url)
+    assert (said.answer, said.error) == ("42", None)
+    assert (said.prompt_tokens, said.new_tokens) == (10, 5)
+    assert said.energy_j == pytest.approx(0.5 * 15) and said.energy_source == "table"
+    assert not said.measured
 
 
 def test_the_question_comes_first_and_the_instruction_last():
@@ -49,8 +48,8 @@ def test_the_key_is_read_from_the_environment(monkeypatch):
         answer(server.url, api_key_env="SOME_KEY")
         assert server.seen[0][1]["Authorization"] == "Bearer s3cret"
         monkeypatch.delenv("SOME_KEY")
-        stage = answer(server.url, api_key_env="SOME_KEY")
-    assert "SOME_KEY holds no key" in (stage.error or "")
+        said = answer(server.url, api_key_env="SOME_KEY")
+    assert "SOME_KEY holds no key" in (said.error or "")
     assert len(server.seen) == 1
 
 
@@ -58,19 +57,19 @@ def test_the_key_is_read_from_the_environment(monkeypatch):
 def test_whatever_a_server_does_there_is_one_line_in_time(reply):
     begun_s = time.monotonic()
     with serving(reply) as server:
-        stage = answer(server.url, deadline_s=0.6)
+        said = answer(server.url, deadline_s=0.6)
     assert time.monotonic() - begun_s < 4.0
-    assert stage.answer is None
-    assert stage.error and "\n" not in stage.error and server.url in stage.error
+    assert said.answer is None
+    assert said.error and "\n" not in said.error and server.url in said.error
     assert len(server.seen) <= 2
 
 
 def test_a_server_that_is_down_is_one_line():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        stage = answer(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", deadline_s=1.0)
-    assert "cannot be reached" in (stage.error or "")
-    assert stage.energy_j is None, "nobody can tell"
+        said = answer(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", deadline_s=1.0)
+    assert "cannot be reached" in (said.error or "")
+    assert said.energy_j is None, "nobody can tell"
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://", "http://[", "ftp://127.0.0.1/v1"])
@@ -81,9 +80,9 @@ def test_an_address_that_is_none_is_one_line(url):
 @pytest.mark.parametrize(("reply", "tries"), [(bad_server.limited, 3), (bad_server.refusing, 1)])
 def test_only_what_may_pass_is_tried_again_and_not_for_ever(reply, tries):
     with serving(reply) as server:
-        stage = answer(server.url, retries=2)
+        said = answer(server.url, retries=2)
     assert len(server.seen) == tries
-    assert f"tries: {tries}" in (stage.error or "")
+    assert f"tries: {tries}" in (said.error or "")
 
 
 def test_a_second_try_can_succeed():
@@ -91,15 +90,15 @@ def test_a_second_try_can_succeed():
         (bad_server.broken if len(handler.server.seen) == 1 else bad_server.good)(handler)
 
     with serving(once) as server:
-        stage = answer(server.url)
-    assert stage.answer == "42" and len(server.seen) == 2
+        said = answer(server.url)
+    assert said.answer == "42" and len(server.seen) == 2
 
 
 def test_tokens_of_an_answer_without_text_are_paid_for_all_the_same():
     with serving(bad_server.textless) as server:
-        stage = answer(server.url, retries=1)
+        said = answer(server.url, retries=1)
     assert len(server.seen) == 2
-    assert stage.energy_j == pytest.approx(2 * 0.5 * 15)
+    assert said.energy_j == pytest.approx(2 * 0.5 * 15)
 
 
 def test_joules_are_unknown_where_the_server_counts_no_tokens():
@@ -107,8 +106,8 @@ def test_joules_are_unknown_where_the_server_counts_no_tokens():
         handler.send(200, b'{"choices": [{"message": {"content": "42"}}]}')
 
     with serving(uncounted) as server:
-        stage = answer(server.url)
-    assert stage.answer == "42" and stage.energy_j is None
+        said = answer(server.url)
+    assert said.answer == "42" and said.energy_j is None
 
 
 def test_a_curve_file_tells_the_joules(tmp_path):
@@ -117,7 +116,7 @@ def test_a_curve_file_tells_the_joules(tmp_path):
 
     path = save_curve(curve(), tmp_path / "curve.json")
     with serving(bad_server.good) as server:
-        stage = answer(server.url, curve=str(path), joules_per_token=None)
+        said = answer(server.url, curve=str(path), joules_per_token=None)
         missing = answer(server.url, curve=str(tmp_path / "none.json"), joules_per_token=None)
-    assert stage.energy_j == pytest.approx(curve().predict(10, 5)[0]) and stage.energy_source == "curve"
+    assert said.energy_j == pytest.approx(curve().predict(10, 5)[0]) and said.energy_source == "curve"
     assert "none.json" in (missing.error or "")

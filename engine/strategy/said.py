@@ -1,23 +1,23 @@
-"""One arm's go at a query, on an engine of ours; nothing that goes wrong is raised."""
+"""What was said to a question, here or on a server, and what that took; nothing that goes wrong is raised."""
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from engine.engine import Engine
 from engine.errors import TokenjouleError
-from engine.prefilled import Prefilled
-from engine.strategy.ask import ask
-from router.arms import Arm
+from engine.strategy.ask import Technique, ask
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
     """`energy_j`: None where nobody can tell. `confidence`: in `answer`. `reused_tokens`: read before.
 
-    `error`: why it has no answer, or failed behind it.
+    `error`: why there is no answer, or what failed behind it.
     """
 
-    arm: str
     answer: str | None = None
     text: str = ""
     confidence: float | None = None
@@ -31,36 +31,15 @@ class Stage:
     error: str | None = None
 
 
-def answer_here(
-    engine: Engine,
-    arm: Arm,
-    query: str,
-    *,
-    chat: bool,
-    budget_tokens: int,
-    budget_joules: float | None = None,
-    known: Prefilled | None = None,
-    seed: int = 0,
-) -> Stage:
-    """`known`: the query as it was read. A stage that is refused before it begins has taken nothing."""
+def answer_here(engine: "Engine", question: str, way: Technique, **options: Any) -> Said:
+    """`options` as `ask` has them. What is refused before it begins has taken nothing."""
     begun_s = time.monotonic()
     try:
-        found = ask(
-            engine,
-            query,
-            arm.way,
-            chat=chat,
-            budget_tokens=budget_tokens,
-            budget_joules=budget_joules,
-            known=known,
-            seed=seed,
-        )
+        found = ask(engine, question, way, **options)
     except TokenjouleError as error:
-        elapsed_s = time.monotonic() - begun_s
-        return Stage(arm.name, energy_j=0.0, elapsed_s=elapsed_s, error=str(error))
+        return Said(energy_j=0.0, elapsed_s=time.monotonic() - begun_s, error=str(error))
     result = found.outcome.result
-    return Stage(
-        arm=arm.name,
+    return Said(
         answer=found.answer,
         text=result.text,
         confidence=found.confidence,

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from router.baselines import CategoryMean, paper_arm
-from router.scores import coverage, ece
+from bench.routing.baselines import CategoryMean, paper_arm
 
 
 def test_a_category_mean_is_drawn_to_the_overall_share_by_ten_questions():
@@ -31,11 +30,3 @@ def test_the_papers_rules(category, arm):
 
 def test_the_paper_keeps_chains_of_thought_for_critical_maths():
     assert paper_arm("Math", small="1B", large="8B", cot="cot", critical=True) == "cot"
-
-
-def test_calibration_error_and_coverage_by_hand():
-    p = np.array([0.2] * 10 + [0.9] * 10)
-    right = np.array([0.0] * 8 + [1.0] * 2 + [1.0] * 8 + [0.0] * 2)
-    assert ece(p, right, bins=2) == pytest.approx(0.05)
-    assert ece(np.append(p, np.nan), np.append(right, 1.0), bins=2) == pytest.approx(0.05)
-    assert coverage(np.array([1.0, 2.0, np.nan]), np.array([0.5, 3.0, 1.0])) == 0.5

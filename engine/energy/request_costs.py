@@ -1,4 +1,4 @@
-"""What each arm will take for a query, joules or seconds: how long it writes × what such a request costs.
+"""What ways of answering will take for a query, joules or seconds: how long they write × what that costs.
 
 Lengths are a regression on the query's features. Costs have the form of an operating curve, a + b·n + c·m +
 d·(n·m + m²/2) of n prompt and m new tokens, fitted to what requests took, or are an engine's own curve. The
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.energy.nnls import nnls
-from router.performance import Projection
-from router.policy import Array
+from engine.features import Array
+from engine.projection import Projection
 
 RECENT = 1000  # ratios of an arm that are kept: new ones take the place of the oldest
 _RIDGE = 10.0
@@ -24,7 +24,7 @@ Cost = Callable[[float, float], float]  # of (prompt tokens, new tokens)
 
 @dataclass(frozen=True)
 class Costs:
-    """(N, A); nan for an arm of which nothing is known."""
+    """(N, A ways of answering, called arms); nan for one of which nothing is known."""
 
     expected: Array
     median: Array
@@ -49,22 +49,19 @@ class CostEstimator:
         """features (N, F); the others (N, A), nan where unknown. Optimistic until `calibrated`."""
         projection = Projection.fit(features)
         z = projection(features)
-        arms = range(cost.shape[1])
-        lengths = np.array(
-            [[_ridge(z, np.log(np.maximum(t[:, a], 1))) for a in arms] for t in (prompt_tokens, new_tokens)]
-        )
-        terms = np.array([_terms(prompt_tokens[:, a], new_tokens[:, a], cost[:, a]) for a in arms])
-        none = np.empty((len(arms), 0)), np.empty((3, 0))
-        return cls(projection, lengths, terms, *none).calibrated(features, cost)
+        tokens = np.log(np.maximum([prompt_tokens, new_tokens], 1))
+        lengths = np.array([[_ridge(z, of_arm) for of_arm in of_kind.T] for of_kind in tokens])
+        terms = np.array([_terms(*arm) for arm in zip(prompt_tokens.T, new_tokens.T, cost.T, strict=True)])
+        blank = np.full((len(terms), RECENT), np.nan)
+        return cls(projection, lengths, terms, blank, np.empty((3, 0))).calibrated(features, cost)
 
     def calibrated(self, features: Array, cost: Array) -> "CostEstimator":
         """With the spread of questions that it was not fitted to. cost (N, A)."""
-        ratios = cost / self._point(features, {})
         kept = np.full((cost.shape[1], RECENT), np.nan)
-        for arm, of_arm in enumerate(ratios.T):
-            found = of_arm[np.isfinite(of_arm)][-RECENT:]
+        for arm, ratios in enumerate((cost / self._point(features, {})).T):
+            found = ratios[np.isfinite(ratios)][-RECENT:]
             kept[arm, RECENT - len(found) :] = found
-        return replace(self, ratios=kept, spread=np.stack([_spread(of_arm) for of_arm in kept], axis=1))
+        return replace(self, ratios=kept, spread=np.stack([_spread(ratios) for ratios in kept], axis=1))
 
     def observed(self, arm: int, predicted: float, actual: float) -> "CostEstimator":
         """A request of `arm`, `predicted` as its `expected`, took `actual`."""
@@ -81,12 +78,11 @@ class CostEstimator:
         return Costs(*(point * part for part in self.spread))
 
     def _point(self, features: Array, curves: Mapping[int, Cost]) -> Array:
-        logs = (
-            self.projection(features) @ self.lengths[..., :-1].swapaxes(1, 2) + self.lengths[:, None, :, -1]
-        )
+        z = self.projection(features)
+        logs = z @ self.lengths[..., :-1].swapaxes(1, 2) + self.lengths[:, None, :, -1]
         # A query far from all others must not be told to take forever: no longer than e^14 tokens.
         n, m = np.exp(np.clip(logs, 0, 14))
-        cost: Array = sum(part * term for part, term in zip(_design(n, m), self.terms.T, strict=True))  # type: ignore[assignment]
+        cost: Array = (_design(n, m) * self.terms).sum(-1)
         for arm, curve in curves.items():
             cost[:, arm] = [curve(*pair) for pair in zip(n[:, arm], m[:, arm], strict=True)]
         return cost
@@ -100,26 +96,25 @@ def _spread(ratios: Array) -> tuple[float, float, float]:
     return float(found.mean()), float(np.median(found)), float(found[rank - 1])
 
 
-def _design(n: Array, m: Array) -> tuple[Array, Array, Array, Array]:
-    return np.ones_like(n), n, m, n * m + m**2 / 2
+def _design(n: Array, m: Array) -> Array:
+    """(…, 4)."""
+    return np.stack([np.ones_like(n), n, m, n * m + m**2 / 2], axis=-1)
 
 
 def _ridge(z: Array, values: Array) -> Array:
     """(D + 1,), the constant last and not drawn to 0; nan where nothing is known."""
+    from sklearn.linear_model import Ridge
+
     known = np.isfinite(values)
     if not known.any():
         return np.full(z.shape[1] + 1, np.nan)
-    mean = values[known].mean()
-    x, centre = z[known], z[known].mean(0)
-    x = x - centre
-    weights = np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ (values[known] - mean))
-    return np.append(weights, mean - centre @ weights)
+    model = Ridge(alpha=_RIDGE).fit(z[known], values[known])
+    return np.append(model.coef_, model.intercept_)
 
 
 def _terms(n: Array, m: Array, cost: Array) -> Array:
-    """(4,), none negative, by relative error."""
+    """(4,), none negative, by relative error; nan where nothing is known."""
     known = np.isfinite(n) & np.isfinite(m) & (cost > 0)
     if not known.any():
         return np.full(4, np.nan)
-    design = np.stack(_design(n[known], m[known]), axis=1) / cost[known][:, None]
-    return nnls(design, np.ones(known.sum()))
+    return nnls(_design(n[known], m[known]) / cost[known][:, None], np.ones(known.sum()))

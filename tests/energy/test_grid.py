@@ -4,11 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from engine.energy.grid import Grid
 from engine.errors import UsageError
-from router.carbon import Grid
-from router.policy import Conditions, Estimate, Limits, choose
-from tests.router import bad_server
-from tests.router.bad_server import MISBEHAVIOURS, serving
+from tests import bad_server
+from tests.bad_server import MISBEHAVIOURS, serving
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -42,25 +41,6 @@ def test_marginal_figures_are_never_taken_for_average_ones(tmp_path):
     assert "average intensities are wanted" in (grid.now().problem or "")
     found = Grid(grid.spec, "marginal", clock=lambda: NOON).now()
     assert (found.g_per_kwh, found.kind) == (210.5, "marginal")
-
-
-def test_a_recorded_series_that_rises_makes_thinking_shorter_and_keeps_the_limit_in_grams(tmp_path):
-    hours = range(0, 10)
-    rows = [f"2026-03-01T{hour:02}:00:00Z,{100 + 60 * hour}" for hour in hours]
-    (tmp_path / "grid.csv").write_text("time,average_g_per_kwh\n" + "\n".join(rows))
-    arms = [Estimate(f"cot-{n}", "cot", n, n / 300, 0, 1, 1000.0 * n, 0, 1500.0 * n) for n in (16, 64, 256)]
-    limits, budgets, given_up = Limits(grams=60.0), [], []
-    for hour in hours:
-        now = datetime(2026, 3, 1, hour, 30, tzinfo=UTC)
-        grams = Grid(str(tmp_path / "grid.csv"), clock=lambda now=now: now).now().g_per_kwh
-        conditions = Conditions(intensity_g_per_kwh=grams, usual_g_per_kwh=100.0)
-        found = choose(arms, limits, conditions, fallback="cot-16")
-        assert found.fallback is None
-        assert conditions.grams(1500.0 * found.budget_tokens) <= 60.0
-        budgets.append(found.budget_tokens)
-        given_up.append(found.given_up)
-    assert budgets == sorted(budgets, reverse=True) and budgets[0] == 256 and budgets[-1] < 64
-    assert given_up == sorted(given_up) and given_up[0] == 0.0 < given_up[-1]
 
 
 @pytest.mark.parametrize(

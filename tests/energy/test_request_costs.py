@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from router.energy import CostEstimator
-from router.scores import coverage
+from engine.chances import coverage
+from engine.energy.request_costs import CostEstimator
 from tests.router.planted import plant
 
 

@@ -1,21 +1,23 @@
-"""What calibrations and experiments read: one line for each question and arm, `tokenjoule.outcome/1`."""
+"""One question, one way of answering, what came of it: a line of JSON, `tokenjoule.outcome/1`.
+
+What calibrations and experiments read. A way of answering is called an arm.
+"""
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import TokenjouleError
-from engine.strict import an_object, made
-from router.policy import Array
+from engine.strict import an_object, made, read_lines
 
 SCHEMA = "tokenjoule.outcome/1"
-Made = TypeVar("Made")
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +49,6 @@ class Outcome:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a number of at least 0, not {value}")
-
-
-def read_lines(path: Path, make: Callable[[Any], Made]) -> list[Made]:
-    """What `make` makes of each line's JSON. Raises `TokenjouleError` naming file and line."""
-    try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenjouleError(f"cannot read {path}: {error}") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                found.append(make(json.loads(line)))
-            except (ValueError, RecursionError) as error:
-                raise TokenjouleError(f"{path}, line {number}: {error}") from error
-    if not found:
-        raise TokenjouleError(f"{path} is empty")
-    return found
 
 
 def read_outcomes(path: Path) -> list[Outcome]:

@@ -1,0 +1,185 @@
+"""Has models answer the test bed in every way that a router may choose: outcomes, with joules by a curve.
+
+    python -m bench.routing.testbed --model bundled:testbed-s --curve S.json --out OUTCOMES.jsonl
+    python -m bench.routing.testbed … --model DIR --curve L.json        one model more
+    python -m bench.routing.testbed … --split test --reason "…" --tasks testbed:chain,verify
+
+Every model answers at once, thinks within four token budgets, and votes. The smallest of them reads each
+question first, for features; that stands in OUTCOMES.readings.jsonl. What --out holds is not run again. Two
+processes share the work by --tasks. The test split opens to frozen curves alone (`bench.testbed.splits`).
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import monotonic
+
+from bench.arguments import counts
+from bench.calibrate import curve_for
+from bench.calibration.log import write
+from bench.calibration.priced import Pricer
+from bench.calibration.tasks import categories_of
+from bench.routing import reading
+from bench.routing.asked import Asked, Told, question_id, read_question, tell
+from bench.routing.ways import BUDGETS, SAMPLES, Way, arm_name, ways
+from bench.tables import markdown
+from bench.testbed.question import Question
+from bench.testbed.splits import SEALED, open_split
+from engine.cli import Parser, guarded, leave
+from engine.engine import Engine
+from engine.errors import UsageError
+from engine.outcomes import SCHEMA as OUTCOME
+from engine.outcomes import Outcome, read_outcomes
+
+SCHEMA = "tokenjoule.bench.testbed/1"
+_TELL_S = 5.0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = Parser(
+        prog="bench.routing.testbed", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
+    )
+    cli.add_argument(
+        "--model", action="append", required=True, metavar="DIR|bundled:NAME", help="may be repeated"
+    )
+    cli.add_argument(
+        "--curve", action="append", type=Path, default=[], metavar="FILE.json", help="of each model, in turn"
+    )
+    cli.add_argument("--backend", choices=("auto", "gpu", "cpu", "torch"), default="auto")
+    cli.add_argument("--energy-source", default="auto", metavar="SOURCE", help="of the raw joules beside")
+    cli.add_argument("--tasks", default="testbed", metavar="testbed[:CATEGORY,…]")
+    cli.add_argument("--split", default="calibration", metavar="NAME")
+    cli.add_argument("--reason", metavar="TEXT", help="why the test split is opened; goes on record")
+    cli.add_argument("--questions", type=int, default=500, metavar="N", help="of each category")
+    cli.add_argument("--budgets", type=counts, default=BUDGETS, metavar="N,…", help="tokens of thinking")
+    cli.add_argument("--samples", type=int, default=SAMPLES, metavar="K", help="of a vote")
+    cli.add_argument("--out", type=Path, required=True, metavar="OUTCOMES.jsonl", help="resumable")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    return guarded(lambda: _main(parser().parse_args(argv)))
+
+
+def _main(options: argparse.Namespace) -> int:
+    chosen = ways(options.budgets, options.samples)
+    if options.curve and len(options.curve) != len(options.model):
+        raise UsageError(f"{len(options.model)} models and {len(options.curve)} curves: each needs its own")
+    if options.split == SEALED and not options.curve:
+        raise UsageError(f"the {SEALED} split opens to frozen curves only: name their files with --curve")
+    asked = open_split(
+        options.split,
+        per_category=options.questions,
+        categories=categories_of(options.tasks),
+        reason=options.reason,
+        fitted=options.curve,
+    )
+    with ExitStack() as open_engines:
+        models = [
+            _asked(
+                open_engines.enter_context(
+                    Engine.load(name, backend=options.backend, energy_source=options.energy_source)
+                ),
+                options.curve[at] if options.curve else None,
+            )
+            for at, name in enumerate(options.model)
+        ]
+        names = [model.name for model in models]
+        if len(set(names)) < len(names):
+            raise UsageError(f"two models are called alike: {', '.join(names)}")
+        collect(models, chosen, asked, options.split, options.out)
+    print(table(read_outcomes(options.out)), end="\n\n")
+    arms = [arm_name(model.name, way) for model in models for way in chosen]
+    print(json.dumps({"schema": SCHEMA, "split": options.split, "questions": len(asked), "arms": arms}))
+    return 0
+
+
+def _asked(engine: Engine, curve: Path | None) -> Asked:
+    name = engine.origin.card.id.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    return Asked(name, engine, Pricer(curve_for(engine, curve)))
+
+
+def collect(
+    models: Sequence[Asked], ways: Sequence[Way], asked: Sequence[Question], split: str, out: Path
+) -> None:
+    """Every arm on each question that `out` lacks it of, question by question. Raises `TokenjouleError`."""
+    side = reading.beside(out)
+    for path in (out, side):
+        _mend(path)
+    known = read_outcomes(out) if out.exists() and out.stat().st_size else []
+    _refuse_others(known, models, out)
+    done = {(one.question, one.arm) for one in known}
+    reader = min(models, key=lambda model: model.engine.origin.card.parameters)
+    wanted = {(model.name, way): arm_name(model.name, way) for model in models for way in ways}
+    due = [q for q in asked if any((question_id(q), arm) not in done for arm in wanted.values())]
+    _say(f"{len(due)} questions to run, {len(asked) - len(due)} in {out}")
+    told_s = monotonic()
+    for number, question in enumerate(due, 1):
+        began = read_question(reader, question, split)
+        told = [one for model in models for one in tell(model, question, ways)]
+        new = [one for one in told if (one.outcome.question, one.outcome.arm) not in done]
+        reading.append(side, _with_ledger(began, told))  # first: no outcome is without its reading
+        _append(out, [one.outcome for one in new])
+        if monotonic() - told_s >= _TELL_S:
+            told_s = monotonic()
+            _say(f"{number} of {len(due)} questions")
+
+
+def _with_ledger(began: reading.Reading, told: Iterable[Told]) -> reading.Reading:
+    booked = {one.outcome.arm: one.ledger_j for one in told}
+    return replace(began, ledger_j={**began.ledger_j, **booked})
+
+
+def _append(out: Path, outcomes: Sequence[Outcome]) -> None:
+    """The lines of one question, in one write."""
+    lines = (json.dumps({"schema": OUTCOME, **asdict(one)}, allow_nan=False) + "\n" for one in outcomes)
+    write(out, "".join(lines))
+
+
+def _mend(path: Path) -> None:
+    """Take away the part of a line that a kill left."""
+    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def _refuse_others(known: Sequence[Outcome], models: Sequence[Asked], out: Path) -> None:
+    """Raises `UsageError` for joules by other curves than the ones at hand."""
+    source = {model.name: model.pricer.source for model in models}
+    for one in known:
+        name = one.arm.rpartition("/")[0]
+        if source.get(name, one.energy_source) != one.energy_source:
+            raise UsageError(f"{out} holds joules of {one.arm} by {one.energy_source}, not by {source[name]}")
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Of each arm: questions, share right, tokens, joules by the curve."""
+    rows = []
+    for arm in dict.fromkeys(one.arm for one in outcomes):
+        these = [one for one in outcomes if one.arm == arm]
+        n = len(these)
+        rows.append(
+            [
+                arm,
+                str(n),
+                f"{sum(one.correct or 0 for one in these) / n:.1%}",
+                f"{sum(one.new_tokens for one in these) / n:.1f}",
+                f"{sum(one.energy_j or 0.0 for one in these) / n:.3g}",
+                f"{sum(one.elapsed_s or 0.0 for one in these) / n:.3g}",
+            ]
+        )
+    return markdown(("Arm", "questions", "right", "new tokens", "J by the curve", "s"), rows)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))

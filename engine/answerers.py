@@ -1,0 +1,132 @@
+"""Models by name, on this machine or on servers: who reads a question, who answers, at what cost."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.energy.request_costs import Cost
+from engine.engine import Engine
+from engine.errors import TokenjouleError
+from engine.features import Array, read, source
+from engine.pool import Pool
+from engine.prefilled import Prefilled
+from engine.strategy.ask import Technique
+from engine.strategy.said import Said, answer_here
+from engine.strategy.server import Server, answer_there
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A model on this machine. `local`: "bundled:NAME", a Hugging Face directory or id, or "preset:NAME".
+
+    Raises `ValueError` naming the field that is wrong.
+    """
+
+    local: str
+    quantize: str | None = None
+    backend: str = "auto"
+    random_weights: bool = False
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        if self.quantize not in (None, "none", "int8", "int4"):
+            raise ValueError(f"quantize: {self.quantize!r} is none of none, int8, int4")
+        if self.backend not in ("auto", "gpu", "cpu", "torch"):
+            raise ValueError(f"backend: {self.backend!r} is none of auto, gpu, cpu, torch")
+
+    def options(self) -> dict[str, Any]:
+        """What `Engine.load` is told."""
+        kept = {"quantize": self.quantize, "backend": self.backend, "random_weights": self.random_weights}
+        return {"model": self.local, **kept}
+
+
+class Answerers:
+    """Use it in a `with`: its `pool` holds engines. `memory_gb`: for the weights of local models."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Local | Server],
+        *,
+        energy_source: str = "auto",
+        memory_gb: float | None = None,
+    ) -> None:
+        local = {name: model.options() for name, model in models.items() if isinstance(model, Local)}
+        self.pool = Pool(local, energy_source=energy_source, memory_gb=memory_gb)
+        self._models = models
+        self._reader: str | None = None
+
+    def __enter__(self) -> "Answerers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.close()
+
+    def reader(self) -> Engine:
+        """The smallest local model, which reads queries. Raises `TokenjouleError` where there is none."""
+        if self._reader is None:
+            self._reader = self.pool.smallest()
+        if self._reader is None:
+            raise TokenjouleError("there is no local model to read queries")
+        return self.pool.engine(self._reader)
+
+    def meter_j(self) -> float:
+        """What the reader's meter says now; only differences mean anything. Raises `TokenjouleError`."""
+        return self.reader().poller.poll().energy_uj / 1e6
+
+    def source(self) -> str:
+        """Of the features that `read` gives. Raises `TokenjouleError`."""
+        return source(self.reader())
+
+    def read(self, query: str) -> tuple[Array, Prefilled]:
+        """(F,) features of the smallest local model. Raises `TokenjouleError`."""
+        engine, model = self.reader(), self._models[self._reader or ""]
+        return read(engine, query, chat=isinstance(model, Local) and model.chat)
+
+    def answer(
+        self,
+        name: str,
+        question: str,
+        way: Technique,
+        *,
+        budget_tokens: int,
+        budget_joules: float | None = None,
+        deadline_s: float | None = None,
+        known: Prefilled | None = None,
+        seed: int = 0,
+    ) -> Said:
+        """Nothing is raised. `known`: the question as `read` gave it, for the model that read it.
+
+        `budget_joules` holds for local models, `deadline_s` for servers; None: a server's own time-out.
+        """
+        model = self._models[name]
+        if isinstance(model, Server):
+            within_s = model.timeout_s if deadline_s is None else deadline_s
+            return answer_there(model, question, way, budget_tokens=budget_tokens, deadline_s=within_s)
+        try:
+            engine = self.pool.engine(name)
+        except TokenjouleError as error:
+            return Said(energy_j=0.0, error=str(error))
+        return answer_here(
+            engine,
+            question,
+            way,
+            chat=model.chat,
+            budget_tokens=budget_tokens,
+            budget_joules=budget_joules,
+            known=known if known is not None and known.model is engine.model else None,
+            seed=seed,
+        )
+
+    def cost(self, name: str, way: Technique) -> Cost | None:
+        """By a loaded engine's operating curve, or what the server is said to take; None where not known."""
+        model, rows = self._models[name], way.samples
+        if isinstance(model, Server):
+            if model.curve is None and model.joules_per_token is None:
+                return None
+            return lambda n, m: model.joules(max(round(n), 1), max(round(m), 1))[0] or math.nan
+        engine = self.pool.loaded.get(name)
+        curve = None if engine is None else engine.predictor.curve
+        if curve is None:
+            return None
+        return lambda n, m: curve.predict(max(round(n), 1), max(round(m / rows), 1), rows, prompts=1)[0]

@@ -1,0 +1,83 @@
+"""What a query is like, as numbers for estimators: by its text alone, or by one prefill of a model.
+
+A text has its sizes and hashed words. A prefill's are the next token's entropy and margin, the prompt's NLL
+and hidden states of two layers, and the text's sizes.
+"""
+
+import math
+import re
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.prefilled import Prefilled, prefill
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+Array = NDArray[np.float64]
+
+PLAIN = 16  # leading columns that have a meaning each; what follows is words, or hidden states
+TOKENS = 0  # the column of the length in tokens, estimated
+BUCKETS, CATEGORIES = 64, 64  # 16 would fold the 14 categories of MMLU-Pro on each other
+_SIZES = 12  # of a text; the others of its plain columns are spare
+
+
+def text_features(query: str, category: str | None = None) -> Array:
+    """(144,): 16 plain, then words and the category by hash (CRC-32, so equal on every machine)."""
+    words = re.findall(r"[a-z]+|\d+", query.lower())
+    numbers = [word for word in words if word.isdigit()]
+    lines = query.count("\n") + 1
+    sizes = (
+        len(re.findall(r"\w+|[^\w\s]", query)),
+        len(query),
+        sum(character.isdigit() for character in query),
+        len(numbers),
+        max((len(number) for number in numbers), default=0),
+        sum(not character.isalnum() and not character.isspace() for character in query),
+        len(re.findall(r"[.!?](?:\s|$)", query)),
+        lines,
+        len(set(words)),
+        sum(map(len, words)) / max(len(words), 1),
+        sum(character.isupper() for character in query),
+        len(re.findall(r"^\s*\(?[A-J][.)]", query, re.MULTILINE)),
+    )
+    found = np.zeros(PLAIN + BUCKETS + CATEGORIES)
+    found[:_SIZES] = [math.log1p(value) for value in sizes]
+    for word in words:
+        found[PLAIN + zlib.crc32(word.encode()) % BUCKETS] += 1 / math.sqrt(len(words))
+    if category is not None:
+        found[PLAIN + BUCKETS + zlib.crc32(category.encode()) % CATEGORIES] = 1.0
+    return found
+
+
+def source(engine: "Engine") -> str:
+    """Which features a prefill's are: of which model, in what form, and which layers' states."""
+    card = engine.origin.card
+    return f"{card.id}/{card.parameters}/{card.quantization}/{','.join(map(str, layers(engine)))}"
+
+
+def layers(engine: "Engine") -> tuple[int, ...]:
+    """Two in the middle: a third and two thirds of the way."""
+    count = engine.model.config.n_layers
+    return tuple(sorted({count // 3, 2 * count // 3}))
+
+
+def read(engine: "Engine", query: str, *, chat: bool = False) -> tuple[Array, Prefilled]:
+    """(F,) features, and the prefill, to be reused. Raises `TokenjouleError` where the query does not fit.
+
+    First the plain ones: next token's entropy (nats) and top-2 margin (log-probability), the prompt's mean
+    NLL, log of its tokens, sizes of the text. Then hidden states, last token's and mean.
+    """
+    found = prefill(engine, query, layers(engine), chat=chat)
+    log_p = found.logits.double().log_softmax(-1)
+    best = log_p.topk(2).values
+    entropy = -float((log_p.exp() * log_p).nan_to_num().sum())
+    nll = 0.0 if math.isnan(found.nll) else found.nll
+    plain = [entropy, float(best[0] - best[1]), nll, math.log(len(found.token_ids))]
+    plain += list(text_features(query)[:_SIZES])
+    assert len(plain) == PLAIN
+    states = [part[layer].cpu().numpy() for layer in layers(engine) for part in (found.last, found.mean)]
+    return np.concatenate([plain, *states]).astype(np.float64), found

@@ -1,0 +1,66 @@
+"""Scores by features, many answers at once: logistic regression, or the nearest of what is known.
+
+Fitted with scikit-learn and kept as arrays: a score is numpy alone.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.features import Array
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """`weights` (A, D + 1), the constant last."""
+
+    weights: Array
+
+    @classmethod
+    def fit(cls, z: Array, correct: Array, strength: float) -> "Logistic":
+        """Half an observation of each answer at the mean besides: no arm is beyond all doubt."""
+        from sklearn.linear_model import LogisticRegression
+
+        weights = []
+        for labels in correct.T:
+            known = ~np.isnan(labels)
+            rows = np.vstack([z[known], np.zeros((2, z.shape[1]))])
+            count = np.append(np.ones(known.sum()), [0.5, 0.5])
+            model = LogisticRegression(C=strength, solver="newton-cholesky")
+            model.fit(rows, np.append(labels[known], [0, 1]), count)
+            weights.append(np.append(model.coef_[0], model.intercept_))
+        return cls(np.array(weights))
+
+    def __call__(self, z: Array) -> Array:
+        """(N, D) -> (N, A)."""
+        return 1 / (1 + np.exp(-np.clip(z @ self.weights[:, :-1].T + self.weights[:, -1], -30, 30)))
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The share of the nearest that were right, drawn to the arm's mean by two neighbours' weight.
+
+    known (M, D), labels (M, A).
+    """
+
+    known: Array
+    labels: Array
+    count: float
+
+    def __call__(self, z: Array) -> Array:
+        """(N, D) -> (N, A)."""
+        k = min(int(self.count), len(self.known))
+        distance = (self.known**2).sum(1) - 2 * z @ self.known.T  # but for |z|², the same for all
+        nearest = self.labels[np.argpartition(distance, k - 1, axis=1)[:, :k]]
+        found, mean = (~np.isnan(nearest)).sum(1), np.nanmean(self.labels, axis=0)
+        return (np.nansum(nearest, axis=1) + 2 * mean) / (found + 2)
+
+
+Scorer = Logistic | Neighbours
+# By name: how it is fitted to z (N, D), correct (N, A) and a strength, and which strengths to try: C of the
+# regression, a number of neighbours.
+SCORERS: Mapping[str, tuple[Callable[[Array, Array, float], Scorer], tuple[float, ...]]] = {
+    "logistic": (Logistic.fit, (0.001, 0.01, 0.1, 1.0)),
+    "knn": (Neighbours, (10.0, 30.0, 100.0)),
+}

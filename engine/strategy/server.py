@@ -1,0 +1,141 @@
+"""A model on an OpenAI-compatible server (vLLM, SGLang): asked within its time, its answers distrusted."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.energy.curve_store import load_curve
+from engine.errors import TokenjouleError
+from engine.fetch import fetch
+from engine.strategy.ask import Technique
+from engine.strategy.said import Said
+
+PAUSE_S = 0.2  # before another try, where the server names no time
+_STEPS = {"none": "Think step by step", "brief": "Think step by step and keep it brief"}
+_STEPS |= {"very-brief": "Think in a few words a step"}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """`served`: the model's name there. `api_key_env`: the variable of the environment that holds its key.
+
+    Joules are told by the file of an operating `curve`, or `joules_per_token` (the paper's Eq. 1).
+    `retries`: on top of the first try. Raises `ValueError` naming the field that is wrong.
+    """
+
+    base_url: str
+    served: str
+    api_key_env: str | None = None
+    curve: str | None = None
+    joules_per_token: float | None = None
+    timeout_s: float = 30.0
+    retries: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.served:
+            raise ValueError("served: missing, the model's name on the server")
+        for name in ("timeout_s", "joules_per_token"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name}: must be above 0")
+        if self.retries < 0:
+            raise ValueError("retries: must be at least 0")
+
+    def joules(self, prompt_tokens: int, new_tokens: int) -> tuple[float | None, str]:
+        """(J, where from) of a request; None where tokens or cost are not known. Raises `TokenjouleError`."""
+        if min(prompt_tokens, new_tokens) < 1:
+            return None, ""
+        if self.curve is not None:
+            return load_curve(Path(self.curve)).predict(prompt_tokens, new_tokens)[0], "curve"
+        if self.joules_per_token is None:
+            return None, ""
+        return self.joules_per_token * (prompt_tokens + new_tokens), "table"
+
+
+class _Problem(Exception):
+    """`again`: another try might help, not before `after_s`. `tokens`: prompt and new, where it said."""
+
+    def __init__(
+        self, line: str, *, again: bool = False, after_s: float = PAUSE_S, tokens: tuple[int, int] = (0, 0)
+    ) -> None:
+        super().__init__(line)
+        self.again, self.after_s, self.tokens = again, after_s, tokens
+
+
+def answer_there(
+    server: Server, question: str, way: Technique, *, budget_tokens: int, deadline_s: float
+) -> Said:
+    """All tries together end within `deadline_s` and the server's own time-out. Nothing is raised.
+
+    The question comes first and the instruction last, so that the server's prefix cache serves all ways.
+    """
+    begun_s = time.monotonic()
+    ends_s = begun_s + min(server.timeout_s, deadline_s)
+    told = "Give only the final answer."
+    if way.technique != "direct":
+        told = f"{_STEPS[way.directive]}, then end with the final answer on a line of its own."
+    body = {
+        "model": server.served,
+        "messages": [{"role": "user", "content": f"{question}\n\n{told}"}],
+        "max_tokens": budget_tokens + way.answer_tokens,
+        "temperature": 0,
+    }
+    tries, problem, taken_j = 0, "no time is left", None
+    while tries <= server.retries and time.monotonic() < ends_s:
+        tries += 1
+        try:
+            text, prompt_tokens, new_tokens = _ask(server, body, ends_s)
+            energy_j, source = server.joules(prompt_tokens, new_tokens)
+        except TokenjouleError as error:  # of the curve's file
+            problem = str(error)
+            break
+        except _Problem as error:
+            problem, vain_j = str(error), server.joules(*error.tokens)[0]
+            taken_j = vain_j if taken_j is None else taken_j + (vain_j or 0.0)
+            if not error.again or time.monotonic() + error.after_s >= ends_s:
+                break
+            time.sleep(error.after_s)
+            continue
+        return Said(
+            answer=text.strip().rsplit("\n", 1)[-1].strip(),
+            text=text,
+            energy_j=energy_j,
+            energy_source=source,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            elapsed_s=time.monotonic() - begun_s,
+        )
+    line = f"{server.base_url}: {problem} (tries: {tries})"
+    return Said(energy_j=taken_j, elapsed_s=time.monotonic() - begun_s, error=line)
+
+
+def _ask(server: Server, body: dict[str, Any], ends_s: float) -> tuple[str, int, int]:
+    """(text, prompt tokens, new tokens; 0 where the server does not say). Raises `_Problem`."""
+    headers = {}
+    if server.api_key_env is not None:
+        if not os.environ.get(server.api_key_env):
+            raise _Problem(f"the environment variable {server.api_key_env} holds no key")
+        headers["Authorization"] = f"Bearer {os.environ[server.api_key_env]}"
+    url = f"{server.base_url.rstrip('/')}/chat/completions"
+    reply = fetch(url, within_s=max(ends_s - time.monotonic(), 0.01), headers=headers, body=body)
+    if reply.problem:
+        raise _Problem(reply.problem, again=True)
+    if reply.status != 200:
+        after = reply.headers.get("retry-after", "")
+        after_s = float(after) if after.isdigit() else PAUSE_S
+        again = reply.status == 429 or reply.status >= 500
+        raise _Problem(f"answers with status {reply.status}", again=again, after_s=after_s)
+    try:
+        value = json.loads(reply.body)
+        usage = value.get("usage") or {}
+        prompt_tokens, new_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if not isinstance(prompt_tokens, int) or not isinstance(new_tokens, int):
+            prompt_tokens = new_tokens = 0
+        text = value["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise _Problem(f"answers nonsense: {reply.body[:60]!r}", again=True) from error
+    if not isinstance(text, str) or not text.strip():
+        raise _Problem("answers without a text", again=True, tokens=(prompt_tokens, new_tokens))
+    return text, prompt_tokens, new_tokens

@@ -1,0 +1,200 @@
+"""The study with questions set apart for fitting: what is charged, and that the others teach nothing."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import report
+from bench.experiments.router import main
+from bench.record import read
+from bench.routing.charged import charged, with_features
+from bench.routing.checks import certified, promised
+from bench.routing.estimates import costs, probabilities
+from bench.routing.judge import judge
+from bench.routing.played import Kind, Played
+from bench.routing.reading import beside
+from bench.routing.requirements import requirements
+from bench.routing.routed import as_chosen, chosen_price
+from bench.routing.split import Prepared, frozen, prepared
+from engine.errors import TokenjouleError
+from engine.outcomes import Table
+from tests.bench.routing.planted_testbed import outcomes, write
+
+pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
+
+SERIES = "time,average_g_per_kwh\n" + "".join(
+    f"2026-03-01T{hour:02d}:00:00+00:00,{grams}\n" for hour, grams in enumerate((150, 100, 130, 90, 200, 300))
+)
+
+
+def planted(fit: int, test: int) -> Prepared:
+    (learnt, one), (tested, other) = outcomes("calibration", fit, 0), outcomes("test", test, 1)
+    readings = {reading.question: reading for reading in (*one, *other)}
+    return charged(prepared(with_features(Table.of([*learnt, *tested]), readings)), readings, 0.05)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """Records of a small study; fewer prices and resamples than usual."""
+    root = tmp_path_factory.mktemp("frozen")
+    (root / "grid.csv").write_text(SERIES)
+    files = [write(root, "test", 130, 1), write(root, "calibration", 150, 0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.routing.routed.PRICES", 3)
+        patch.setattr("bench.routing.study.FINER", 2)
+        patch.setattr("bench.routing.study.judge", partial(judge, resamples=40))
+        command = [str(files[0]), "--fit", str(files[1]), "--deciding-joules", "0.05", "--seeds", "1"]
+        command += ["--resplits", "4", "--series", str(root / "grid.csv"), "--out", str(root / "runs.jsonl")]
+        assert main(command) == 0
+    return root / "runs.jsonl"
+
+
+def test_reading_is_charged_and_what_its_model_is_spared_is_not_paid_twice():
+    data = planted(60, 60)
+    assert data.read_j == pytest.approx(0.55) and data.spared_j == pytest.approx(0.4)
+    assert data.spared.table.energy_j == pytest.approx(data.table.energy_j - 0.4)
+    assert data.spared.spared.table.energy_j == pytest.approx(data.spared.table.energy_j)
+    assert not data.unread.read_j.any() and data.unread.text_only and data.unread.features.shape[1] > 100
+    of_other = [replace(one, arm=one.arm.replace("s/", "large/")) for one in outcomes("test", 60, 1)[0]]
+    both = Table.of([*outcomes("test", 60, 1)[0], *of_other])
+    readings = {one.question: one for one in outcomes("test", 60, 1)[1]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.routing.split.LEAST", 10)
+        found = charged(prepared(with_features(both, readings)), readings, 0.0)
+    assert list(found.spared_j[0]) == pytest.approx([0.4] * 3 + [0.0] * 3)
+
+
+def test_a_question_without_a_reading_is_named():
+    made, read = outcomes("test", 20, 1)
+    with pytest.raises(TokenjouleError, match="'chain/test3' and 0 others have no reading"):
+        with_features(Table.of(made), {one.question: one for one in read if one.question != "chain/test3"})
+    mixed = {one.question: replace(one, reader="large" if n else "s") for n, one in enumerate(read)}
+    with pytest.raises(TokenjouleError, match="different models"):
+        with_features(Table.of(made), mixed)
+
+
+def test_nothing_is_learnt_from_the_test_questions():
+    data, rows = planted(80, 80), np.arange(160)
+    split = frozen(rows[:80], rows[80:])
+    wrong = data.table.correct.copy()
+    wrong[80:] = 1 - wrong[80:]  # whatever the test questions' answers are
+    other = replace(data, table=replace(data.table, correct=wrong, energy_j=data.table.energy_j.copy()))
+    other.table.energy_j[80:] *= 7
+    p, again = (probabilities("logistic", one, (0,), split) for one in (data, other))
+    assert np.isnan(p[0, :80]).all() and (p[0, 80:] == again[0, 80:]).all()
+    assert (costs(data, (0,), split).q90[0, 80:] == costs(other, (0,), split).q90[0, 80:]).all()
+    at = (0.0, 0.5, 2.0)
+    assert chosen_price(data, rows[:80], 0, at) == chosen_price(other, rows[:80], 0, at)
+
+
+def test_the_price_that_training_chose_saves_joules_and_keeps_the_accuracy_where_hardness_is_known():
+    data, rows = planted(400, 400), np.arange(800)
+    split, at = frozen(rows[:400], rows[400:]), (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+    p, spent = probabilities("logistic", data, (0,), split), costs(data, (0,), split)
+    found = as_chosen(data, (0,), split, p, spent.expected, at).take(rows[400:])
+    strong = data.table.correct[400:, 2].mean(), data.table.energy_j[400:, 2].mean()
+    assert found.accuracy()[0] > strong[0] - 0.03 and found.joules()[0] < 0.75 * strong[1]
+    blind = p.copy()
+    blind[0, 400:] = np.random.default_rng(0).permutation(p[0, 400:])
+    lost = as_chosen(data, (0,), split, blind, spent.expected, at).take(rows[400:])
+    assert lost.accuracy()[0] < found.accuracy()[0] - 0.05
+
+
+def test_a_certificate_of_the_fitted_questions_is_kept_on_the_others_and_pays_for_its_reading(monkeypatch):
+    monkeypatch.setattr("bench.routing.checks.BELOW", 0.1)
+    data, rows = planted(400, 400), np.arange(800)
+    [found] = promised(data, rows[:400], rows[400:], (0,))
+    assert found.above > -0.05 and 0 < found.saved < 1
+    dear = replace(data, read_j=data.read_j + 1000.0)
+    [paid] = promised(dear, rows[:400], rows[400:], (0,))
+    assert paid.above == found.above and paid.saved < -1
+    assert certified(dear.take(rows[:400]), (0,), 5).saved < -1
+
+
+def test_questions_that_are_asked_again_are_drawn_together():
+    rng = np.random.default_rng(0)
+    right = np.repeat(rng.integers(0, 2, 20), 10).astype(float)[None, None]  # twenty texts, ten times each
+    spent = np.ones_like(right)
+    rules = [
+        Played("fixed", Kind.FIXED, ("a",), right, spent),
+        Played("oracle", Kind.ORACLE, ("",), np.ones_like(right), spent),
+    ]
+    alone, together = (
+        judge(rules, queries=queries, resamples=400)[0].points[0].accuracy
+        for queries in (None, np.repeat(np.arange(20), 10))
+    )
+    assert alone.value == together.value
+    assert together.high - together.low > 2.5 * (alone.high - alone.low)  # √10 in theory
+
+
+def test_the_study_says_what_has_to_hold_and_what_was_found(study, capsys):
+    records = list(read([study]))
+    assert {record.benchmark for record in records} == {"router-testbed"}
+    found = {what: (required, told, holds) for what, required, told, holds in requirements(records)}
+    assert found["calibration error, worst arm"][2] is None  # of 130 questions nothing can be said
+    assert found["queue: tokens allowed; answers beyond a limit"][2] is True
+    assert any("over the paper's section 5" in what for what in found)
+    broken = [
+        replace(r, derived={**r.derived, "beyond": replace(r.derived["beyond"], value=0.2)})
+        if r.group == "pressure"
+        else r
+        for r in records
+    ]
+    assert {what: holds for what, _, _, holds in requirements(broken)}[
+        "queue: tokens allowed; answers beyond a limit"
+    ] is False
+    assert main(["--from", str(study)]) == 0
+    out = capsys.readouterr().out
+    assert "reading and deciding, charged" in out and "NOT MEASURED here: operating curve, planted" in out
+    for rule in (
+        "router, as training chose it",
+        "cascade, as training chose it",
+        "router, by category alone",
+    ):
+        assert rule in out
+
+
+def test_ours_pay_for_their_reading_and_baselines_do_not(study):
+    points = {(r.arm.name, r.arm.note): r for r in read([study]) if r.group == "point"}
+    dearest = max(
+        r.derived["energy"].value for (name, _), r in points.items() if name == "router, by length alone"
+    )
+    least = points["random mix of fixed arms", "s/direct"].derived["energy"].value
+    ours = [r.derived["energy"].value for (name, _), r in points.items() if name == "router, logistic"]
+    assert min(ours) >= least + 0.15 - 1e-9  # 0.5 of reading and 0.05 of deciding, of which 0.4 are spared
+    assert dearest < 45
+    (charge,) = [r for r in read([study]) if r.group == "charge"]
+    assert charge.derived["energy"].value == pytest.approx(0.15)
+
+
+def test_the_report_makes_a_part_of_its_own_beside_the_other_study(study, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "<!-- bench:router -->\n<!-- end bench:router -->\n"
+        "<!-- bench:testbed -->\noutdated\n<!-- end bench:testbed -->\n"
+    )
+    assert report.main([str(study), "--update", str(readme)]) == 0
+    router, testbed = readme.read_text().split("<!-- bench:testbed -->")
+    assert "Not measured." in router and "queue: 32 wait" in testbed and "outdated" not in testbed
+
+
+def test_what_would_not_be_a_fair_test_is_refused(study, tmp_path, capsys):
+    root = study.parent
+    test, fit = root / "test.jsonl", root / "calibration.jsonl"
+    usual = [str(test), "--fit", str(fit), "--deciding-joules", "0"]
+    for arguments, words in (
+        ([str(fit), "--fit", str(test), "--deciding-joules", "0"], "nothing is fitted to the test split"),
+        ([str(fit), "--fit", str(fit), "--deciding-joules", "0"], "to be learnt from and to be tested"),
+        ([str(test), "--fit", str(fit)], "--deciding-joules"),
+        ([*usual[:-1], "nan"], "--deciding-joules"),
+        ([str(test), "--series", str(root / "grid.csv")], "go with --fit"),
+    ):
+        assert main(arguments) == 2
+        assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    lone = tmp_path / "lone.jsonl"
+    lone.write_bytes(test.read_bytes())
+    assert main([str(lone), *usual[1:]]) == 1
+    assert str(beside(lone)) in capsys.readouterr().err

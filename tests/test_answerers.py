@@ -1,0 +1,56 @@
+import math
+
+import pytest
+
+from engine.answerers import Answerers, Local
+from engine.errors import TokenjouleError
+from engine.strategy.ask import Technique
+from engine.strategy.server import Server
+
+FAR = Server("http://127.0.0.1:9/v1", "big", joules_per_token=0.5)
+WAY = Technique("direct")
+
+
+def test_without_a_local_model_nobody_reads():
+    with Answerers({"far": FAR}) as answerers, pytest.raises(TokenjouleError, match="no local model"):
+        answerers.read("1+1=")
+
+
+def test_a_model_that_cannot_be_had_says_so_and_takes_nothing(tmp_path):
+    with Answerers({"gone": Local(str(tmp_path / "none"))}) as answerers:
+        said = answerers.answer("gone", "1+1=", WAY, budget_tokens=0)
+    assert said.answer is None and said.energy_j == 0.0 and "none" in (said.error or "")
+
+
+def test_what_a_server_takes_is_known_by_its_table_alone():
+    bare = Server("http://127.0.0.1:9/v1", "big")
+    with Answerers({"far": FAR, "bare": bare, "near": Local("bundled:chain")}) as answerers:
+        cost = answerers.cost("far", WAY)
+        assert cost is not None and cost(10.4, 0.2) == pytest.approx(0.5 * 11)
+        assert answerers.cost("bare", WAY) is None
+        assert answerers.cost("near", WAY) is None, "nothing is loaded yet"
+
+
+def test_an_unreadable_curve_is_an_error_and_not_a_cost(tmp_path):
+    server = Server("http://127.0.0.1:9/v1", "big", curve=str(tmp_path / "none.json"))
+    with Answerers({"far": server}) as answerers, pytest.raises(TokenjouleError, match=r"none\.json"):
+        answerers.cost("far", WAY)(1, 1)
+
+
+def test_the_meter_of_the_reader_only_goes_up():
+    with Answerers({"near": Local("bundled:chain", backend="torch")}, energy_source="estimate") as answerers:
+        before_j = answerers.meter_j()
+        features, known = answerers.read("47+35-18=")
+        said = answerers.answer("near", "47+35-18=", Technique("cot", 64), budget_tokens=64, known=known)
+        assert answerers.meter_j() > before_j
+        assert said.answer == "64" and said.reused_tokens == len(known.token_ids)
+        assert all(math.isfinite(value) for value in features)
+        assert answerers.source().startswith("chain/")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"), [({"quantize": "int3"}, "quantize"), ({"backend": "abacus"}, "backend")]
+)
+def test_a_local_model_that_makes_no_sense_is_refused(wrong, field):
+    with pytest.raises(ValueError, match=field):
+        Local("bundled:chain", **wrong)
