@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.energy.request_costs import Cost
 from engine.engine import Engine
 from engine.errors import TokenjouleError
-from engine.features import Array, read, source
 from engine.pool import Pool
+from engine.predict.features import Array, read, source
+from engine.predict.request_costs import Cost
 from engine.prefilled import Prefilled
 from engine.strategy.ask import Technique
 from engine.strategy.said import Said, answer_here

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from engine.answerers import Answerers
-from engine.chances import coverage, ece, log_loss, reliability
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
-from engine.features import text_features
-from engine.label import outcomes, read_questions
-from engine.outcomes import Table, read_outcomes, write_outcomes
-from engine.scorers import SCORERS
+from engine.predict.chances import coverage, ece, log_loss, reliability
+from engine.predict.features import text_features
+from engine.predict.label import outcomes, read_questions
+from engine.predict.outcomes import Table, read_outcomes, write_outcomes
+from engine.predict.scorers import SCORERS
 from router.arms import DEFAULT, load_arms
 from router.estimator import TEXT, Estimator
 from router.policy import Picks, cheapest_certain, picked, price_for_budget, priced

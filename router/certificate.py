@@ -7,7 +7,7 @@ were fitted on other questions.
 
 import numpy as np
 
-from engine.chances import lower_bound
+from engine.predict.chances import lower_bound
 from router.policy import Array, cheapest_certain, picked
 
 THRESHOLDS = tuple(round(1 - 0.01 * step, 2) for step in range(100))  # 1.00, 0.99, … 0.01

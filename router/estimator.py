@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from engine.arrays import load_arrays, save_arrays
-from engine.chances import logit
-from engine.energy.request_costs import CostEstimator
 from engine.errors import TokenjouleError
-from engine.outcomes import Table
+from engine.predict.chances import logit
+from engine.predict.outcomes import Table
+from engine.predict.request_costs import CostEstimator
 from router.certificate import certified_threshold
 from router.performance import Performance
 from router.policy import Array

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.chances import interval, log_loss, logit
-from engine.projection import Projection
-from engine.scorers import SCORERS, Logistic, Scorer
+from engine.predict.chances import interval, log_loss, logit
+from engine.predict.projection import Projection
+from engine.predict.scorers import SCORERS, Logistic, Scorer
 from router.policy import Array
 
 FOLDS, ISOTONIC_FROM, GRID = 5, 1000, 64

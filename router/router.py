@@ -14,7 +14,7 @@ import numpy as np
 from engine.answerers import Answerers
 from engine.energy.hourly import HourlyBudget
 from engine.errors import TokenjouleError
-from engine.features import text_features
+from engine.predict.features import text_features
 from engine.prefilled import Prefilled
 from engine.strategy.said import Said
 from router.arms import Arms

@@ -35,8 +35,8 @@ from bench.routing.table import router_tables, studies
 from bench.stamp import stamp
 from engine.cli import Parser, guarded, leave
 from engine.errors import UsageError
-from engine.outcomes import Outcome, read_outcomes
 from engine.plot import check_plot
+from engine.predict.outcomes import Outcome, read_outcomes
 
 SCHEMA = "tokenjoule.bench.router/1"
 SEEDS = 5

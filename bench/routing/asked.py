@@ -16,8 +16,8 @@ from bench.routing.ways import Way, arm_name
 from bench.testbed.question import Question, accepts
 from engine.engine import Engine
 from engine.errors import TokenjouleError
-from engine.features import read
-from engine.outcomes import Outcome
+from engine.predict.features import read
+from engine.predict.outcomes import Outcome
 from engine.steps import Phase
 from engine.stop.token import TokenBudget
 from engine.strategy.ask import AnswerProbability

@@ -9,7 +9,7 @@ from bench.routing.reading import Reading
 from bench.routing.split import Prepared
 from bench.routing.ways import parsed
 from engine.errors import TokenjouleError
-from engine.outcomes import Table
+from engine.predict.outcomes import Table
 
 
 def with_features(table: Table, readings: Mapping[str, Reading]) -> Table:

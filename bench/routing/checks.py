@@ -8,7 +8,7 @@ import numpy as np
 from bench.experiments.bootstrap import Interval
 from bench.routing.estimates import Costs, taught_costs
 from bench.routing.split import Prepared, halves
-from engine.chances import coverage, ece, interval
+from engine.predict.chances import coverage, ece, interval
 from router.certificate import certified_threshold
 from router.performance import Performance
 from router.policy import Array, Picks, cheapest_certain, picked

@@ -7,8 +7,8 @@ import numpy as np
 
 from bench.routing.baselines import CategoryMean
 from bench.routing.split import Fold, Prepared, Split, halves
-from engine.energy.request_costs import CostEstimator
-from engine.features import BUCKETS, PLAIN
+from engine.predict.features import BUCKETS, PLAIN
+from engine.predict.request_costs import CostEstimator
 from router.performance import Performance
 from router.policy import Array, Picks
 

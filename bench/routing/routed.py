@@ -7,7 +7,7 @@ import numpy as np
 from bench.routing.estimates import costs, probabilities
 from bench.routing.played import Kind, Played
 from bench.routing.split import Prepared, Split, crossed
-from engine.outcomes import Table
+from engine.predict.outcomes import Table
 from router.policy import POINTS, Array, Picks, picked, priced
 
 PRICES = 18

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.errors import UsageError
-from engine.features import text_features
-from engine.outcomes import Table
+from engine.predict.features import text_features
+from engine.predict.outcomes import Table
 from router.policy import Array, Picks
 
 PARTS = 5

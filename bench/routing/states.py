@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 
 from bench.routing.untrained import agree
-from engine.outcomes import Table
+from engine.predict.outcomes import Table
 from router.policy import Array, Picks, picked
 
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")

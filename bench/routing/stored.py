@@ -21,7 +21,7 @@ from bench.replay.traces import SOURCES, Source, Trace, read_traces, source_of
 from bench.tables import markdown
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
-from engine.outcomes import Outcome, write_outcomes
+from engine.predict.outcomes import Outcome, write_outcomes
 from engine.strategy import answers
 
 SCHEMA = "tokenjoule.bench.stored/1"

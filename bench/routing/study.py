@@ -23,7 +23,7 @@ from bench.routing.record import Study
 from bench.routing.routed import as_chosen, chosen_price, prices, routed
 from bench.routing.split import PARTS, Prepared, Split, crossed, frozen, prepared
 from engine.errors import UsageError
-from engine.outcomes import Outcome, Table
+from engine.predict.outcomes import Outcome, Table
 from router.policy import Array, Picks
 
 MEASURED = "measured"

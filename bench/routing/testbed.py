@@ -33,8 +33,8 @@ from bench.testbed.splits import SEALED, open_split
 from engine.cli import Parser, guarded, leave
 from engine.engine import Engine
 from engine.errors import UsageError
-from engine.outcomes import SCHEMA as OUTCOME
-from engine.outcomes import Outcome, read_outcomes
+from engine.predict.outcomes import SCHEMA as OUTCOME
+from engine.predict.outcomes import Outcome, read_outcomes
 
 SCHEMA = "tokenjoule.bench.testbed/1"
 _TELL_S = 5.0

@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.routing.baselines import paper_arm
 from bench.routing.played import Kind, Played, fixed
-from engine.outcomes import Table
+from engine.predict.outcomes import Table
 from router.policy import Array, Picks, picked
 
 # MMLU-Pro's categories by the paper's clusters; the others are their own, or have no rule.

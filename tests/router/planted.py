@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.outcomes import Table
+from engine.predict.outcomes import Table
 from router.policy import Array
 
 ARMS = ("small", "middle", "large")

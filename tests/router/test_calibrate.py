@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.outcomes import Outcome, read_outcomes, write_outcomes
+from engine.predict.outcomes import Outcome, read_outcomes, write_outcomes
 from router.calibrate import held_out, main, split, with_features
 from router.estimator import Estimator
 from tests.router.planted import ARMS as NAMES

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.chances import lower_bound
+from engine.predict.chances import lower_bound
 from router.certificate import certified_threshold
 from router.policy import cheapest_certain, picked
 

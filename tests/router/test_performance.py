@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from engine.chances import ece, log_loss
+from engine.predict.chances import ece, log_loss
 from router import performance
 from router.performance import Performance
 from tests.router.planted import plant

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from engine.energy.hourly import HourlyBudget
-from engine.energy.request_costs import CostEstimator
 from engine.errors import MeterError, TokenjouleError
-from engine.features import text_features
-from engine.projection import Projection
-from engine.scorers import Logistic
+from engine.predict.features import text_features
+from engine.predict.projection import Projection
+from engine.predict.request_costs import CostEstimator
+from engine.predict.scorers import Logistic
 from router.arms import Arms, load_arms
 from router.estimator import TEXT, Estimator
 from router.performance import Performance

@@ -14,7 +14,7 @@ from bench.routing.judge import judge
 from bench.routing.split import prepared
 from bench.routing.study import worth
 from bench.routing.table import router_tables
-from engine.outcomes import Table, write_outcomes
+from engine.predict.outcomes import Table, write_outcomes
 from tests.bench.routing.planted import outcomes
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")

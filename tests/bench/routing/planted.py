@@ -3,7 +3,7 @@
 import numpy as np
 
 from bench.routing.split import Prepared, prepared
-from engine.outcomes import Outcome, Table
+from engine.predict.outcomes import Outcome, Table
 
 ARMS = {"small": (0.0, 10.0), "peer": (0.0, 12.0), "large": (2.5, 100.0)}  # skill, joules
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.routing import reading
 from bench.routing.reading import Reading
-from engine.outcomes import Outcome, write_outcomes
+from engine.predict.outcomes import Outcome, write_outcomes
 
 ARMS = {"s/direct": (0.0, 1.0), "s/cot-16": (1.5, 10.0), "s/cot-64": (4.0, 40.0)}  # skill, joules
 FACTS = 60  # different texts of each file, asked again and again

@@ -20,7 +20,7 @@ from bench.routing.requirements import requirements
 from bench.routing.routed import as_chosen, chosen_price
 from bench.routing.split import Prepared, frozen, prepared
 from engine.errors import TokenjouleError
-from engine.outcomes import Table
+from engine.predict.outcomes import Table
 from tests.bench.routing.planted_testbed import outcomes, write
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")

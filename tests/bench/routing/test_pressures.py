@@ -8,7 +8,7 @@ import pytest
 from bench.routing.pressures import GRID, HOUR, QUEUE, World, pressed, rising
 from bench.routing.split import Prepared, prepared
 from engine.errors import TokenjouleError
-from engine.outcomes import Table
+from engine.predict.outcomes import Table
 from router.policy import Choice, Conditions, Estimate
 from tests.bench.routing.planted_testbed import ARMS, outcomes
 

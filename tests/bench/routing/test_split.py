@@ -7,7 +7,7 @@ import pytest
 
 from bench.routing.split import folds, halves, of_arms, prepared
 from engine.errors import UsageError
-from engine.outcomes import Table
+from engine.predict.outcomes import Table
 from tests.bench.routing.planted import ARMS, outcomes
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.routing.stored import asked_differently, canonical, main, outcomes
-from engine.outcomes import Outcome, read_outcomes
+from engine.predict.outcomes import Outcome, read_outcomes
 
 
 @pytest.mark.parametrize(

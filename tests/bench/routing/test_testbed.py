@@ -15,7 +15,7 @@ from engine.energy.curve_predict import forward_features
 from engine.energy.curve_store import save_curve
 from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
-from engine.outcomes import read_outcomes
+from engine.predict.outcomes import read_outcomes
 from kernels.cost import RowWork
 from tests.curves import curve
 

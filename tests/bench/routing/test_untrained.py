@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.routing import untrained
-from engine.outcomes import Outcome, Table
+from engine.predict.outcomes import Outcome, Table
 
 
 def table(*rows: tuple[str, str, str], category: str = "math") -> Table:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from engine.chances import coverage
-from engine.energy.request_costs import CostEstimator
+from engine.predict.chances import coverage
+from engine.predict.request_costs import CostEstimator
 from tests.router.planted import plant
 
 

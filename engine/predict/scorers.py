@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.features import Array
+from engine.predict.features import Array
 
 
 @dataclass(frozen=True)

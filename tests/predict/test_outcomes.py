@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from engine.errors import TokenjouleError
-from engine.outcomes import SCHEMA, Outcome, Table, read_outcomes, write_outcomes
+from engine.predict.outcomes import SCHEMA, Outcome, Table, read_outcomes, write_outcomes
 
 ONE = Outcome("q1", "1+1?", "sums", "small", 1, "2", 5, 3, 0.25, "measured", 0.1, 0.9, (1.0, 2.0))
 

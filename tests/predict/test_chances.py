@@ -3,7 +3,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from engine.chances import coverage, ece, interval, log_loss, logit, lower_bound, reliability
+from engine.predict.chances import coverage, ece, interval, log_loss, logit, lower_bound, reliability
 
 pytest.importorskip("scipy", reason="bounds need scipy")
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from engine.answerers import Answerers
-from engine.outcomes import Outcome
+from engine.predict.outcomes import Outcome
 from engine.strategy.ask import Technique
 from engine.strategy.grading import Kind, grade
 from engine.strict import made, read_lines

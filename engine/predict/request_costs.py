@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.energy.nnls import nnls
-from engine.features import Array
-from engine.projection import Projection
+from engine.predict.features import Array
+from engine.predict.projection import Projection
 
 RECENT = 1000  # ratios of an arm that are kept: new ones take the place of the oldest
 _RIDGE = 10.0

@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 
-from engine.features import BUCKETS, CATEGORIES, TOKENS, text_features
+from engine.predict.features import BUCKETS, CATEGORIES, TOKENS, text_features
 
 
 def test_sizes_grow_with_the_text():
@@ -24,7 +24,8 @@ def test_the_category_is_told_apart():
 
 
 def test_they_are_the_same_in_every_process():
-    code = "from engine.features import text_features as f; print(f('How many apples?', 'maths').tolist())"
+    asked = "text_features('How many apples?', 'maths').tolist()"
+    code = f"from engine.predict.features import text_features; print({asked})"
     environment = {"PYTHONHASHSEED": "12"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

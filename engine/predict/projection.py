@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.features import PLAIN, Array
+from engine.predict.features import PLAIN, Array
 
 COMPONENTS = 64  # dimensions that the features behind the plain ones get
 _FAR = 1.5  # times the distance that all but one in 200 training questions keep

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.projection import Projection
+from engine.predict.projection import Projection
 
 
 def test_many_features_are_projected_and_the_first_are_kept():

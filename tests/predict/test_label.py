@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.label import Question, outcomes, read_questions
+from engine.predict.label import Question, outcomes, read_questions
 from engine.strategy.ask import Technique
 from engine.strategy.said import Said
 
