@@ -25,7 +25,7 @@ class Arm(Technique):
     @property
     def family(self) -> str:
         """Of arms that differ in their token budget alone."""
-        return f"{self.model}/{self.technique}/{self.directive}/{self.samples}"
+        return f"{self.model}/{self.technique}/{self.directive}/{self.samples}/{self.temperature}"
 
 
 @dataclass(frozen=True, slots=True)

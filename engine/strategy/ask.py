@@ -28,6 +28,7 @@ TECHNIQUES = ("direct", "cot", "vote")
 class Technique:
     """`budget_tokens`: of thinking, for each sample; a direct answer has its `answer_tokens` alone.
 
+    `temperature`: of all that is sampled; a vote needs one, a direct answer is the likeliest.
     Raises `ValueError` naming the field that is wrong.
     """
 
@@ -46,8 +47,14 @@ class Technique:
             raise ValueError(f"directive: {self.directive!r} is none of {', '.join(Directive)}")
         if self.budget_tokens < 0 or (self.technique == "direct") == (self.budget_tokens > 0):
             raise ValueError("budget_tokens: a direct answer has none, others need one")
-        if vote != (self.samples > 1) or vote != (self.temperature > 0):
-            raise ValueError("samples: a vote needs 2 or more and a temperature, others take none")
+        if vote != (self.samples > 1):
+            raise ValueError("samples: a vote needs 2 or more, others take none")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature: must be a number of at least 0, not {self.temperature}")
+        if vote and not self.temperature:
+            raise ValueError("temperature: the samples of a vote need one above 0")
+        if self.technique == "direct" and self.temperature:
+            raise ValueError("temperature: a direct answer is the likeliest and takes none")
         check_samples(self.samples)
         if self.answer_tokens < 1:
             raise ValueError("answer_tokens: must be at least 1")

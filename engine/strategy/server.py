@@ -80,7 +80,7 @@ def answer_there(
         "model": server.served,
         "messages": [{"role": "user", "content": f"{question}\n\n{told}"}],
         "max_tokens": budget_tokens + way.answer_tokens,
-        "temperature": 0,
+        "temperature": way.temperature,
     }
     tries, problem, taken_j = 0, "no time is left", None
     while tries <= server.retries and time.monotonic() < ends_s:

@@ -39,6 +39,12 @@ def test_a_votes_confidence_is_the_answers_share(engine):
     assert found.confidence == found.outcome.votes["64"] / 3
 
 
+def test_thoughts_are_sampled_where_a_temperature_is_given(engine):
+    way = Technique("cot", budget_tokens=64, temperature=3.0)
+    tokens = {tuple(ask(engine, QUESTION, way, seed=seed).outcome.result.token_ids) for seed in range(3)}
+    assert len(tokens) == 3
+
+
 @pytest.mark.parametrize(
     "way",
     [Technique("direct"), Technique("cot", 64), Technique("vote", 64, samples=3, temperature=0.8)],
@@ -62,6 +68,9 @@ def test_a_question_that_was_read_is_not_read_again(engine, way):
         ({"technique": "cot", "budget_tokens": 3, "samples": 2}, "samples"),
         ({"technique": "vote", "budget_tokens": 3, "samples": 2}, "samples"),
         ({"technique": "vote", "budget_tokens": 3, "samples": 17, "temperature": 1.0}, "samples"),
+        ({"technique": "vote", "budget_tokens": 3, "samples": 2}, "temperature"),
+        ({"technique": "direct", "temperature": 1.0}, "temperature"),
+        ({"technique": "cot", "budget_tokens": 3, "temperature": -1.0}, "temperature"),
         ({"technique": "direct", "answer_tokens": 0}, "answer_tokens"),
     ],
 )
