@@ -73,6 +73,8 @@ def _main(options: argparse.Namespace) -> int:
     else:
         traces, path, curve = run(options)
     rule = fit_rule(traces, probes=options.probes, say=_say)
+    if not rule.price:
+        _say("no price is certain to lose a point at most: the default is 0, which saves no joules that help")
     if options.mean_joules is not None:
         rule = replace(rule, price=_price_of(traces, rule, options.mean_joules))
     price = rule.price if options.price_joules is None else options.price_joules

@@ -352,6 +352,7 @@ class Decoder:
             category=row.request.category,
             curve=self._ledger.predictor.curve if self._ledger.predictor else None,
             dial=self._dial,
+            temperature=row.request.sampling.temperature,
         )
         for policy in row.request.policies:
             _call(policy.reset, context)

@@ -119,6 +119,7 @@ class Context:
 
     `curve`: what requests cost on this model and device, in the meter's joules; None unless one was fitted
     here (`python -m bench.curves`). `dial`: price and budget, which may change while the row runs.
+    `temperature`: of its thoughts.
     """
 
     row: int
@@ -132,6 +133,7 @@ class Context:
     category: str | None = None
     curve: OperatingCurve | None = None
     dial: Dial | None = None
+    temperature: float | None = None
 
     @property
     def price(self) -> float | None:

@@ -15,6 +15,7 @@ from engine.stop.rule import StoppingRule
 from engine.stop.token import TokenBudget
 
 FULL, DIRECT, MARGINAL = "full", "direct", "marginal-value"
+TOKENS = "tokens="
 TOKEN_GRID = (8, 16, 32, 64)
 PRICE_FACTORS = (0.25, 0.5, 2.0, 4.0)
 NAMED = ("confidence", "stability", "tail", "eat", "give-up:tokens=64")
@@ -56,7 +57,7 @@ def arm(name: str, rule: StoppingRule | None) -> Arm:
 
 def usual(rule: StoppingRule | None) -> list[str]:
     """Names of the arms that every comparison has; those of the rule only where there is one."""
-    names = [FULL, DIRECT, *(f"tokens={count}" for count in TOKEN_GRID), *NAMED]
+    names = [FULL, DIRECT, *(f"{TOKENS}{count}" for count in TOKEN_GRID), *NAMED]
     if rule is not None:
         names += [MARGINAL, *(f"{MARGINAL}@{rule.price * factor:.4g}" for factor in PRICE_FACTORS)]
     return names

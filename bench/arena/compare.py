@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.arena import controls
-from bench.arena.arms import FULL, MARGINAL
+from bench.arena.arms import DIRECT, FULL, MARGINAL, TOKENS
 from bench.arena.noisy_verify import Regret, regret
 from bench.arena.outcomes import Played
 from bench.arena.scores import Estimate, Reference, Score
 from bench.calibration.grid import Grid
-from bench.calibration.log import Trace
+from bench.calibration.log import Entry, Trace
 from bench.calibration.replay import Outcome, replay_all
 from bench.testbed.question import CHOICE
 from engine.errors import TokenjouleError
@@ -38,7 +38,7 @@ class Line:
 @dataclass(frozen=True)
 class Arena:
     """`price`: points per joule at which utilities are told. `permuted`: the rule above its own stops
-    shuffled.
+    shuffled. `over_tokens`: its accuracy above token budgets as they were played, at its own joules.
 
     `replay`: joules of the rule by the log over those that it really took, and the share of equal stops; both
     None where no rule played. `verify`: how far it is from the optimum of the chain that the model follows;
@@ -52,6 +52,7 @@ class Arena:
     permuted: Estimate | None
     permuted_within: Estimate | None
     over_fixed: Estimate | None
+    over_tokens: Estimate | None
     replay: tuple[float, float] | None
     verify: Regret | None
 
@@ -64,7 +65,11 @@ def compare(
     *,
     seed: int = 0,
 ) -> Arena:
-    """Of all given runs. Raises `TokenjouleError` where an arm and the log differ in their questions."""
+    """Of all given runs.
+
+    Raises `TokenjouleError` where an arm and the log differ in their questions, and for runs of two settings.
+    """
+    setting_of(traces, played)
     grid = Grid.of(traces)
     keys = [(trace.end.category, trace.end.seed) for trace in traces]
     arms: dict[str, dict[tuple[str, int], Played]] = {}
@@ -78,6 +83,7 @@ def compare(
     lines = [_played(name, found, traces, reference) for name, found in ran.items()]
     outcomes = {line.name: line.outcome for line in lines}
     own = outcomes.get(MARGINAL)
+    tokens = [found for name, found in outcomes.items() if name in (FULL, DIRECT) or name.startswith(TOKENS)]
     lines += [
         Line(name, found, reference.score(found), None, None, None, None, None)
         for name, found in _controls(grid, own, price, seed).items()
@@ -90,10 +96,20 @@ def compare(
         lines=tuple(lines),
         permuted=reference.beats(own, _permuted(grid, own, False, seed)) if own else None,
         permuted_within=reference.beats(own, _permuted(grid, own, True, seed)) if own else None,
+        over_tokens=reference.above(own, tokens) if own and len(tokens) > 2 else None,
         over_fixed=reference.beats(own, controls.best_fixed(grid, price / POINTS)) if own else None,
         replay=_replayed(traces, rule, own, ran[MARGINAL]) if own and rule else None,
         verify=_verify_regret(traces, own, price) if own and names <= VERIFY else None,
     )
+
+
+def setting_of(traces: Sequence[Trace], played: Sequence[Played]) -> tuple[str, str, str, str]:
+    """(model, quantisation, energy source, split) of the log and the runs; `TokenjouleError` for several."""
+    lines: list[Entry | Played] = [*(trace.end for trace in traces), *played]
+    found = {(line.model, line.quantization, line.energy_source, line.split) for line in lines}
+    if len(found) != 1:
+        raise TokenjouleError(f"log and runs are of {len(found)} settings, not of one: {sorted(found)}")
+    return found.pop()
 
 
 def _played(name: str, found: Sequence[Played], traces: Sequence[Trace], reference: Reference) -> Line:

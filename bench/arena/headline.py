@@ -1,8 +1,11 @@
-"""The README's part of an arena: the arms that matter, and what the default policy has to hold."""
+"""The README's part of an arena: the arms that matter, and what the default policy has to hold.
+
+Shares of joules and of the gap are asked of the value itself, all else of the end of its interval.
+"""
 
 from collections.abc import Sequence
 
-from bench.arena.arms import DIRECT, FULL, MARGINAL
+from bench.arena.arms import DIRECT, FULL, MARGINAL, TOKENS
 from bench.arena.compare import Arena, Line
 from bench.arena.scores import Estimate
 from bench.arena.table import ROW_HEADER, row, shown
@@ -11,24 +14,23 @@ from engine.stop.rule import POINTS
 
 _LEAST_SAVED, _MOST_LOST, _LEAST_CLOSED = 0.4, 0.01, 0.6
 _MOST_REGRET, _MOST_PROBES, _MOST_OFF = 0.05, 0.05, 0.03
-_SHOWN = ("best fixed steps", "best fixed steps by category", "random steps", "permuted stops")
-_NOT_PLAYED = "the rule did not play"
+_CONTROLS = (
+    *("best fixed steps", "best fixed steps by category", "random steps", "permuted stops"),
+    *("permuted stops within category", "oracle: first stably correct", "oracle: first correct"),
+)
+_NOT_JUDGED = "not judged"
 
 
-def headline(arenas: Sequence[Arena], source: str) -> str:
-    """Of `parts`: all questions first, then the categories."""
+def headline(arenas: Sequence[Arena], setting: tuple[str, str, str, str]) -> str:
+    """Of `parts`: all questions first, then the categories. `setting`: as `compare.setting_of` tells it."""
+    model, quantization, source, split = setting
     whole, by_category = arenas[0], arenas[1:]
-    names = (FULL, DIRECT, *_SHOWN, MARGINAL, "oracle: first stably correct")
-    tokens = max(
-        (line for line in whole.lines if line.name.startswith("tokens=")),
-        key=lambda line: line.score.accuracy - whole.price / POINTS * line.score.energy_j,
-        default=None,
-    )
-    lines = [line for line in whole.lines if line.name in names or line is tokens]
-    count = len(whole.grid.clusters)
+    names = (FULL, DIRECT, MARGINAL, *_CONTROLS)
+    lines = [line for line in whole.lines if line.name in names or line.name.startswith(TOKENS)]
     parts = [
-        f"{count} questions at {whole.price:.4g} accuracy points per joule. Joules: {source}. "
-        "Intervals: 95 %, paired by question.",
+        f"{model} (weights {quantization}), {len(whole.grid.clusters)} questions of the {split} split, at "
+        f"{whole.price:.4g} accuracy points per joule. Joules: {source}. Intervals: 95 %, paired by "
+        "question. Best budgets and oracles are chosen in hindsight.",
         markdown(ROW_HEADER, map(row, lines)),
         markdown(("the default policy", "found", "asked"), _held(whole, by_category)),
     ]
@@ -42,59 +44,44 @@ def _held(whole: Arena, by_category: Sequence[Arena]) -> list[list[str]]:
     """Name, figure and verdict of each thing asked."""
     ours = _line(whole, MARGINAL)
     if ours is None:
-        return [[_NOT_PLAYED, "", ""]]
-    score, percent = ours.score, (100.0, ".1f", " %")
+        return [["the rule did not play", "", _NOT_JUDGED]]
+    score, closed = ours.score, ours.score.closed
     rows = [
-        _judged("joules saved", score.saved, percent, "≥ 40 %", score.saved.value >= _LEAST_SAVED),
-        _judged(
-            "accuracy on full thinking, points",
-            score.gained,
-            (POINTS, "+.2f", ""),
-            "lower bound ≥ −1",
-            score.gained.low >= -_MOST_LOST,
-        ),
-        _judged(
-            "points above fixed budgets at equal joules",
-            score.at_equal_joules,
-            (POINTS, "+.2f", ""),
-            "> 0",
-            score.at_equal_joules.low > 0,
-        ),
-        _judged(
-            "gap to the oracle closed", score.closed, percent, "≥ 60 %", score.closed.value >= _LEAST_CLOSED
-        ),
+        _asked("joules saved", score.saved, "≥ 40 %", score.saved.value >= _LEAST_SAVED),
+        _asked("points gained on full thinking", score.gained, "≥ −1", score.gained.low >= -_MOST_LOST),
+        _above("points above token budgets as played, at equal joules", whole.over_tokens),
+        _above("points above step budgets, at equal joules", score.at_equal_joules),
+        _above("utility above its own stops shuffled, points", whole.permuted),
+        _above("the same, shuffled within each category", whole.permuted_within),
+        _asked("gap to first stably correct closed", closed, "≥ 60 %", closed.value >= _LEAST_CLOSED),
     ]
-    if whole.permuted is not None:
-        gain = whole.permuted
-        rows.append(
-            _judged(
-                "utility above its own stops shuffled, points",
-                gain,
-                (POINTS, "+.2f", ""),
-                "> 0",
-                gain.low > 0,
-            )
-        )
     if ours.probes is not None:
         rows.append(_plain("joules in probes", f"{ours.probes:.1%}", "≤ 5 %", ours.probes <= _MOST_PROBES))
-    if whole.replay is not None:
+    if whole.replay is None:
+        rows.append(["joules that a replay foretells", "", _NOT_JUDGED])
+    else:
         off = whole.replay[0] - 1
         rows.append(
-            _plain("joules that a replay foretold", f"{off:+.2%}", "within 3 %", abs(off) <= _MOST_OFF)
+            _plain("joules that a replay foretells", f"{off:+.2%}", "within 3 %", abs(off) <= _MOST_OFF)
         )
-    for arena in by_category:
+    for arena in by_category or [whole]:
         if arena.verify is not None:
             share = arena.verify.share
-            rows.append(
-                _plain(
-                    f"regret on {arena.category}'s own chain", f"{share:.1%}", "≤ 5 %", share <= _MOST_REGRET
-                )
-            )
+            name = f"{arena.category}: regret beside the optimum that sees only whether a line changed"
+            rows.append(_plain(name, f"{share:.1%}", "≤ 5 %", share <= _MOST_REGRET))
     return rows
 
 
-def _judged(name: str, found: Estimate, form: tuple[float, str, str], asked: str, held: bool) -> list[str]:
-    return _plain(name, shown(found, *form), asked, held)
+def _above(name: str, found: Estimate | None) -> list[str]:
+    if found is None or found.value != found.value:
+        return [name, "", _NOT_JUDGED]
+    return _asked(name, found, "> 0", found.low > 0)
+
+
+def _asked(name: str, found: Estimate, asked: str, held: bool) -> list[str]:
+    """Shares in percent, accuracies in points."""
+    text = shown(found, 100, ".1f", " %") if asked.endswith("%") else shown(found, POINTS, "+.2f")
+    return _plain(name, text, asked, held)
 
 
 def _plain(name: str, found: str, asked: str, held: bool) -> list[str]:

@@ -1,7 +1,7 @@
 """What a policy made of a question when it really ran: one line a question and arm, `tokenjoule.stop/1`."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -68,11 +68,3 @@ def read(paths: Iterable[Path]) -> list[Played]:
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise TokenjouleError(f"{path}:{number}: not an outcome of {SCHEMA}: {error}") from error
     return found
-
-
-def one_setting(played: Sequence[Played]) -> tuple[str, str, str]:
-    """(model, quantisation, energy source) of all of them. Raises `TokenjouleError` for several."""
-    found = {(line.model, line.quantization, line.energy_source) for line in played}
-    if len(found) != 1:
-        raise TokenjouleError(f"the outcomes are of {len(found)} models or energy sources, not of one")
-    return found.pop()

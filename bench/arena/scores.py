@@ -4,6 +4,7 @@ Every interval is 95 %, of a paired bootstrap over questions in which hull, best
 anew from the drawn questions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,17 @@ class Reference:
             at_equal_joules=Estimate.of(above),
             at_equal_accuracy=Estimate.of(cheaper),
             closed=Estimate.of(closed),
+        )
+
+    def above(self, outcome: Outcome, budgets: Sequence[Outcome]) -> Estimate:
+        """Accuracy above the hull of other arms at the arm's own mean joules, paired by question."""
+        joules, right = self._weights @ outcome.energy_j, self._weights @ outcome.correct
+        points = [(self._weights @ one.energy_j, self._weights @ one.correct) for one in budgets]
+        hulls = [
+            hull([e[draw] for e, _ in points], [y[draw] for _, y in points]) for draw in range(len(right))
+        ]
+        return Estimate.of(
+            np.array([y - found.accuracy_at(e) for found, e, y in zip(hulls, joules, right, strict=True)])
         )
 
     def beats(self, outcome: Outcome, other: Outcome) -> Estimate:

@@ -43,8 +43,9 @@ def findings(arena: Arena) -> list[str]:
         chain = arena.verify.checker
         found.append(
             f"The model's own chain: ε {chain.epsilon:.3f}, fix {chain.fix:.3f}, break {chain.break_:.3f}, "
-            f"another wrong line {chain.rewrite:.3f}. Its optimum is worth {arena.verify.optimum:.4f}, "
-            f"the rule {arena.verify.own:.4f}: regret {arena.verify.share:.1%}."
+            f"another wrong line {chain.rewrite:.3f}. The optimum of rules that see only whether a line "
+            f"changed is worth {arena.verify.optimum:.4f}, the rule {arena.verify.own:.4f}: regret "
+            f"{arena.verify.share:.1%}."
         )
     return found
 

@@ -8,6 +8,7 @@ by what rules are worth on questions that they were not fitted to, over prices f
 pay to where everything does.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -178,8 +179,10 @@ def candidates(traces: Sequence[Trace], *, probes: bool = False) -> list[Axes]:
         seen = [at for trace in traces for at in trace.seen]
         for name in ("surprisal", "worst"):
             likely = -np.array([getattr(at, name) for at in seen])  # g rises with it
-            cuts[name] = tuple(-cut for cut in reversed(confidences.cuts(likely, right, bins=_LIKELY_BINS)))
-    found = [Axes(**{name: cuts[name] for name in choice}) for choice in choices]
+            edges = confidences.cuts(likely, right, bins=_LIKELY_BINS)
+            # An edge belongs to the likely side, and a cut to the bin above it.
+            cuts[name] = tuple(math.nextafter(-edge, math.inf) for edge in reversed(edges))
+    found = [Axes(**{name: cuts[name] for name in choice}) for choice in sorted(choices, key=len)]
     if probes:
         read = [entry for entry in entries if entry.confidence is not None]
         confidence = np.array([entry.confidence for entry in read], float)

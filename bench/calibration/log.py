@@ -93,7 +93,11 @@ class Trace:
         return tuple(found)
 
     def cells(self, axes: Axes) -> list[Cell]:
-        """The cell of each checkpoint."""
+        """The cell of each checkpoint. Raises `TokenjouleError` where the log lacks what `axes` look at."""
+        if "logprob" in axes.needs and any(entry.surprisal is None for entry in self.checkpoints):
+            raise TokenjouleError(
+                f"{self.end.category} {self.end.question}: the log lacks surprisals, which the rule looks at"
+            )
         return [
             axes.cell(at, entry.prompt_tokens, entry.confidence or 0.0)
             for at, entry in zip(self.seen, self.checkpoints, strict=True)

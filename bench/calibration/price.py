@@ -13,8 +13,7 @@ from engine.stop.rule import Axes
 
 _DOUBLINGS = 60
 _TRIED = 25
-# Half of the point that users are promised: the last of many prices to pass may have passed by luck.
-ALLOWED_LOSS = 0.005
+ALLOWED_LOSS = 0.01
 
 
 def price_of_budget(mean_j: Callable[[float], float], budget_j: float, *, start: float = 1.0) -> float:

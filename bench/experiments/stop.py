@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.arena import outcomes
 from bench.arena.arms import Arm, arm, usual
-from bench.arena.compare import Arena, parts
+from bench.arena.compare import Arena, parts, setting_of
 from bench.arena.headline import headline
 from bench.arena.play import play
 from bench.arena.table import tables
@@ -79,14 +79,15 @@ class _Made:
 def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     _check(options)
     made = _read(options) if options.files else _run(options, arguments)
-    _, _, source = outcomes.one_setting(made.played)
+    setting = setting_of(made.traces, made.played)
+    source = setting[2]
     arenas = parts(made.traces, made.played, _price(options, made), made.rule)
     if options.plot:
         from bench.arena.picture import draw
 
         draw(arenas, f"Where thinking stops: {made.played[0].model}. Joules: {source}", options.plot)
     if options.update:
-        fill(options.update, {"stop": partial(headline, arenas, source)})
+        fill(options.update, {"stop": partial(headline, arenas, setting)})
     print(tables(arenas, source), end="\n\n")
     print(json.dumps(summary(arenas, source)), flush=True)
     return 0

@@ -24,7 +24,7 @@ class MarginalValue(Policy):
     def __init__(self, price: float | None = None, *, rule: StoppingRule | None = None) -> None:
         self.price = Dial(price=price).price
         self._given = rule
-        self.needs = frozenset[str]() if rule is None else rule.needs
+        self.needs = frozenset({"logprob"}) if rule is None else rule.needs
         self.reads_price = price is None
         self._reader = SignalReader(scored="logprob" in self.needs)
         self._solved: dict[float, Decisions] = {}
@@ -74,7 +74,9 @@ class MarginalValue(Policy):
         asked = self._context.category
         unseen = f" (no calibration saw {asked!r})" if asked else " (the request names none)"
         by = f"{self._name!r}{unseen if self._name == POOLED else ''}"
-        return f"marginal value by category {by}, {self.price_now:.4g} points per joule"
+        now, then = self._context.temperature, self._rule.temperature
+        other = f"; calibrated at temperature {then:g}, not {now:g}" if now not in (None, then) else ""
+        return f"marginal value by category {by}, {self.price_now:.4g} points per joule{other}"
 
     def _decide(self, at: Signals, confidence: float) -> Stop | None:
         price = self.price_now

@@ -154,6 +154,8 @@ def look_up(solved: Decisions, checkpoint: int, cell: Cell) -> Decision | None:
 class StoppingRule:
     """The rules of one model's categories, POOLED among them. `price`: where a request names none.
 
+    `temperature`: of the calibrating runs' thoughts.
+
     `energy_source`: whose joules these are; `runs`: how many calibrating runs, `date` of the fit, ISO 8601.
     """
 
@@ -164,6 +166,7 @@ class StoppingRule:
     runs: int
     price: float
     categories: Mapping[str, CategoryRule]
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if POOLED not in self.categories:

@@ -16,8 +16,8 @@ class Signals:
     """`think_tokens`: written up to here. `stability`: steps in a row, this one included, with this `tail`.
 
     `distinct`: different tails so far. All are 0 or empty before the first step has ended. `surprisal`: -ln p
-    (nats) of the least likely token since the checkpoint before, `worst` of all so far, by the model's own
-    probabilities; 0 where they are not looked at.
+    (nats) of the least likely token of the last step, the first token being its first step's, `worst` of all
+    so far, by the model's own probabilities; 0 where they are not looked at.
     """
 
     checkpoint: int

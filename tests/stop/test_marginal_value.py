@@ -54,6 +54,14 @@ def test_its_own_price_wins_over_the_request_and_the_rule_has_one_where_none_is_
         MarginalValue(-1.0)
 
 
+def test_another_temperature_than_the_calibrations_is_said():
+    rule = stopping()
+    assert (
+        "calibrated at temperature 1, not 0" in begun(MarginalValue(rule=rule), temperature=0.0).description
+    )
+    assert "temperature" not in begun(MarginalValue(rule=rule), temperature=1.0).description
+
+
 def test_a_category_that_no_calibration_saw_is_said():
     rule = stopping(verify=two_steps())
     assert "'verify'" in begun(MarginalValue(rule=rule), category="verify").description
