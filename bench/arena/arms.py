@@ -23,11 +23,12 @@ NAMED = ("confidence", "stability", "tail", "eat", "give-up:tokens=64")
 
 @dataclass(frozen=True)
 class Arm:
-    """`price`: accuracy points per joule that it weighs, None for none."""
+    """`price`: accuracy points per joule that it weighs, `rule`: when its rule was fitted; None for none."""
 
     name: str
     policies: tuple[StopPolicy | str, ...]
     price: float | None = None
+    rule: str | None = None
 
 
 def arm(name: str, rule: StoppingRule | None) -> Arm:
@@ -52,7 +53,7 @@ def arm(name: str, rule: StoppingRule | None) -> Arm:
         price = math.nan
     if not (math.isfinite(price) and price >= 0):
         raise UsageError(f"the price of {name} must be a number of at least 0")
-    return Arm(name, (MarginalValue(price, rule=rule),), price)
+    return Arm(name, (MarginalValue(price, rule=rule),), price, rule.date)
 
 
 def usual(rule: StoppingRule | None) -> list[str]:

@@ -17,7 +17,8 @@ class Played:
 
     `energy_j`: of every forward that ran, probes included, by the operating curve that `energy_source` names;
     `probe_j` is of which. `ledger_j`: what the meter booked; null where it told nothing. `price`: accuracy
-    points per joule that the arm was run with, null where it weighs none. `run`: id of the run's stamp.
+    points per joule that the arm was run with, `rule` the time at which its rule was fitted; null where it
+    weighs none. `run`: id of the run's stamp.
     """
 
     arm: str
@@ -38,6 +39,7 @@ class Played:
     ledger_j: float | None
     elapsed_s: float
     price: float | None
+    rule: str | None
     energy_source: str
     run: str
 

@@ -37,14 +37,15 @@ def play(
     card = engine.origin.card
     mend(out)
     known = outcomes.read([out]) if out.exists() else []
-    prices = {arm.name: arm.price for arm in arms}
+    weighed = {arm.name: (arm.price, arm.rule) for arm in arms}
     for line in known:
         if (line.model, line.quantization, line.energy_source) != (card.id, card.quantization, pricer.source):
             raise UsageError(f"{out} holds outcomes of {line.model} by {line.energy_source}")
-        if line.price != prices.get(line.arm, line.price):
+        then = (line.price, line.rule)
+        if then != (now := weighed.get(line.arm, then)):
             raise UsageError(
-                f"{out} holds outcomes of {line.arm} at {line.price} points per joule, and it plays at "
-                f"{prices[line.arm]} now: another rule needs another --out"
+                f"{out} holds outcomes of {line.arm} at {then[0]} points per joule by the rule of {then[1]}, "
+                f"and it plays at {now[0]} by that of {now[1]} now: another rule needs another --out"
             )
     done = {line.key for line in known}
     due = [(arm, question) for question in asked for arm in arms]
@@ -84,6 +85,7 @@ def _played(engine: Engine, pricer: Pricer, arm: Arm, question: Question, split:
         ledger_j=result.energy.window_j,
         elapsed_s=elapsed_s,
         price=arm.price,
+        rule=arm.rule,
         energy_source=pricer.source,
         run=run,
     )

@@ -60,7 +60,7 @@ def test_no_questions_are_not_the_usual_number_of_them(capsys, tmp_path, count):
 
 def test_outcomes_at_another_price_are_not_continued(tmp_path):
     pricer = Pricer(curve())
-    types = {"str": "x", "int": 1, "bool": False, "float": 1.0, "float | None": 2.0}
+    types = {"str": "x", "int": 1, "bool": False, "float": 1.0, "float | None": 2.0, "str | None": "t"}
     values = {
         name: types[str(getattr(kind, "__name__", kind))] for name, kind in Played.__annotations__.items()
     }
@@ -69,14 +69,16 @@ def test_outcomes_at_another_price_are_not_continued(tmp_path):
     outcomes.append(out, line)
     assert asdict(outcomes.read([out])[0]) == asdict(line)
 
-    def go(price):
+    def go(price, rule="t"):
         engine = engine_of("m", "x")
-        arms = [Arm("marginal-value", (), price)]
+        arms = [Arm("marginal-value", (), price, rule)]
         play(engine, pricer, arms, [], split="x", run="r", out=out, say=lambda said: None)
 
     go(2.0)
     with pytest.raises(UsageError, match="another rule needs another --out"):
         go(3.0)
+    with pytest.raises(UsageError, match=r"by the rule of t, and it plays at 2\.0 by that of u now"):
+        go(2.0, "u")
     out.write_bytes(out.read_bytes() + b'{"schema": "tok')
     go(2.0)
     assert outcomes.read([out]) == [line]
