@@ -29,13 +29,18 @@ def interval(values: Array, coverage: float = 0.95) -> tuple[float, float]:
 
 
 def paired_interval(
-    differences: Array, clusters: NDArray[np.int64], *, draws: int = DRAWS, seed: int = 0
+    differences: Array,
+    clusters: NDArray[np.int64],
+    *,
+    coverage: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % interval of the mean of differences (n,) between two arms on the same questions."""
+    """Interval of the mean of differences (n,) between two arms on the same questions."""
     _, inverse = np.unique(clusters, return_inverse=True)
     sums, sizes = np.bincount(inverse, weights=differences), np.bincount(inverse)
     picked = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
-    return interval(sums[picked].sum(axis=1) / sizes[picked].sum(axis=1))
+    return interval(sums[picked].sum(axis=1) / sizes[picked].sum(axis=1), coverage)
 
 
 def best_budget(grid: Grid, per_j: float) -> int:

@@ -27,7 +27,7 @@ from engine.stop.rule import ANY, POINTS, Axes, CategoryRule, Cell, State
 
 PRIOR, NEAR = 1.0, 8.0  # runs
 _REACH = 4
-_TOLERANCE = 1.0
+_TOLERANCE = 0.25  # of 1 and 0.5 the search of the test bed, 500 runs, lost 1.2 points of utility
 FOLDS = 5
 PRICES = 6  # between the steepest and the flattest slope of the hull
 _LONGEST_STABILITY = 6

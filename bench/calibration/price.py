@@ -12,8 +12,10 @@ from bench.calibration.replay import Outcome, replay
 from engine.stop.rule import Axes
 
 _DOUBLINGS = 60
-_TRIED = 25
+_TRIED = 50
 ALLOWED_LOSS = 0.01
+# A price that only just keeps a point at 95 % fails on every other fresh sample of the same size.
+_COVERAGE = 0.99
 
 
 def price_of_budget(mean_j: Callable[[float], float], budget_j: float, *, start: float = 1.0) -> float:
@@ -61,7 +63,7 @@ def held_out(
 
 
 def default_price(traces: Sequence[Trace], axes: Mapping[str, Axes], *, loss: float = ALLOWED_LOSS) -> float:
-    """The highest price up to which held-out accuracy is, by its 95 % interval, at most `loss` under full
+    """The highest price up to which held-out accuracy is, by its 99 % interval, at most `loss` under full
     thinking, at it and at every lower price tried.
 
     0 where not even the lowest price is certain of that: then only what thinking gains counts.
@@ -71,7 +73,7 @@ def default_price(traces: Sequence[Trace], axes: Mapping[str, Axes], *, loss: fl
     tried = [float(price) for price in prices(grid, _TRIED)]
     found = 0.0
     for price, outcome in zip(tried, held_out(traces, axes, tried), strict=True):
-        if paired_interval(outcome.correct - full, grid.clusters)[0] < -loss:
+        if paired_interval(outcome.correct - full, grid.clusters, coverage=_COVERAGE)[0] < -loss:
             break
         found = price
     return found
