@@ -13,6 +13,7 @@ from engine.plot import check_plot
 # Okabe and Ito's palette for colour-blind readers.
 BUDGETS, HULL, RULE, ORACLE, CONTROL, OTHER = "#999999", "#000000", "#D55E00", "#009E73", "#CC79A7", "#0072B2"
 _COLUMNS = 3
+_LEAST_SPAN = 0.05  # of an axis of accuracies
 
 
 def draw(arenas: Sequence[Arena], title: str, path: Path) -> None:
@@ -56,6 +57,10 @@ def _panel(axes: Any, arena: Arena, *, named: bool) -> None:
             told.add(kind)
         if named and kind and line.name != MARGINAL:
             names.append((*at, line.name.removeprefix("oracle: ")))
+    low, high = axes.get_ylim()
+    if high - low < _LEAST_SPAN:  # or a single question fills the panel
+        middle = (low + high) / 2
+        axes.set_ylim(middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2)
     _annotate(axes, names)
     axes.set_title(f"{arena.category}, {len(arena.grid.clusters)} questions", fontsize=9, loc="left")
     axes.set_xlabel("J per question", fontsize=8)

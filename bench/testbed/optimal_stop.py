@@ -16,14 +16,17 @@ makes it 1. It then stops at the first change, or after k* passes without one,
     k* = ⌈ ln( (p0 / ε) · x / (1 - x) ) / ln(1 - c) ⌉   with x = λe / c, at least 0.
 
 With b > 0 a change seen from a high belief means a broken line, from which it pays to go on; the option to
-repair makes passing on worth a little more than one step shows. `solve` is exact for a number of passes: the
-beliefs that can be reached are a tree of two branches a pass.
+repair makes passing on worth a little more than one step shows. `solve` is exact up to `EXACT_PASSES`: the
+beliefs that can be reached are a tree of two branches a pass. Beyond, where it is too large, beliefs are
+told apart to four digits.
 """
 
 import math
 import random
 from dataclasses import dataclass
 from functools import cache
+
+EXACT_PASSES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ class Optimum:
 
 
 def solve(checker: Checker, cost: float) -> Optimum:
-    """The exact optimum over all rules, by backward induction over beliefs."""
+    """The optimum over all rules, by backward induction over beliefs."""
     return Optimum(checker, cost, _value(checker, cost, checker.first, 0))
 
 
@@ -113,10 +116,10 @@ def _go_on(checker: Checker, cost: float, belief: float, done: int) -> float:
     if done == checker.passes:
         return -math.inf
     changes = checker.changes(belief)
-    ahead = 0.0
+    ahead, digits = 0.0, 12 if checker.passes <= EXACT_PASSES else 4
     for changed, probability in ((True, changes), (False, 1 - changes)):
         if probability > 0:
-            following = round(checker.after(belief, changed=changed), 12)
+            following = round(checker.after(belief, changed=changed), digits)
             ahead += probability * _value(checker, cost, following, done + 1)
     return ahead - cost
 

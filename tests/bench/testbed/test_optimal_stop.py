@@ -8,6 +8,7 @@ import pytest
 from bench.calibration.induction import candidates, choose_axes, fit_category
 from bench.calibration.replay import worth
 from bench.testbed.optimal_stop import (
+    EXACT_PASSES,
     Checker,
     measured,
     one_step_value,
@@ -133,3 +134,11 @@ def optimum_on(runs, price: float) -> float:
         entry = run.checkpoints[passes + 1]
         values.append(entry.correct - price / POINTS * (entry.energy_j + entry.answer_j))
     return mean(values)
+
+
+def test_more_passes_than_a_tree_can_hold_are_worth_a_little_more_than_fewer():
+    rates = {"epsilon": 0.5, "fix": 0.1, "break_": 0.01, "rewrite": 0.1}
+    exact = solve(Checker(passes=EXACT_PASSES, **rates), 0.002).value
+    beyond = [solve(Checker(passes=EXACT_PASSES + more, **rates), 0.002).value for more in (1, 44)]
+    assert exact < beyond[0] + 1e-4 < beyond[1] + 2e-4
+    assert beyond[0] == pytest.approx(exact, abs=0.02)
