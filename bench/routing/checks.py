@@ -10,7 +10,7 @@ from bench.routing.estimates import Costs, taught_costs
 from bench.routing.split import Prepared, halves
 from engine.predict.chances import coverage, ece, interval
 from router.certificate import certified_threshold
-from router.performance import Performance
+from engine.predict.performance import Performance
 from router.policy import Array, Picks, cheapest_certain, picked
 
 RESPLITS = 200

@@ -13,7 +13,7 @@ import numpy as np
 from bench.routing.estimates import taught_costs, without_words
 from bench.routing.split import Prepared, folds
 from bench.routing.states import state
-from router.performance import Performance
+from engine.predict.performance import Performance
 from router.policy import POINTS, Array, Picks
 
 Chain = tuple[int, ...]  # arms in the order they are asked, the strongest last

@@ -9,7 +9,7 @@ from bench.routing.baselines import CategoryMean
 from bench.routing.split import Fold, Prepared, Split, halves
 from engine.predict.features import BUCKETS, PLAIN
 from engine.predict.request_costs import CostEstimator
-from router.performance import Performance
+from engine.predict.performance import Performance
 from router.policy import Array, Picks
 
 PROBABILITIES = ("logistic", "neighbours", "length", "category")

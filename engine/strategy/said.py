@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Said:
     """`energy_j`: None where nobody can tell. `confidence`: in `answer`. `reused_tokens`: read before.
 
-    `error`: why there is no answer, or what failed behind it. `cut`: by its joule budget, so that it took less
-    than it would have. `note`: what else is not as it should be.
+    `error`: why there is no answer, or what failed behind it. `cut`: by its joule budget, so that it took
+    less than it would have. `note`: what else is not as it should be.
     """
 
     answer: str | None = None

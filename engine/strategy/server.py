@@ -45,6 +45,11 @@ class Server:
         if self.retries < 0:
             raise ValueError("retries: must be at least 0")
 
+    def identity(self) -> dict[str, Any]:
+        """What an answer by this model depends on. How long it is waited for, and by which key, is not."""
+        kept = {"base_url": self.base_url, "served": self.served}
+        return {**kept, "curve": self.curve, "joules_per_token": self.joules_per_token}
+
     def joules(self, prompt_tokens: int, new_tokens: int) -> tuple[float | None, str]:
         """(J, where from) of a request; None where tokens or cost are not known. Raises `TokenjouleError`."""
         if min(prompt_tokens, new_tokens) < 1:
