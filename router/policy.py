@@ -274,7 +274,8 @@ def _best(left: Sequence[Estimate], limits: Limits, price: float) -> tuple[Estim
 
     p, cost = joules("p"), joules("energy_j")
     if limits.threshold is not None:
-        rank = cost if left[0].rank_j is None else joules("rank_j")
+        rank = joules("rank_j")
+        rank = cost if np.isnan(rank).all() else rank
         best = left[int(cheapest_certain(p, rank, limits.threshold)[0])]
         which = "the cheapest" if best.p >= limits.threshold else "none is; the likeliest"
         return best, f"p ≥ {limits.threshold:.2f}: {which}"

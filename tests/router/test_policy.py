@@ -244,6 +244,8 @@ def test_a_certified_threshold_ranks_arms_by_what_it_was_certified_with():
     ranked = [replace(one, rank_j=rank) for one, rank in zip(ARMS, (3.0, 2.0, 1.0), strict=True)]
     assert chosen(Limits(threshold=0.7), arms=ranked).arm == "large"
     assert chosen(Limits(price=2.0), arms=ranked).arm == "middle", "a price is of expected joules"
+    lacking = [replace(ARMS[1], rank_j=None), *ranked[::2]]
+    assert chosen(Limits(threshold=0.7), arms=lacking).arm == "large", "none is dearer than what is not known"
 
 
 def test_a_further_stage_has_to_gain_and_to_fit():
