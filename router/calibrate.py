@@ -131,7 +131,7 @@ def held_out(estimator: Estimator, test: Table) -> dict[str, Any]:
             "reliability": reliability(p[:, at], test.correct[:, at])[:, :2].tolist(),
         }
     each_j = [told["mean_j"] for told in by_arm.values() if told["mean_j"] is not None]
-    budgets = np.geomspace(min(each_j) * 1.01, max(each_j), 12) if each_j else []
+    budgets = np.geomspace(min(each_j) * 1.01, max(each_j), 12).tolist() if each_j else []
     prices = [min(price_for_budget(p, costs.expected, mean_j), 1e9) for mean_j in budgets]
     found: dict[str, Any] = {"questions": len(test.questions), "fallback": estimator.fallback, "arms": by_arm}
     found["frontier"] = [means(priced(p, costs.expected, price)) for price in prices]

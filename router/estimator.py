@@ -16,7 +16,7 @@ from engine.predict.performance import Performance
 from engine.predict.request_costs import CostEstimator
 from engine.predict.texts import firsts
 from router.certificate import certified_threshold
-from router.policy import Array
+from router.policy import Array, dear
 
 SCHEMA = "tokenjoule.router/3"
 TEXT = "text"  # features of the text alone
@@ -82,8 +82,8 @@ class Estimator:
         except ValueError as error:
             raise TokenjouleError(str(error)) from error
         (taught, energy), p = costs("energy_j"), performance.predict(held).p
-        accuracy, mean_j = np.nanmean(train.correct, axis=0), np.nanmean(train.energy_j, axis=0)
-        strongest = np.lexsort((np.nan_to_num(mean_j, nan=np.inf), -accuracy))[0]
+        accuracy, mean_j = np.nanmean(train.correct, axis=0), dear(train.energy_j).mean(axis=0)
+        strongest = np.lexsort((mean_j, -accuracy))[0]
         found = cls(
             arms=train.arms,
             digest=digest,

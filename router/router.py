@@ -202,15 +202,12 @@ class Router:
             else:
                 note(f"{arm.name} is not held to the {budget_j:.3g} J that are left")
                 budget_j = None
-        said = self.answerers.answer(
-            arm.model,
-            routed.query,
-            arm,
-            budget_tokens=choice.budget_tokens,
-            budget_joules=budget_j,
-            deadline_s=within_s,
-            **passed,
-        )
+        passed |= {"budget_tokens": choice.budget_tokens, "deadline_s": within_s}
+        ask = partial(self.answerers.answer, arm.model, routed.query, arm, **passed)
+        said = ask(budget_joules=budget_j)
+        if choice.fallback and budget_j is not None and said.error and not said.energy_j:
+            note(f"{arm.name} is not held to that: {said.error}")  # too little to begin with
+            said = ask()
         return Stage(arm.name, **asdict(said))
 
     def _meter_j(self, routed: Routed, known: Prefilled | None) -> float | None:

@@ -48,7 +48,7 @@ def test_the_meter_of_the_reader_only_goes_up():
         assert all(math.isfinite(value) for value in features)
         assert answerers.source().startswith("chain/") and not said.cut
         held = answerers.answer(
-            "near", "47+35-18=", Technique("cot", 64), budget_tokens=64, budget_joules=1e-6
+            "near", "47+35-18=", Technique("cot", 64), budget_tokens=64, budget_joules=0.6 * said.energy_j
         )
         assert held.cut, "by the joules it was held to"
 

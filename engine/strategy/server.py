@@ -176,7 +176,7 @@ def _ask(server: Server, body: dict[str, Any], ends_s: float) -> tuple[str, int,
     try:
         value = json.loads(reply.body)
         usage = value.get("usage") or {}
-        tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        tokens: Any = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
         if not all(isinstance(count, int) and 0 < count <= MOST_TOKENS for count in tokens):
             tokens = 0, 0
         [choice, *_] = value["choices"]

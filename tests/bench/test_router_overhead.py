@@ -5,7 +5,7 @@ import pytest
 from bench.router_overhead import main, summary
 from router.policy import Choice
 from router.router import Routed, Router, Stage
-from tests.router.test_router import QUERY, arms_of, planted
+from tests.router.planted_router import QUERY, arms_of, planted
 
 
 def test_it_tells_what_deciding_costs_beside_the_query(capsys, tmp_path):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from router.route import main
-from tests.router.test_router import ARMS, NOWHERE, QUERY, arms_of, planted
+from tests.router.planted_router import ARMS, NOWHERE, QUERY, arms_of, planted
 
 NEAR = ["--energy-source", "estimate"]
 

@@ -96,7 +96,7 @@ def test_nothing_is_learnt_from_the_test_questions():
 
 
 def test_the_price_that_training_chose_saves_joules_and_keeps_the_accuracy_where_hardness_is_known():
-    data, rows = planted(400, 400), np.arange(800)
+    data, rows = planted(400, 400, 400), np.arange(800)
     split, at = frozen(rows[:400], rows[400:]), (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
     p, spent = probabilities("logistic", data, (0,), split), costs(data, (0,), split)
     found = as_chosen(data, (0,), split, p, spent.expected, lambda _: at).take(rows[400:])
