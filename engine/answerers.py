@@ -2,18 +2,23 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.engine import Engine
 from engine.errors import TokenjouleError
+from engine.locate import locate
 from engine.pool import Pool
-from engine.predict.features import Array, read, source
+from engine.predict.features import Array
 from engine.predict.request_costs import Cost
 from engine.prefilled import Prefilled
+from engine.reader import features, read, source
 from engine.strategy.ask import Technique
 from engine.strategy.said import Said, answer_here
 from engine.strategy.server import Server, answer_there
+from engine.weights_digest import weights_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,17 @@ class Local:
             raise ValueError(f"quantize: {self.quantize!r} is none of none, int8, int4")
         if self.backend not in ("auto", "gpu", "cpu", "torch"):
             raise ValueError(f"backend: {self.backend!r} is none of auto, gpu, cpu, torch")
+
+    def identity(self) -> dict[str, Any]:
+        """What an answer by this model depends on: all of the above, and the weights, where they are files
+        here. One that has yet to be downloaded is known by its name alone.
+        """
+        weights = None
+        if self.local.startswith("bundled:") or Path(self.local).expanduser().is_dir():
+            with suppress(OSError, TokenjouleError):  # said when it is to be loaded
+                directory = locate(self.local).directory
+                weights = None if directory is None else weights_digest(directory)
+        return {**asdict(self), "weights": weights}
 
     def options(self) -> dict[str, Any]:
         """What `Engine.load` is told."""
@@ -75,13 +91,21 @@ class Answerers:
         return self.reader().poller.poll().energy_uj / 1e6
 
     def source(self) -> str:
-        """Of the features that `read` gives. Raises `TokenjouleError`."""
+        """Of the features that a query as read has. Raises `TokenjouleError`."""
         return source(self.reader())
 
-    def read(self, query: str) -> tuple[Array, Prefilled]:
-        """(F,) features of the smallest local model. Raises `TokenjouleError`."""
+    def read(self, query: str) -> Prefilled:
+        """By the smallest local model. Raises `TokenjouleError`, `ReadError` with the joules it took."""
         engine, model = self.reader(), self._models[self._reader or ""]
         return read(engine, query, chat=isinstance(model, Local) and model.chat)
+
+    def features(self, query: str, known: Prefilled | None = None) -> Array:
+        """(F,), of a query as it was read; where it was not, it is read. Raises `TokenjouleError`."""
+        return features(self.reader(), query, known or self.read(query))
+
+    def is_local(self, name: str) -> bool:
+        """Whether a model runs on this machine, and so can be cut at a joule."""
+        return isinstance(self._models[name], Local)
 
     def answer(
         self,

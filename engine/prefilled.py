@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from engine.model import Model
 
 
+class ReadError(TokenjouleError):
+    """A prompt could not be read. `energy_j`: what trying took, None where nobody can tell."""
+
+    def __init__(self, line: str, energy_j: float | None) -> None:
+        super().__init__(line)
+        self.energy_j = energy_j
+
+
 @dataclass(frozen=True, slots=True)
 class Prefilled:
     """`keys`, `values`: (N, K, D) of each layer. `logits` (V,) fp32 behind the last token.
@@ -39,6 +47,11 @@ class Prefilled:
     nll: float
     energy: EnergyReport
     elapsed_s: float
+
+    @property
+    def energy_j(self) -> float | None:
+        """Of reading; None where the meter told not all of it."""
+        return self.energy.window_j if self.energy.complete else None
 
     def in_common(self, token_ids: Sequence[int]) -> int:
         """How many first tokens another prompt has in common with this one."""
@@ -100,7 +113,8 @@ class Reading:
 def prefill(engine: "Engine", prompt: "Prompt", layers: Sequence[int], **options: Any) -> Prefilled:
     """Read `prompt`; one forward, as a request of its own. `options` as `Engine.start` has them.
 
-    The head runs over every position, for `nll`. Raises `TokenjouleError` where the prompt does not fit.
+    The head runs over every position, for `nll`. Raises `TokenjouleError` where the prompt does not fit,
+    `ReadError` where reading it failed.
     """
     session = engine.start([prompt], max_new_tokens=1, **options)
     reading = Reading(frozenset(layers))
@@ -109,5 +123,5 @@ def prefill(engine: "Engine", prompt: "Prompt", layers: Sequence[int], **options
         pass
     [result] = session.results()
     if result.error is not None:
-        raise TokenjouleError(result.error)
+        raise ReadError(result.error, result.energy.window_j if result.energy.complete else None)
     return reading.finished(engine.model, result.energy, result.timing.prefill_s)

@@ -58,8 +58,9 @@ class Arms:
 
     @property
     def digest(self) -> str:
-        """Of arms and models: an estimator serves the arms that it was calibrated for, and no others."""
-        content = json.dumps([asdict(self)["arms"], asdict(self)["models"]], sort_keys=True)
+        """Of arms, models and weights: an estimator serves what it was calibrated for, and nothing else."""
+        models = {name: model.identity() for name, model in self.models.items()}
+        content = json.dumps([[asdict(arm) for arm in self.arms], models], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def __getitem__(self, name: str) -> Arm:

@@ -17,11 +17,12 @@ import numpy as np
 from engine.answerers import Answerers
 from engine.cli import Parser, guarded, leave
 from engine.errors import TokenjouleError, UsageError
+from engine.label import outcomes, read_questions
 from engine.predict.chances import coverage, ece, log_loss, reliability
-from engine.predict.features import text_features
-from engine.predict.label import outcomes, read_questions
+from engine.predict.features import text_rows
 from engine.predict.outcomes import Table, read_outcomes, write_outcomes
 from engine.predict.scorers import SCORERS
+from engine.predict.texts import shuffled
 from router.arms import DEFAULT, load_arms
 from router.estimator import TEXT, Estimator
 from router.policy import Picks, cheapest_certain, picked, price_for_budget, priced
@@ -70,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
             told = ", ".join(table.arms)
             raise UsageError(f"{options.outcomes} is of the arms {told}; not those of {options.arms}")
         if table.features is not None:
-            source, width = answerers.source(), len(answerers.read("1")[0])
+            source, width = answerers.source(), len(answerers.features("1"))
             if width != table.features.shape[1]:
                 raise TokenjouleError(f"{table.features.shape[1]} features; {source} gives {width}")
     train, calibration, test = split(with_features(table), options.seed)
@@ -85,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     estimator.save(options.out)
     report = held_out(estimator, test)
-    print(json.dumps(report, indent=1))
+    print(json.dumps(report, indent=1, allow_nan=False))
     if options.plot is not None:
         draw(report, options.plot)
     return 0
@@ -95,15 +96,15 @@ def with_features(table: Table) -> Table:
     """Its own, or those of the texts."""
     if table.features is not None:
         return table
-    rows = [text_features(*pair) for pair in zip(table.queries, table.categories, strict=True)]
-    return replace(table, features=np.array(rows))
+    return replace(table, features=text_rows(table.queries, table.categories))
 
 
 def split(table: Table, seed: int) -> tuple[Table, Table, Table]:
-    """(train, calibration, test), by question."""
-    order = np.random.default_rng(seed).permutation(len(table.questions))
-    half, three = len(order) // 2, len(order) * 3 // 4
-    return table.take(order[:half]), table.take(order[half:three]), table.take(order[three:])
+    """(train, calibration, test), by question; questions of one text together."""
+    place, count = shuffled(table.queries, seed)
+    rows = np.argsort(place, kind="stable")
+    half, most = np.searchsorted(place[rows], [count // 2, count * 3 // 4])
+    return table.take(rows[:half]), table.take(rows[half:most]), table.take(rows[most:])
 
 
 def held_out(estimator: Estimator, test: Table) -> dict[str, Any]:
@@ -111,22 +112,26 @@ def held_out(estimator: Estimator, test: Table) -> dict[str, Any]:
     assert test.features is not None
     p, costs = estimator.performance.predict(test.features).p, estimator.energy.predict(test.features)
 
-    def means(arms: Picks) -> list[float]:
-        return [float(np.nanmean(picked(values, arms))) for values in (test.energy_j, test.correct)]
+    def means(arms: Picks) -> list[float | None]:
+        """(J, share right) of what is known."""
+        found = (picked(values, arms) for values in (test.energy_j, test.correct))
+        return [None if np.isnan(values).all() else float(np.nanmean(values)) for values in found]
 
     by_arm = {}
     for at, arm in enumerate(test.arms):
         mean_j, accuracy = means(np.full(len(p), at))
+        if accuracy is None:
+            raise TokenjouleError(f"of {len(p)} test questions nobody knows whether {arm} is right")
         by_arm[arm] = {
             "accuracy": accuracy,
             "mean_j": mean_j,
             "ece": ece(p[:, at], test.correct[:, at]),
             "log_loss": log_loss(p[:, at], test.correct[:, at]),
-            "q90_coverage": coverage(costs.q90[:, at], test.energy_j[:, at]),
+            "q90_coverage": None if mean_j is None else coverage(costs.q90[:, at], test.energy_j[:, at]),
             "reliability": reliability(p[:, at], test.correct[:, at])[:, :2].tolist(),
         }
-    each_j = [told["mean_j"] for told in by_arm.values()]
-    budgets = np.geomspace(min(each_j) * 1.01, max(each_j), 12)
+    each_j = [told["mean_j"] for told in by_arm.values() if told["mean_j"] is not None]
+    budgets = np.geomspace(min(each_j) * 1.01, max(each_j), 12).tolist() if each_j else []
     prices = [min(price_for_budget(p, costs.expected, mean_j), 1e9) for mean_j in budgets]
     found: dict[str, Any] = {"questions": len(test.questions), "fallback": estimator.fallback, "arms": by_arm}
     found["frontier"] = [means(priced(p, costs.expected, price)) for price in prices]
@@ -134,7 +139,9 @@ def held_out(estimator: Estimator, test: Table) -> dict[str, Any]:
     if (one := estimator.certificate) is not None:
         found["certificate"] = {"target": one.target, "delta": one.delta, "threshold": None}
         if not np.isnan(one.threshold):
-            mean_j, accuracy = means(cheapest_certain(p, costs.expected, one.threshold))
+            rank = estimator.rank(test.features)
+            assert rank is not None
+            mean_j, accuracy = means(cheapest_certain(p, rank, one.threshold))
             found["certificate"] |= {"threshold": one.threshold, "accuracy": accuracy, "mean_j": mean_j}
     return found
 
@@ -146,9 +153,11 @@ def draw(report: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for arm, told in report["arms"].items():
-        left.plot(told["mean_j"], told["accuracy"], "o", label=arm)
+        if told["mean_j"] is not None:
+            left.plot(told["mean_j"], told["accuracy"], "o", label=arm)
         right.plot(*zip(*told["reliability"], strict=True), ".-", label=arm)
-    left.plot(*zip(*report["frontier"], strict=True), "k.-", label="routed, by price")
+    if report["frontier"]:
+        left.plot(*zip(*report["frontier"], strict=True), "k.-", label="routed, by price")
     left.set(xscale="log", xlabel="J per query", ylabel="accuracy")
     right.plot([0, 1], [0, 1], "k:", linewidth=1)
     right.set(xlabel="probability of being right", ylabel="share that is right")

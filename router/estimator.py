@@ -5,31 +5,35 @@ The file is bound to its arms by a digest.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from engine.arrays import load_arrays, save_arrays
 from engine.errors import TokenjouleError
-from engine.predict.chances import logit
+from engine.predict.evidence import evidence, stage_performance
 from engine.predict.outcomes import Table
+from engine.predict.performance import Performance
 from engine.predict.request_costs import CostEstimator
+from engine.predict.texts import firsts
 from router.certificate import certified_threshold
-from router.performance import Performance
-from router.policy import Array
+from router.policy import Array, dear
 
-SCHEMA = "tokenjoule.router/2"
+SCHEMA = "tokenjoule.router/3"
 TEXT = "text"  # features of the text alone
-_LEAST = 50  # finished stages, for what their confidences tell
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """P(accuracy of `min-energy` at `threshold` < `target`) ≤ `delta`; nan: no threshold is certified."""
+    """P(accuracy of `min-energy` at `threshold` < `target`) ≤ `delta`; nan: no threshold is certified.
+
+    `scale` (A,): of the fitted costs, as the training questions alone tell it. What is certified is a rule,
+    so what it ranks arms by stays, whatever other questions and finished requests teach.
+    """
 
     target: float
     delta: float
     threshold: float
+    scale: Array
 
 
 @dataclass(frozen=True)
@@ -67,18 +71,19 @@ class Estimator:
         if known is None or held is None:
             raise TokenjouleError("the outcomes have no features")
 
-        def costs(name: str) -> CostEstimator:
+        def costs(name: str) -> tuple[CostEstimator, CostEstimator]:
+            """As train teaches it; with the spread of calibration."""
             tokens = train.prompt_tokens, train.new_tokens
             fitted = CostEstimator.fit(known, *tokens, getattr(train, name))
-            return fitted.calibrated(held, getattr(calibration, name))
+            return fitted, fitted.calibrated(held, getattr(calibration, name))
 
         try:
-            performance = Performance.fit(known, train.correct, kind=kind, seed=seed)
+            performance = Performance.fit(known, train.correct, kind=kind, seed=seed, texts=train.queries)
         except ValueError as error:
             raise TokenjouleError(str(error)) from error
-        energy, p = costs("energy_j"), performance.predict(held).p
-        accuracy, mean_j = np.nanmean(train.correct, axis=0), np.nanmean(train.energy_j, axis=0)
-        strongest = np.lexsort((np.nan_to_num(mean_j, nan=np.inf), -accuracy))[0]
+        (taught, energy), p = costs("energy_j"), performance.predict(held).p
+        accuracy, mean_j = np.nanmean(train.correct, axis=0), dear(train.energy_j).mean(axis=0)
+        strongest = np.lexsort((mean_j, -accuracy))[0]
         found = cls(
             arms=train.arms,
             digest=digest,
@@ -86,16 +91,26 @@ class Estimator:
             fallback=train.arms[strongest],
             performance=performance,
             energy=energy,
-            seconds=None if np.isnan(train.elapsed_s).all() else costs("elapsed_s"),
-            stage=_stage(calibration, p, seed),
+            seconds=None if np.isnan(train.elapsed_s).all() else costs("elapsed_s")[1],
+            stage=stage_performance(calibration, p, seed),
         )
         if certify is None:
             return found
         if np.isnan(calibration.correct).any():
             raise TokenjouleError("a certificate needs to know of every answer whether it is right")
-        expected = energy.predict(held).expected
-        certified = certified_threshold(p, expected, calibration.correct, target=certify[0], delta=certify[1])
-        return replace(found, certificate=Certificate(*certify, np.nan if certified is None else certified))
+        found = replace(found, certificate=Certificate(*certify, np.nan, taught.spread[0]))
+        rank, rows = found.rank(held), firsts(calibration.queries)
+        assert rank is not None and found.certificate is not None
+        target, delta = certify
+        right = calibration.correct[rows]
+        certified = certified_threshold(p[rows], rank[rows], right, target=target, delta=delta)
+        if certified is None:
+            return found
+        return replace(found, certificate=replace(found.certificate, threshold=certified))
+
+    def rank(self, features: Array) -> Array | None:
+        """(N, A): joules that the certified rule ranks arms by; None without a certificate."""
+        return None if self.certificate is None else self.energy.point(features, {}) * self.certificate.scale
 
     def after_stage(self, arm: int, p: float, confidence: float | None) -> float:
         """That the arm's answer is right, now that it was given with this confidence."""
@@ -112,18 +127,3 @@ class Estimator:
     def load(cls, path: Path) -> "Estimator":
         """Raises `TokenjouleError` of one line for a file that is none."""
         return load_arrays(path, cls, SCHEMA)
-
-
-def evidence(p: Array, confidence: Array, arm: Any, arms: int) -> Array:
-    """What a finished stage tells of its answer. p, confidence, arm (N,) -> (N, 2 + 2·arms)."""
-    of_arm = np.eye(arms)[arm]
-    return np.hstack([logit(p)[:, None], confidence[:, None], of_arm, of_arm * confidence[:, None]])
-
-
-def _stage(table: Table, p: Array, seed: int) -> Performance | None:
-    """Fitted on questions that `p` was not, all arms together."""
-    rows, arms = np.nonzero(~np.isnan(table.confidence) & ~np.isnan(table.correct))
-    if len(rows) < _LEAST:
-        return None
-    given = evidence(p[rows, arms], table.confidence[rows, arms], arms, len(table.arms))
-    return Performance.fit(given, table.correct[rows, arms][:, None], seed=seed)

@@ -8,8 +8,8 @@ cleaner one. What it does: it tightens token budgets, raises the price of a joul
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ POINTS = 100.0  # accuracy points in an accuracy of 1
 J_PER_KWH = 3.6e6
 LEAST_TOKENS = 16  # no token budget is tightened below
 LEAST_GAIN = 0.02  # in p, for which a second answer is asked for
+_DEAR = 1e12  # joules, of an arm whose own are not known: dearer than any, and still a number
 # What a request takes that can be limited, by the name of its limit: unit, and in words.
 _TAKEN = {
     "joules": ("J", "joules"),
@@ -32,22 +33,27 @@ _TAKEN = {
 
 
 def most_accurate(p: Array, cost: Array) -> Picks:
-    """argmax p, the cheapest of equals. p, cost (N, A); nan for an arm that cannot be had."""
+    """argmax p, the cheapest of equals. p, cost (N, A); p nan: cannot be had; cost nan: dearer than any."""
     best = np.nanmax(p, axis=1, keepdims=True)
-    return np.nanargmin(np.where(p >= best - 1e-9, cost, np.nan), axis=1)
+    return np.argmin(np.where(p >= best - 1e-9, dear(cost), np.inf), axis=1)
 
 
 def cheapest_certain(p: Array, cost: Array, threshold: float) -> Picks:
     """argmin cost where p ≥ `threshold`; where no arm is that certain, the most accurate."""
-    certain = np.where(p >= threshold, cost, np.inf)
-    cheapest = np.argmin(np.where(np.isnan(certain), np.inf, certain), axis=1)
+    certain = np.where(p >= threshold, dear(cost), np.inf)
+    cheapest = np.argmin(certain, axis=1)
     none = ~np.isfinite(np.take_along_axis(certain, cheapest[:, None], axis=1)[:, 0])
     return np.where(none, most_accurate(p, cost), cheapest)
 
 
 def priced(p: Array, cost: Array, price: float) -> Picks:
     """argmax 100·p − price·cost: `price` accuracy points are what a joule has to gain."""
-    return np.nanargmax(POINTS * p - price * cost, axis=1)
+    return np.nanargmax(POINTS * p - price * dear(cost), axis=1)
+
+
+def dear(cost: Array) -> Array:
+    """With a cost that is not known, nan, beyond all others."""
+    return np.where(np.isnan(cost), _DEAR, cost)
 
 
 def picked(values: Array, arms: Picks) -> Array:
@@ -57,7 +63,8 @@ def picked(values: Array, arms: Picks) -> Array:
 
 def price_for_budget(p: Array, cost: Array, mean_j: float) -> float:
     """The least price whose choices cost `mean_j` on average; inf where not even the cheapest arms do."""
-    if np.nanmin(cost, axis=1).mean() > mean_j:
+    cost = dear(cost)
+    if cost.min(axis=1).mean() > mean_j:
         return math.inf
     low, high = 0.0, 1e-9
     while picked(cost, priced(p, cost, high)).mean() > mean_j:
@@ -74,7 +81,7 @@ class Estimate:
     """What an arm is believed to do with one query. `family`: arms that differ in token budget alone.
 
     `energy_j` is expected, `energy_q90_j` and `elapsed_q90_s` hold in nine cases of ten; nan and None: not
-    known (and seconds: not asked for).
+    known (and seconds: not asked for). `rank_j`: what a certified threshold ranks arms by.
     """
 
     arm: str
@@ -87,6 +94,7 @@ class Estimate:
     energy_median_j: float | None = None
     energy_q90_j: float | None = None
     elapsed_q90_s: float | None = None
+    rank_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +165,9 @@ class Conditions:
 class Choice:
     """`removed`: by arm, what took it out. `fallback`: why the choice is none of the policy's; None if it is.
 
-    `budget_tokens`: what the arm may think, after tightening. `arm` None: infeasible, in strict mode alone.
-    `given_up`: how much likelier the likeliest arm of all was to be right; None where nobody can tell.
+    `budget_tokens`: what the arm may think, after tightening, and `p` that it is right with so many. `arm`
+    None: infeasible, in strict mode alone. `given_up`: how much likelier the likeliest arm of all was to be
+    right. None where nobody can tell.
     """
 
     arm: str | None
@@ -167,6 +176,7 @@ class Choice:
     removed: Mapping[str, str] = field(default_factory=dict)
     fallback: str | None = None
     given_up: float | None = None
+    p: float | None = None
 
 
 def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Estimate], dict[str, str]]:
@@ -198,7 +208,7 @@ def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Esti
 def _between(low: Estimate, high: Estimate, tokens: int) -> Estimate:
     """`high` with so many tokens, fewer than it was calibrated with: on the line to `low`."""
     share = (tokens - low.budget_tokens) / (high.budget_tokens - low.budget_tokens)
-    names = ("p", "p_low", "p_high", "energy_j", "energy_median_j", "energy_q90_j", "elapsed_q90_s")
+    names = [part.name for part in fields(Estimate)[3:]]  # all behind the budget
     ends = {name: (getattr(low, name), getattr(high, name)) for name in names}
     mixed: dict[str, Any] = {
         name: None if None in (a, b) else a + share * (b - a) for name, (a, b) in ends.items()
@@ -224,13 +234,17 @@ def choose(
     conditions: Conditions,
     *,
     fallback: str,
+    tried: Collection[str] = (),
     blind: str | None = None,
 ) -> Choice:
     """The arm for one query. `blind`: why nothing is known of it; then `fallback`, the best fixed arm, it is.
 
-    Where limits leave no arm, the one that takes the least. Strict, either is no choice at all.
+    `estimates`: of all arms, also those `tried`, so that what pressure took away stays away while others are
+    left. Where limits leave no arm, the one that takes the least. Strict, either is no choice at all.
     """
     known, removed = tightened(estimates, conditions.pressure)
+    if not (known := [one for one in known if one.arm not in tried]):
+        known, removed = tightened([o for o in estimates if o.arm not in tried], conditions.pressure)
     if blind is None:
         removed |= {one.arm: why for one in known if (why := over_limit(one, limits, conditions))}
     left = [one for one in known if one.arm not in removed]
@@ -239,27 +253,43 @@ def choose(
     if limits.strict and (not left or (blind is not None and limited)):
         return Choice(None, 0, f"infeasible: {beyond}", removed)
     if blind is not None:
-        best, why = next((one for one in known if one.arm == fallback), known[0]), "the best fixed arm"
+        named = [one for one in known if one.arm == fallback]
+        best, why = (named or known)[0], "the best fixed arm" if named else "the first that is left"
     elif not left:
         best = min(known, key=lambda one: math.inf if one.energy_j is None else one.energy_j)
         why = "it takes the least"
     else:
         best, why = _best(left, limits, limits.price * conditions.pressure)
-    given_up = None if blind is not None else max(one.p for one in estimates) - best.p
-    return Choice(best.arm, best.budget_tokens, why, removed, beyond, given_up)
+    if blind is not None:
+        return Choice(best.arm, best.budget_tokens, why, removed, beyond)
+    given_up = max(one.p for one in estimates) - best.p
+    return Choice(best.arm, best.budget_tokens, why, removed, beyond, given_up, best.p)
 
 
 def _best(left: Sequence[Estimate], limits: Limits, price: float) -> tuple[Estimate, str]:
     """Of the arms that keep the limits, and why."""
-    p = np.array([[one.p for one in left]])
-    cost = np.array([[1e12 if one.energy_j is None else one.energy_j for one in left]])  # dearer than any
+
+    def joules(name: str) -> Array:
+        return np.array([[getattr(one, name) for one in left]], dtype=np.float64)  # None becomes nan
+
+    p, cost = joules("p"), joules("energy_j")
     if limits.threshold is not None:
-        best = left[int(cheapest_certain(p, cost, limits.threshold)[0])]
+        rank = joules("rank_j")
+        rank = cost if np.isnan(rank).all() else rank
+        best = left[int(cheapest_certain(p, rank, limits.threshold)[0])]
         which = "the cheapest" if best.p >= limits.threshold else "none is; the likeliest"
         return best, f"p ≥ {limits.threshold:.2f}: {which}"
     if price:
         return left[int(priced(p, cost, price)[0])], f"most points less {price:.3g} a joule"
     return left[int(most_accurate(p, cost)[0])], "the likeliest to be right"
+
+
+def allowed_j(limits: Limits, conditions: Conditions) -> float | None:
+    """The fewest joules that any limit leaves, one of grams by the intensity; None without any."""
+    found = [limits.joules, limits.hourly_left_j]
+    if limits.grams is not None and (gram := conditions.grams(1.0)):
+        found.append(limits.grams / gram)
+    return min((joules for joules in found if joules is not None), default=None)
 
 
 def after(limits: Limits, conditions: Conditions, *, spent_j: float, spent_s: float) -> Limits:
@@ -274,21 +304,30 @@ def after(limits: Limits, conditions: Conditions, *, spent_j: float, spent_s: fl
 
 
 def escalate(
-    p_now: float, untried: Sequence[Estimate], limits: Limits, conditions: Conditions
+    p_now: float,
+    estimates: Sequence[Estimate],
+    limits: Limits,
+    conditions: Conditions,
+    tried: Collection[str] = (),
 ) -> Choice | None:
     """A further stage, where Δp / ΔJ is above the price and it keeps what is left of the `limits`.
 
-    `p_now`: that the answer at hand is right, by what its own stage has shown. None: it stands.
+    `p_now`: that the answer at hand is right, by what its own stage has shown. None: it stands. `estimates`:
+    of all arms, as in `choose`. At a price an arm of unknown joules is worth nothing.
     """
-    if not untried or (limits.threshold is not None and p_now >= limits.threshold):
+    if limits.threshold is not None and p_now >= limits.threshold:
         return None
     price = limits.price * conditions.pressure
     worth = [
         (POINTS * (one.p - p_now) - price * (one.energy_j or 0.0), number, one)
-        for number, one in enumerate(tightened(untried, conditions.pressure)[0])
-        if one.p - p_now > LEAST_GAIN and over_limit(one, limits, conditions) is None
+        for number, one in enumerate(tightened(estimates, conditions.pressure)[0])
+        if one.arm not in tried
+        and one.p - p_now > LEAST_GAIN
+        and over_limit(one, limits, conditions) is None
+        and not (price and one.energy_j is None)
     ]
-    gain, _, best = max(worth, default=(0.0, 0, untried[0]), key=lambda entry: entry[:2])
-    if gain <= 0:
+    if not worth or (best := max(worth, key=lambda entry: entry[:2]))[0] <= 0:
         return None
-    return Choice(best.arm, best.budget_tokens, f"p = {best.p:.2f}, of the answer at hand {p_now:.2f}")
+    one = best[2]
+    why = f"p = {one.p:.2f}, of the answer at hand {p_now:.2f}"
+    return Choice(one.arm, one.budget_tokens, why, p=one.p)

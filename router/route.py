@@ -65,6 +65,8 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("give exactly one of a query and --prompts")
     if options.carbon is None and (options.max_grams is not None or options.carbon_usual is not None):
         raise UsageError("--max-grams and --carbon-usual go with --carbon")
+    if options.min_accuracy is not None and not 0 < options.min_accuracy < 1:
+        raise UsageError(f"--min-accuracy must lie between 0 and 1, not {options.min_accuracy}")
     arms, estimator, notes = load_arms(options.arms), None, []
     if options.estimator is not None:
         try:

@@ -15,11 +15,11 @@ from engine.answerers import Answerers
 from engine.energy.hourly import HourlyBudget
 from engine.errors import TokenjouleError
 from engine.predict.features import text_features
-from engine.prefilled import Prefilled
+from engine.prefilled import Prefilled, ReadError
 from engine.strategy.said import Said
 from router.arms import Arms
 from router.estimator import TEXT, Estimator
-from router.policy import Array, Choice, Conditions, Estimate, Limits, after, choose, escalate
+from router.policy import Array, Choice, Conditions, Estimate, Limits, after, allowed_j, choose, escalate
 
 SCHEMA = "tokenjoule.route/1"
 
@@ -37,7 +37,8 @@ class Routed:
 
     `notes`: what was not as it should be. `answered_by`: the place of the stage whose answer stands.
     `features_j`: of the prefill for features; `router_j`: of deciding, in `router_s`, by the meter of the
-    model that read the query (where none did, it is not metered, and 0). None where nobody can tell.
+    model that read the query. None where nobody can tell. `booked_j`: held against limits for stages whose
+    joules nobody can tell.
     """
 
     query: str
@@ -47,7 +48,8 @@ class Routed:
     notes: list[str] = field(default_factory=list)
     answered_by: int | None = None
     features_j: float | None = 0.0
-    router_j: float | None = 0.0
+    router_j: float | None = None
+    booked_j: float = 0.0
     router_s: float = 0.0
     elapsed_s: float = 0.0
     grams: float | None = None
@@ -139,15 +141,16 @@ class Router:
             limits = replace(limits, hourly_left_j=left_j)
 
         def left() -> Limits:
-            spent_s = time.monotonic() - begun_s
-            return after(limits, conditions, spent_j=routed.total_j, spent_s=spent_s)
+            spent_j, spent_s = routed.total_j + routed.booked_j, time.monotonic() - begun_s
+            return after(limits, conditions, spent_j=spent_j, spent_s=spent_s)
 
         routed.estimates = [Estimate(arm.name, arm.family, arm.budget_tokens) for arm in self.arms.arms]
         known = before_j = blind = None
         deciding_s = begun_s
         try:
-            features, known = self._features(routed, category)
-            deciding_s, before_j = time.monotonic(), None if known is None else self.answerers.meter_j()
+            known = self._read(routed)
+            deciding_s, before_j = time.monotonic(), self._meter_j(routed, known)
+            features = self.answerers.features(query, known) if known else text_features(query, category)
             routed.estimates = self._estimates(features[None], timed=limits.latency_s is not None)
         except TokenjouleError as error:
             blind = str(error)
@@ -155,64 +158,84 @@ class Router:
         decide = partial(choose, conditions=conditions, fallback=fallback, blind=blind)
         chosen: Choice | None = decide(routed.estimates, left())
         routed.router_s = time.monotonic() - deciding_s
-        if before_j is not None:
-            routed.router_j = self.answerers.meter_j() - before_j
+        if before_j is not None and (after_j := self._meter_j(routed, known)) is not None:
+            routed.router_j = after_j - before_j
         certain = -1.0
         while chosen is not None:
             routed.choices.append(chosen)
             if chosen.arm is None:
                 break
-            stage = self._asked(chosen, query, left(), known, seed)
+            stage = self._asked(chosen, routed, left(), conditions, known=known, seed=seed)
             routed.stages.append(stage)
-            believed = next(one for one in routed.estimates if one.arm == stage.arm)
-            self._learn(stage, believed.energy_j, routed)
+            self._book(stage, routed)
             tried = {done.arm for done in routed.stages}
-            untried = [one for one in routed.estimates if one.arm not in tried]
             if stage.error is None:
-                if (p := self._certainty(stage, believed.p)) > certain:
+                if (p := self._certainty(stage, chosen.p)) > certain:
                     certain, routed.answered_by = p, len(routed.stages) - 1
-                chosen = None if blind else escalate(certain, untried, left(), conditions)
+                chosen = escalate(certain, routed.estimates, left(), conditions, tried)
             else:
                 routed.notes.append(f"{stage.arm} failed: {stage.error}")
-                settled = not untried or routed.answered_by is not None
-                chosen = None if settled else decide(untried, left())
+                settled = len(tried) == len(routed.estimates) or routed.answered_by is not None
+                chosen = None if settled else decide(routed.estimates, left(), tried=tried)
         if self.hour is not None:
-            self.hour.spend(routed.total_j)
+            self.hour.spend(routed.total_j + routed.booked_j)
+        self._uncertified(routed, limits, conditions)
         routed.notes += self.answerers.pool.notes
         routed.elapsed_s = time.monotonic() - begun_s
         routed.grams = conditions.grams(routed.total_j)
         return routed
 
-    def _asked(self, choice: Choice, query: str, left: Limits, known: Prefilled | None, seed: int) -> Stage:
-        """`left`: of the limits. What no arm can keep is not asked of the one that answers all the same."""
-        arm = self.arms[choice.arm or ""]
-        budgets = [] if choice.fallback else [left.joules, left.hourly_left_j]
-        said = self.answerers.answer(
-            arm.model,
-            query,
-            arm,
-            budget_tokens=choice.budget_tokens,
-            budget_joules=min((joules for joules in budgets if joules is not None), default=None),
-            deadline_s=left.latency_s,
-            known=known,
-            seed=seed,
-        )
+    def _asked(
+        self, choice: Choice, routed: Routed, left: Limits, conditions: Conditions, **passed: Any
+    ) -> Stage:
+        """`passed`: on to the answerer. What no arm can keep is not asked of the one that answers all the
+        same; where nothing is known of any, it is cut at the joules that are left.
+        """
+        arm, note = self.arms[choice.arm or ""], routed.notes.append
+        budget_j, within_s = allowed_j(left, conditions), left.latency_s
+        if choice.fallback is not None and within_s is not None:
+            note(f"{arm.name} is not held to the {within_s:.3g} s that are left")
+            within_s = None
+        if choice.fallback is not None and budget_j is not None:
+            if choice.p is None and budget_j > 0 and self.answerers.is_local(arm.model):
+                note(f"nothing is known of {arm.name}: it is cut at the {budget_j:.3g} J that are left")
+            else:
+                note(f"{arm.name} is not held to the {budget_j:.3g} J that are left")
+                budget_j = None
+        passed |= {"budget_tokens": choice.budget_tokens, "deadline_s": within_s}
+        ask = partial(self.answerers.answer, arm.model, routed.query, arm, **passed)
+        said = ask(budget_joules=budget_j)
+        if choice.fallback and budget_j is not None and said.error and not said.energy_j:
+            note(f"{arm.name} is not held to that: {said.error}")  # too little to begin with
+            said = ask()
         return Stage(arm.name, **asdict(said))
 
-    def _features(self, routed: Routed, category: str | None) -> tuple[Array, Prefilled | None]:
-        """((F,), the query as it was read). Raises `TokenjouleError` saying why there are none."""
+    def _meter_j(self, routed: Routed, known: Prefilled | None) -> float | None:
+        """None where no model of this machine read the query, or its meter tells nothing any more."""
+        try:
+            return None if known is None else self.answerers.meter_j()
+        except TokenjouleError as error:
+            routed.notes.append(f"what deciding took is not known: {error}")
+            return None
+
+    def _read(self, routed: Routed) -> Prefilled | None:
+        """The query as the smallest local model reads it; None where the text's features are wanted. Raises
+        `TokenjouleError` saying why there can be none.
+        """
         if self.estimator is None:
             raise TokenjouleError(self._blind)
         if self.estimator.features == TEXT:
-            return text_features(routed.query, category), None
+            return None
         try:
             if self.answerers.source() != self.estimator.features:
                 raise TokenjouleError(f"the features are those of {self.estimator.features}")
-            features, known = self.answerers.read(routed.query)
+            known = self.answerers.read(routed.query)
         except TokenjouleError as error:
+            if isinstance(error, ReadError):
+                routed.features_j = error.energy_j
             raise TokenjouleError(f"the query could not be read: {error}") from error
-        routed.features_j = known.energy.window_j
-        return features, known
+        routed.features_j = known.energy_j
+        return known
 
     def _estimates(self, features: Array, *, timed: bool) -> list[Estimate]:
         """features (1, F). `timed`: with seconds. Raises `TokenjouleError` where nothing is known."""
@@ -226,9 +249,10 @@ class Router:
         here = enumerate(self.arms[name] for name in estimator.arms)
         curves = {at: cost for at, arm in here if (cost := self.answerers.cost(arm.model, arm))}
         costs = estimator.energy.predict(features, curves)
+        seconds = estimator.seconds.predict(features).q90 if timed and estimator.seconds else None
         parts = [chances.p, chances.low, chances.high, costs.expected, costs.median, costs.q90]
-        if timed and estimator.seconds is not None:
-            parts.append(estimator.seconds.predict(features).q90)
+        unknown = np.full_like(chances.p, np.nan)
+        parts += [unknown if part is None else part for part in (seconds, estimator.rank(features))]
         rows = np.concatenate(parts).T.tolist()
         told: dict[str, list[Any]] = {
             name: [None if math.isnan(value) else value for value in row]
@@ -236,17 +260,41 @@ class Router:
         }
         return [Estimate(arm.name, arm.family, arm.budget_tokens, *told[arm.name]) for arm in self.arms.arms]
 
-    def _certainty(self, stage: Stage, p: float) -> float:
-        """That the stage's answer is right, by all that is known now; `p` was known before."""
-        if self.estimator is None or math.isnan(p):
+    def _certainty(self, stage: Stage, p: float | None) -> float:
+        """That the stage's answer is right, by all that is known now; `p`, of its choice, was known then."""
+        if self.estimator is None or p is None:
             return 0.0
         return self.estimator.after_stage(self.estimator.arms.index(stage.arm), p, stage.confidence)
 
-    def _learn(self, stage: Stage, predicted: float | None, routed: Routed) -> None:
-        """From the ledger of a finished stage, the prefill that it went on from included."""
-        cut = routed.choices[-1].budget_tokens < self.arms[stage.arm].budget_tokens
-        if self.estimator is None or cut or stage.error or predicted is None or stage.energy_j is None:
+    def _book(self, stage: Stage, routed: Routed) -> None:
+        """A finished stage teaches, unless something cut it. Where its joules are not known, limits count
+        what nine cases of ten stay within.
+        """
+        believed = next(one for one in routed.estimates if one.arm == stage.arm)
+        notes = [] if stage.note is None else [f"{stage.arm}: {stage.note}"]
+        if stage.energy_j is None:
+            routed.booked_j += (bound_j := believed.energy_q90_j or 0.0)
+            notes.append(f"joules of {stage.arm} are not known: limits count {bound_j:.3g} J")
+        routed.notes += notes
+        cut = stage.cut or routed.choices[-1].budget_tokens < self.arms[stage.arm].budget_tokens
+        read_j = routed.features_j if stage.reused_tokens else 0.0
+        parts = stage.energy_j, read_j, believed.energy_j
+        if self.estimator is None or cut or stage.error or None in parts:
             return
-        actual = stage.energy_j + ((routed.features_j or 0.0) if stage.reused_tokens else 0.0)
-        taught = self.estimator.energy.observed(self.estimator.arms.index(stage.arm), predicted, actual)
+        arm, (spent_j, read_j, expected_j) = self.estimator.arms.index(stage.arm), parts
+        taught = self.estimator.energy.observed(arm, expected_j, spent_j + read_j)  # type: ignore[operator,arg-type]
         self.estimator = replace(self.estimator, energy=taught)
+
+    def _uncertified(self, routed: Routed, limits: Limits, conditions: Conditions) -> None:
+        """Notes where a query went another way than the rule that was certified: one arm of all, as it is."""
+        certificate = None if self.estimator is None else self.estimator.certificate
+        if certificate is None or limits.threshold != certificate.threshold:
+            return
+        first = routed.choices[0]
+        ways = {
+            "budgets were tightened": conditions.pressure > 1,
+            "limits took arms away": bool(first.removed or first.fallback),
+            "a further arm was asked": len(routed.choices) > 1,
+        }
+        if left := [way for way, gone in ways.items() if gone]:
+            routed.notes.append(f"not by the certified rule: {', '.join(left)}")

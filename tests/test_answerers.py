@@ -40,12 +40,17 @@ def test_an_unreadable_curve_is_an_error_and_not_a_cost(tmp_path):
 def test_the_meter_of_the_reader_only_goes_up():
     with Answerers({"near": Local("bundled:chain", backend="torch")}, energy_source="estimate") as answerers:
         before_j = answerers.meter_j()
-        features, known = answerers.read("47+35-18=")
+        known = answerers.read("47+35-18=")
+        features = answerers.features("47+35-18=", known)
         said = answerers.answer("near", "47+35-18=", Technique("cot", 64), budget_tokens=64, known=known)
         assert answerers.meter_j() > before_j
         assert said.answer == "64" and said.reused_tokens == len(known.token_ids)
         assert all(math.isfinite(value) for value in features)
-        assert answerers.source().startswith("chain/")
+        assert answerers.source().startswith("chain/") and not said.cut
+        held = answerers.answer(
+            "near", "47+35-18=", Technique("cot", 64), budget_tokens=64, budget_joules=0.6 * said.energy_j
+        )
+        assert held.cut, "by the joules it was held to"
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """A prompt that was read once: what it told, and that a request behind it computes only what is new."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
 from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
-from engine.prefilled import prefill
+from engine.prefilled import ReadError, prefill
+from engine.session import Session
 from engine.strategy import Cot, Direct, Vote, run
 from engine.strategy.base import Attempt
 
@@ -117,3 +119,16 @@ def test_what_another_model_read_is_refused(engine):
 def test_a_prompt_beyond_the_context_is_one_clear_error(engine):
     with pytest.raises(TokenjouleError, match="context"):
         prefill(engine, "1+" * 200 + "1=", ())
+
+
+def test_joules_of_a_reading_that_failed_are_told(engine, monkeypatch):
+    read = prefill(engine, QUESTION, ())
+    assert read.energy_j == read.energy.window_j and read.energy_j > 0
+    assert replace(read, energy=replace(read.energy, complete=False)).energy_j is None
+    results = Session.results
+    monkeypatch.setattr(
+        Session, "results", lambda session: [replace(one, error="out of memory") for one in results(session)]
+    )
+    with pytest.raises(ReadError, match="out of memory") as raised:
+        prefill(engine, QUESTION, ())
+    assert raised.value.energy_j > 0

@@ -16,8 +16,8 @@ from bench.routing.ways import Way, arm_name
 from bench.testbed.question import Question, accepts
 from engine.engine import Engine
 from engine.errors import TokenjouleError
-from engine.predict.features import read
 from engine.predict.outcomes import Outcome
+from engine.reader import features, read
 from engine.steps import Phase
 from engine.stop.token import TokenBudget
 from engine.strategy.ask import AnswerProbability
@@ -29,11 +29,14 @@ from engine.strategy.vote import Vote
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A model that is asked. `name`: without a folder in front of it."""
+    """A model that is asked. `name`: without a folder in front of it. `curve`: the digest of its curve, empty
+    where nobody asked for it.
+    """
 
     name: str
     engine: Engine
     pricer: Pricer
+    curve: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +59,20 @@ def read_question(asked: Asked, question: Question, split: str) -> Reading:
     """By the model that is the smallest. What an arm of its own is spared of a reading's joules: those of
     the tokens and their attention, not what every request and every prefill costs whatever its size.
     """
-    features, found = read(asked.engine, question.prompt)
-    tokens = len(found.token_ids)
+    found = read(asked.engine, question.prompt)
+    told, tokens = features(asked.engine, question.prompt, found), len(found.token_ids)
     energy = asked.pricer.curve.energy
     return Reading(
         question=question_id(question),
         split=split,
         reader=asked.name,
-        features=tuple(float(f"{value:.6g}") for value in features),
+        features=tuple(float(f"{value:.6g}") for value in told),
         prompt_tokens=tokens,
         energy_j=asked.pricer.written_j(tokens, 1),
         saved_j=energy.expected((0.0, 0.0, float(tokens), float(tokens**2), 0.0, 0.0, 0.0)),
         energy_source=asked.pricer.source,
         elapsed_s=found.elapsed_s,
-        ledger_j={"reading": found.energy.window_j if found.energy.complete else None},
+        ledger_j={"reading": found.energy_j},
     )
 
 

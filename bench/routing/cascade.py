@@ -16,6 +16,7 @@ import numpy as np
 from bench.calibration.hull import hull
 from bench.routing.escalation import Chain, Worth, learned
 from bench.routing.played import Kind, Played
+from bench.routing.routed import At, knobs
 from bench.routing.split import Prepared, Split
 from router.policy import POINTS, Array, Picks
 
@@ -97,21 +98,19 @@ def _best(known: Worth, chain: Chain, price: float) -> Choice:
     return Choice(chain, list(product(*rates))[pick], float(right[pick]), float(spent[pick]))
 
 
-def cascades(
-    data: Prepared, seeds: Sequence[int], split: Split, at: Sequence[float]
-) -> tuple[Played, Played]:
+def cascades(data: Prepared, seeds: Sequence[int], split: Split, at: At) -> tuple[Played, Played]:
     """The cascade at each price, and the one that the training questions chose: the cheapest that loses at
     most half a point against their strongest arm.
     """
-    table = data.table
-    right, spent = np.full((2, len(seeds), len(at) + 1, len(table.questions)), np.nan)
+    names = knobs(seeds, split, at)
+    right, spent = np.full((2, len(seeds), len(names) + 1, len(data.table.questions)), np.nan)
     for s, seed in enumerate(seeds):
         for fold in split(seed):
-            for k, (made, cost) in enumerate(_played(data, fold.train, fold.test, seed, at)):
+            played = _played(data, fold.train, fold.test, seed, at(fold.train))
+            for k, (made, cost) in enumerate(played):
                 right[s, k, fold.test], spent[s, k, fold.test] = made, cost
-    knobs = tuple(f"{price:.3g} points/J" for price in at)
     return (
-        Played(NAME, Kind.OURS, knobs, right[:, :-1], spent[:, :-1]),
+        Played(NAME, Kind.OURS, names, right[:, :-1], spent[:, :-1]),
         Played(CHOSEN, Kind.OURS, ("",), right[:, -1:], spent[:, -1:]),
     )
 

@@ -9,8 +9,9 @@ from bench.experiments.bootstrap import Interval
 from bench.routing.estimates import Costs, taught_costs
 from bench.routing.split import Prepared, halves
 from engine.predict.chances import coverage, ece, interval
+from engine.predict.performance import Performance
+from engine.predict.texts import firsts
 from router.certificate import certified_threshold
-from router.performance import Performance
 from router.policy import Array, Picks, cheapest_certain, picked
 
 RESPLITS = 200
@@ -35,6 +36,9 @@ class ArmCheck:
 @dataclass(frozen=True)
 class Certified:
     """Thresholds certified on random halves of questions and tried on the other halves.
+
+    All resplits are of the same questions, by one estimator a seed. The interval takes them as independent,
+    which they are not: it is narrower than what other questions would bear out.
 
     `given`: share of resplits in which one was certified. `violated`: share of those whose accuracy on the
     other half lay below the target, with its exact interval; chance of that half counts as violation too.
@@ -77,11 +81,12 @@ def arm_checks(data: Prepared, p: Array, costs: Costs) -> list[ArmCheck]:
 def certified(data: Prepared, seeds: Sequence[int], resplits: int = RESPLITS) -> Certified:
     """Estimators of one half of all questions, for each seed; the other half is split again and again."""
     given, violations, saved = 0, 0, []
+    texts = data.table.queries
     for place, seed in enumerate(seeds):
-        taught, held = halves(np.arange(len(data.table.questions)), seed)
+        taught, held = halves(np.arange(len(texts)), texts, seed)
         made = _Promise.of(data, taught, seed)
         for again in range(place, resplits, len(seeds)):
-            one, other = halves(held, (seed, again))
+            one, other = halves(held, texts, (seed, again))
             threshold = made.threshold(one)
             if threshold is None:
                 continue
@@ -101,7 +106,7 @@ def promised(data: Prepared, fit: Picks, test: Picks, seeds: Sequence[int]) -> l
     """
     found = []
     for seed in seeds:
-        taught, held = halves(fit, seed)
+        taught, held = halves(fit, data.table.queries, seed)
         made = _Promise.of(data, taught, seed)
         if (threshold := made.threshold(held)) is not None:
             found.append(Promised(threshold, *made.kept(test, threshold)))
@@ -123,14 +128,17 @@ class _Promise:
 
     @classmethod
     def of(cls, data: Prepared, taught: Picks, seed: int) -> "_Promise":
-        right = data.table.correct[taught]
-        model = Performance.fit(data.features[taught], right, seed=seed)
+        right, texts = data.table.correct[taught], data.table.queries[taught]
+        model = Performance.fit(data.features[taught], right, seed=seed, texts=texts)
         cost = taught_costs(data.spared, taught, seed).predict(data.features).expected
         best = int(np.argmax(right.mean(0)))
         return cls(data, model.predict(data.features).p, cost, best, float(right.mean(0)[best]) - BELOW)
 
     def threshold(self, rows: Picks) -> float | None:
-        """Certified on these questions; None where none is."""
+        """Certified on these questions, of equal texts on one: a promise counts draws that are independent.
+        None where none is.
+        """
+        rows = rows[firsts(self.data.table.queries[rows])]
         right = self.data.table.correct[rows]
         return certified_threshold(self.p[rows], self.cost[rows], right, target=self.target, delta=DELTA)
 

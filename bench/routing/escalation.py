@@ -7,13 +7,15 @@ joules that the strongest is expected to take is what escalating is worth, in ac
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.routing.estimates import taught_costs, without_words
 from bench.routing.split import Prepared, folds
 from bench.routing.states import state
-from router.performance import Performance
+from engine.predict.performance import Performance
 from router.policy import POINTS, Array, Picks
 
 Chain = tuple[int, ...]  # arms in the order they are asked, the strongest last
@@ -43,14 +45,14 @@ def learned(
     """
     table, query, last = data.table, without_words(data), chains[0][-1]
     strong = table.correct[:, last]
-    split = folds(len(train), seed, CROSSED)
+    split = folds(table.queries[train], seed, CROSSED)
     expected = taught_costs(data, train, seed).predict(data.features).expected[:, last]
 
     def worth(features: Array, right: Array) -> tuple[Array, Array]:
         crossed, new = np.empty(len(train)), np.zeros(len(test))
         for part in split:
             rows = train[part.train]
-            gain = _gain(features[rows], right[rows], strong[rows], seed)
+            gain = _gain(features[rows], right[rows], strong[rows], table.queries[rows], seed)
             crossed[part.test] = gain(features[train[part.test]])
             new += gain(features[test]) / len(split)
         return POINTS * crossed / expected[train], POINTS * new / expected[test]
@@ -77,9 +79,11 @@ def learned(
     )  # type: ignore[return-value]
 
 
-def _gain(features: Array, right: Array, strong: Array, seed: int) -> Callable[[Array], Array]:
+def _gain(
+    features: Array, right: Array, strong: Array, texts: NDArray[Any], seed: int
+) -> Callable[[Array], Array]:
     """How much likelier the strongest arm is to be right than the answer that stands."""
-    made = Performance.fit(features, np.stack([right, strong], axis=1), seed=seed)
+    made = Performance.fit(features, np.stack([right, strong], axis=1), seed=seed, texts=texts)
 
     def gain(asked: Array) -> Array:
         p = made.predict(asked).p

@@ -8,8 +8,8 @@ import numpy as np
 from bench.routing.baselines import CategoryMean
 from bench.routing.split import Fold, Prepared, Split, halves
 from engine.predict.features import BUCKETS, PLAIN
+from engine.predict.performance import Performance
 from engine.predict.request_costs import CostEstimator
-from router.performance import Performance
 from router.policy import Array, Picks
 
 PROBABILITIES = ("logistic", "neighbours", "length", "category")
@@ -42,8 +42,8 @@ def costs(data: Prepared, seeds: Sequence[int], split: Split) -> Costs:
 
 def taught_costs(data: Prepared, rows: Picks, seed: int) -> CostEstimator:
     """The Energy Estimator of some questions."""
-    first, second = halves(rows, seed)
     table = data.table
+    first, second = halves(rows, table.queries, seed)
     made = CostEstimator.fit(
         data.features[first], table.prompt_tokens[first], table.new_tokens[first], table.energy_j[first]
     )
@@ -59,8 +59,9 @@ def _tested(teach: Teach, data: Prepared, seed: int, split: Sequence[Fold]) -> A
 
 def _by(features: Callable[[Prepared], Array], kind: str) -> Teach:
     def teach(data: Prepared, rows: Picks, seed: int) -> Callable[[Picks], Array]:
-        columns = features(data)
-        made = Performance.fit(columns[rows], data.table.correct[rows], kind=kind, seed=seed)
+        columns, table = features(data), data.table
+        texts = table.queries[rows]
+        made = Performance.fit(columns[rows], table.correct[rows], kind=kind, seed=seed, texts=texts)
         return lambda asked: made.predict(columns[asked]).p
 
     return teach

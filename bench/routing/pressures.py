@@ -22,7 +22,7 @@ from bench.routing.split import Prepared, halves
 from bench.routing.ways import parsed
 from engine.errors import TokenjouleError
 from router.estimator import Estimator
-from router.policy import POINTS, Choice, Conditions, Estimate, Limits, Picks, choose
+from router.policy import POINTS, Choice, Conditions, Estimate, Limits, Picks, choose, tightened
 
 QUEUE, HOUR, GRID = "queue", "joules of an hour", "grid intensity"
 QUEUES = (0, 1, 2, 4, 8, 16, 32)
@@ -34,7 +34,8 @@ PARTS = 8  # of the hour, and readings of the series
 class Pressed:
     """Questions under one pressure. `level`: of it, as text. `pressure`: what budgets are divided by.
 
-    `most_tokens`: of thinking, that any arm is allowed. `tokens`: that the chosen ones are, on average.
+    `most_tokens`: of thinking, that any arm of any question was allowed, as the policy tightened them.
+    `tokens`: that the chosen ones were, on average.
     `lost`: accuracy points given up against no pressure, on the same questions. `beyond`: share of questions
     whose answer took more than a limit.
     """
@@ -52,11 +53,14 @@ class Pressed:
 
 @dataclass(frozen=True)
 class _Answer:
-    """`tokens`: of thinking, that were allowed. `beyond`: took more than a limit."""
+    """`tokens`: of thinking, that the chosen arm was allowed, `most_tokens` that any was. `beyond`: took more
+    than a limit.
+    """
 
     correct: float
     energy_j: float
     tokens: int
+    most_tokens: int
     beyond: bool
 
 
@@ -74,7 +78,7 @@ class World:
         """The router's estimator of the `fit` questions, on those of the `test`."""
         whole = data.spared
         table = replace(whole.table, features=whole.features)
-        first, second = halves(fit, seed)
+        first, second = halves(fit, whole.table.queries, seed)
         estimator = Estimator.fit(table.take(first), table.take(second), seed=seed)
         here = whole.take(test)
         p, costs = estimator.performance.predict(here.features), estimator.energy.predict(here.features)
@@ -93,27 +97,25 @@ class World:
     def limits(self, **more: float | None) -> Limits:
         return Limits(price=self.price, **more)  # type: ignore[arg-type]
 
-    def most_tokens(self, pressure: float) -> int:
-        """Of thinking, that the arms are allowed under a pressure."""
-        return int(max(one.budget_tokens for one in self.estimates[0]) / pressure)
-
     def decide(self, question: int, limits: Limits, conditions: Conditions) -> Choice:
         return choose(self.estimates[question], limits, conditions, fallback=self.fallback)
 
     def answer(self, question: int, limits: Limits, conditions: Conditions) -> _Answer:
         """Of the arm that is chosen; none, at no joules, where a strict limit leaves none."""
         choice = self.decide(question, limits, conditions)
+        kept, _ = tightened(self.estimates[question], conditions.pressure)
+        most = max(one.budget_tokens for one in kept)
         read_j = float(self.data.read_j[question])
         if choice.arm is None:
-            return _Answer(0.0, min(read_j, _least(limits)), 0, False)
+            return _Answer(0.0, min(read_j, _least(limits)), 0, most, False)
         arm = self.data.table.arms.index(self.recorded(choice))
         right, spent = self.data.table.correct[question, arm], self.data.table.energy_j[question, arm]
         whole_j = float(spent) + read_j
         grams = conditions.grams(whole_j)
         beyond = limits.grams is not None and grams is not None and grams > limits.grams
         if whole_j > _least(limits):
-            return _Answer(0.0, _least(limits), choice.budget_tokens, True)
-        return _Answer(float(right), whole_j, choice.budget_tokens, beyond)
+            return _Answer(0.0, _least(limits), choice.budget_tokens, most, True)
+        return _Answer(float(right), whole_j, choice.budget_tokens, most, beyond)
 
     def recorded(self, choice: Choice) -> str:
         """The arm whose answer is known: the chosen one, or of its family the one that thinks longest within
@@ -198,7 +200,7 @@ def _summed(
         name,
         level,
         pressure,
-        world.most_tokens(pressure),
+        max(found[q].most_tokens for q in these),
         float(np.mean([found[q].tokens for q in these])),
         float(np.mean([found[q].correct for q in these])),
         float(np.mean([found[q].energy_j for q in these])),

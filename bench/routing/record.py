@@ -25,8 +25,8 @@ TOO_FEW = "not defined here"
 class Study:
     """What was found of one file of outcomes. `source`: of the joules; `measured`: if a meter told them.
 
-    `data`: of the questions that were tested. `promised`, `pressed`: where some questions are for fitting
-    alone.
+    `data`: of the questions that were tested. `promised`, `pressed`, and `again`, how many tested questions
+    have a text that was learnt from: where some questions are for fitting alone.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Study:
     measured: bool
     frozen: bool = False
     promised: tuple[Promised, ...] = ()
+    again: int = 0
     pressed: tuple[Pressed, ...] = ()
 
 
@@ -61,7 +62,9 @@ def records(study: Study, stamp: Stamp) -> Iterator[Record]:
     yield made.of(CERTIFICATE, "certified threshold", Kind.OURS, {}, _certified(study.certified))
     if study.frozen:
         yield made.of(PROMISE, "certified threshold, tested", Kind.OURS, made.promises(), {})
-        yield made.of(CHARGE, "reading and deciding", Kind.OURS, {}, {"energy": made.charge()})
+        again = Value("1", float(study.again))
+        told = {"energy": made.charge(), "again": again}
+        yield made.of(CHARGE, "reading and deciding", Kind.OURS, {}, told)
     for pressed in study.pressed:
         yield made.of(PRESSURE, pressed.name, Kind.OURS, {}, made.pressed(pressed), pressed.level)
 

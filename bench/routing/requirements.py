@@ -46,7 +46,8 @@ def requirements(records: Sequence[Record]) -> Iterator[Row]:
     for record in (record for record in records if record.group == CERTIFICATE):
         violated, delta = record.derived["violated"], record.derived["delta"].value
         holds = None if violated.low is None or delta is None else violated.low <= delta
-        yield "certificate violated", f"lower bound ≤ {delta:g}", shown(violated, "{:.1%}"), holds
+        what = "certificate violated (resplits of the same questions, as if independent)"
+        yield what, f"lower bound ≤ {delta:g}", shown(violated, "{:.1%}"), holds
     yield from _pressures(records)
 
 
@@ -70,12 +71,14 @@ def _pressures(records: Sequence[Record]) -> Iterator[Row]:
     for name in dict.fromkeys(record.arm.name for record in pressed):
         these = [record.derived for record in pressed if record.arm.name == name]
         tokens = [found["most_tokens"].value or 0.0 for found in these]
-        falling = all(later <= before for before, later in pairwise(tokens))
+        chosen = [found["tokens"].value or 0.0 for found in these]
+        falling = all(later <= before for before, later in pairwise(tokens)) and tokens[-1] < tokens[0]
+        falling = falling and all(mean <= most for mean, most in zip(chosen, tokens, strict=True))
         beyond = max(found["beyond"].value or 0.0 for found in these)
         found = f"{tokens[0]:.0f} to {tokens[-1]:.0f}; {beyond:.1%} at most"
         yield (
             f"{name}: tokens allowed; answers beyond a limit",
-            "falling; ≤ 10 %",
+            "falling, and none chosen beyond; ≤ 10 %",
             found,
             falling and beyond <= 0.1,
         )

@@ -1,6 +1,6 @@
 """One arm for each query, by what the router's estimators believe: at prices from a joule that is free on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ PRICES = 18
 BELOW = 0.005  # what the chosen price may lose against the strongest arm, on the training questions
 CROSSED = 2  # parts of the training questions, each judged by what the others taught
 CHOSEN = "router, as training chose it"
+At = Callable[[Picks], Sequence[float]]  # prices, by the rows that are learnt from
 NAMES = {
     "logistic": "router, logistic",
     "neighbours": "router, nearest neighbours",
@@ -36,19 +37,32 @@ def prices(table: Table, *, finer: int = 0) -> tuple[float, ...]:
     return (0.0, *lower, *np.geomspace(0.3 * slope, 15 * slope, PRICES - 1))
 
 
-def routed(which: str, table: Table, p: Array, expected: Array, at: Sequence[float]) -> Played:
+def prices_of(table: Table, train: Picks, *, finer: int = 0) -> tuple[float, ...]:
+    """By the training questions alone: what others are worth is not known when a price is set."""
+    return prices(table.take(train), finer=finer)
+
+
+def knobs(seeds: Sequence[int], split: Split, at: At) -> tuple[str, ...]:
+    """Names of the prices; where every part has its own, of their means."""
+    each = np.array([at(fold.train) for seed in seeds for fold in split(seed)])
+    return tuple(f"{price:.3g} points/J" for price in each.mean(axis=0))
+
+
+def routed(
+    which: str, table: Table, p: Array, expected: Array, seeds: Sequence[int], split: Split, at: At
+) -> Played:
     """p, expected (S, Q, A): probabilities and joules of questions they were not fitted to; nan for those
     that are not tested.
     """
-    tested = np.flatnonzero(~np.isnan(p).any(axis=(0, 2)))
-    right, spent = np.full((2, len(p), len(at), len(table.questions)), np.nan)
-    for s, (chances, joules) in enumerate(zip(p[:, tested], expected[:, tested], strict=True)):
-        for k, price in enumerate(at):
-            arms = priced(chances, joules, price)
-            right[s, k, tested] = picked(table.correct[tested], arms)
-            spent[s, k, tested] = picked(table.energy_j[tested], arms)
-    kind = Kind.OURS if which == "logistic" else Kind.BASELINE
-    return Played(NAMES[which], kind, tuple(f"{price:.3g} points/J" for price in at), right, spent)
+    names = knobs(seeds, split, at)
+    right, spent = np.full((2, len(seeds), len(names), len(table.questions)), np.nan)
+    for s, seed in enumerate(seeds):
+        for fold in split(seed):
+            for k, price in enumerate(at(fold.train)):
+                arms = priced(p[s, fold.test], expected[s, fold.test], price)
+                right[s, k, fold.test] = picked(table.correct[fold.test], arms)
+                spent[s, k, fold.test] = picked(table.energy_j[fold.test], arms)
+    return Played(NAMES[which], Kind.OURS if which == "logistic" else Kind.BASELINE, names, right, spent)
 
 
 def chosen_price(data: Prepared, train: Picks, seed: int, at: Sequence[float]) -> float:
@@ -57,7 +71,7 @@ def chosen_price(data: Prepared, train: Picks, seed: int, at: Sequence[float]) -
     taught.
     """
     here = data.take(train)
-    parts = crossed(len(train), CROSSED)
+    parts = crossed(here.table.queries, CROSSED)
     p, expected = (
         probabilities("logistic", here, [seed], parts)[0],
         costs(here, [seed], parts).expected[0],
@@ -72,13 +86,13 @@ def chosen_price(data: Prepared, train: Picks, seed: int, at: Sequence[float]) -
 
 
 def as_chosen(
-    data: Prepared, seeds: Sequence[int], split: Split, p: Array, expected: Array, at: Sequence[float]
+    data: Prepared, seeds: Sequence[int], split: Split, p: Array, expected: Array, at: At
 ) -> Played:
     """One arm for each query, at the price that its training questions chose. p, expected (S, Q, A)."""
     right, spent = np.full((2, len(seeds), 1, len(data.table.questions)), np.nan)
     for s, seed in enumerate(seeds):
         for fold in split(seed):
-            price = chosen_price(data, fold.train, seed, at)
+            price = chosen_price(data, fold.train, seed, at(fold.train))
             arms = priced(p[s, fold.test], expected[s, fold.test], price)
             right[s, 0, fold.test] = picked(data.table.correct[fold.test], arms)
             spent[s, 0, fold.test] = picked(data.table.energy_j[fold.test], arms)

@@ -1,13 +1,19 @@
-"""What a study learns from and what it judges by: whole questions, each tested once a seed."""
+"""What a study learns from and what it judges by: whole questions, each tested once a seed.
 
-from collections.abc import Callable, Sequence
+Questions of equal texts lie on the same side of every split: what one teaches, another must not test.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import UsageError
-from engine.predict.features import text_features
+from engine.predict.features import text_rows
 from engine.predict.outcomes import Table
+from engine.predict.texts import numbered, shuffled
 from router.policy import Array, Picks
 
 PARTS = 5
@@ -22,12 +28,13 @@ class Fold:
     test: Picks
 
 
+Texts = Sequence[Hashable] | NDArray[Any]
 Split = Callable[[int], Sequence[Fold]]  # of a seed
 
 
-def crossed(questions: int, parts: int = PARTS) -> Split:
-    """`folds` of so many questions."""
-    return lambda seed: folds(questions, seed, parts)
+def crossed(texts: Texts, parts: int = PARTS) -> Split:
+    """`folds` of questions with these texts."""
+    return lambda seed: folds(texts, seed, parts)
 
 
 def frozen(fit: Picks, test: Picks) -> Split:
@@ -35,16 +42,17 @@ def frozen(fit: Picks, test: Picks) -> Split:
     return lambda seed: [Fold(fit, test)]
 
 
-def folds(questions: int, seed: int, parts: int = PARTS) -> list[Fold]:
-    """`parts` of nearly equal size in random order; each is tested by what the others taught."""
-    part = np.random.default_rng(seed).permutation(questions) % parts
+def folds(texts: Texts, seed: int, parts: int = PARTS) -> list[Fold]:
+    """`parts` with nearly equally many texts, in random order; each is tested by what the others taught."""
+    numbers = numbered(texts)
+    part = np.random.default_rng(seed).permutation(numbers.max() + 1)[numbers] % parts
     return [Fold(np.flatnonzero(part != here), np.flatnonzero(part == here)) for here in range(parts)]
 
 
-def halves(rows: Picks, seed: int | tuple[int, ...]) -> tuple[Picks, Picks]:
-    """Two halves of some rows, in random order."""
-    mixed = np.random.default_rng(seed).permutation(rows)
-    return np.sort(mixed[: len(mixed) // 2]), np.sort(mixed[len(mixed) // 2 :])
+def halves(rows: Picks, texts: NDArray[Any], seed: int | tuple[int, ...]) -> tuple[Picks, Picks]:
+    """Two halves of some rows of a table, by their texts, at random. `texts`: of all rows of the table."""
+    place, count = shuffled(texts[rows], seed)
+    return np.sort(rows[place < count // 2]), np.sort(rows[place >= count // 2])
 
 
 @dataclass(frozen=True)
@@ -108,8 +116,7 @@ def prepared(table: Table) -> Prepared:
 
 
 def _of_text(table: Table) -> Array:
-    pairs = zip(table.queries, table.categories, strict=True)
-    return np.stack([text_features(query, category) for query, category in pairs])
+    return text_rows(table.queries, table.categories)
 
 
 def of_arms(table: Table, arms: Sequence[int]) -> Table:

@@ -18,9 +18,9 @@ from bench.routing.estimates import PROBABILITIES, Costs, costs, probabilities
 from bench.routing.judge import judge
 from bench.routing.played import Played
 from bench.routing.pressures import World, pressed
-from bench.routing.reading import Reading
+from bench.routing.reading import Reading, one_curve
 from bench.routing.record import Study
-from bench.routing.routed import as_chosen, chosen_price, prices, routed
+from bench.routing.routed import At, as_chosen, chosen_price, prices_of, routed
 from bench.routing.split import PARTS, Prepared, Split, crossed, frozen, prepared
 from engine.errors import UsageError
 from engine.predict.outcomes import Outcome, Table
@@ -38,8 +38,8 @@ def studied(name: str, outcomes: Sequence[Outcome], seeds: int, resplits: int, s
     data = _prepared(name, Table.of(outcomes), say)
     if not data.text_only:
         say(f"{name}: what reading the questions for their features took is not known, and not charged")
-    each, at = range(seeds), prices(data.table)
-    rules, believed, spent = ruled(data, each, crossed(len(data.table.questions), PARTS), at, say)
+    each, at = range(seeds), partial(prices_of, data.table)
+    rules, believed, spent = ruled(data, each, crossed(data.table.queries, PARTS), at, say)
     say(f"{name}: verdicts, checks, certificate")
     return Study(
         name,
@@ -68,8 +68,11 @@ def frozen_study(
 
     `deciding_j`: of choosing an arm, charged with the reading of the question to every rule that chooses by
     it. `series`: of grid intensities; without it no pressure is played. `jobs`: seeds at a time. Raises
-    `UsageError` where test questions are among those that are learnt from.
+    `UsageError` where test questions are among those that are learnt from, `TokenjouleError` where joules of
+    a model are by two curves. How many test questions have a text that was learnt from is said: facts to
+    recall are the same in every split.
     """
+    one_curve(readings.values())
     refuse_test({readings[one.question].split for one in fit if one.question in readings})
     if both := {one.question for one in fit} & {one.question for one in test}:
         raise UsageError(f"question {min(both)!r} is to be learnt from and to be tested")
@@ -79,7 +82,11 @@ def frozen_study(
     taught, tested = np.flatnonzero(learnt), np.flatnonzero(~learnt)
     if not len(taught) or not len(tested):
         raise UsageError("nothing is left to learn from, or to be tested")
-    each, at = range(seeds), prices(data.table.take(taught), finer=FINER)
+    again = int(np.isin(data.table.queries[tested].astype(str), data.table.queries[taught].astype(str)).sum())
+    say(f"{name}: of {len(tested)} test questions {again} have a text that is among those learnt from")
+    if silent := sum(not readings[question].curves for question in data.table.questions):
+        say(f"{name}: {silent} readings do not say by which curve joules were told")
+    each, at = range(seeds), partial(prices_of, data.table, finer=FINER)
     rules, believed, spent = _by_seed(data, each, taught, tested, at, jobs, say)
     here = data.take(tested)
     played = [*(rule.take(tested) for rule in rules), *learnt_nothing(here.table)]
@@ -94,11 +101,12 @@ def frozen_study(
         *worth(test, here),
         frozen=True,
         promised=tuple(promised(data, taught, tested, each)),
+        again=again,
     )
     if series is None:
         return found
     say(f"{name}: pressures")
-    price = chosen_price(data.spared, taught, 0, at)
+    price = chosen_price(data.spared, taught, 0, at(taught))
     return replace(found, pressed=tuple(pressed(World.of(data, taught, tested, price), series)))
 
 
@@ -107,7 +115,7 @@ def _by_seed(
     seeds: Sequence[int],
     taught: Picks,
     tested: Picks,
-    at: Sequence[float],
+    at: At,
     jobs: int,
     say: Say,
 ) -> Ruled:
@@ -132,11 +140,11 @@ def _by_seed(
     return rules, believed, Costs(expected, q90)
 
 
-def _one_seed(data: Prepared, taught: Picks, tested: Picks, at: Sequence[float], seed: int) -> Ruled:
+def _one_seed(data: Prepared, taught: Picks, tested: Picks, at: At, seed: int) -> Ruled:
     return ruled(data, [seed], frozen(taught, tested), at, lambda _: None)
 
 
-def ruled(data: Prepared, seeds: Sequence[int], split: Split, at: Sequence[float], say: Say) -> Ruled:
+def ruled(data: Prepared, seeds: Sequence[int], split: Split, at: At, say: Say) -> Ruled:
     """Rules that learn, and what the router's estimators say of each arm: p (S, Q, A), and joules.
 
     A rule that has read its questions pays for that, and its arms are spared what was read; one that goes by
@@ -153,9 +161,12 @@ def ruled(data: Prepared, seeds: Sequence[int], split: Split, at: Sequence[float
         for which in PROBABILITIES
     }
     paying = [*chains, as_chosen(read, seeds, split, believed["logistic"], spent.expected, at)]
-    paying += [routed(which, read.table, believed[which], spent.expected, at) for which in READ]
+    split_at = seeds, split, at
+    paying += [routed(which, read.table, believed[which], spent.expected, *split_at) for which in READ]
     others = [
-        routed(which, data.table, p, free.expected, at) for which, p in believed.items() if which not in READ
+        routed(which, data.table, p, free.expected, *split_at)
+        for which, p in believed.items()
+        if which not in READ
     ]
     return [*(rule.plus(data.read_j) for rule in paying), *others], believed["logistic"], spent
 

@@ -72,7 +72,10 @@ def testbed_section(records: Sequence[Record]) -> str:
 def _required(name: str, records: Sequence[Record]) -> str:
     (charge,) = of_group(records, CHARGE)
     said = _share(charge.derived["energy"], "{:.3g}")
-    return f"{requirements_table(records)}\n\n{name}: reading and deciding, charged, net: {said} J a query."
+    net = f"{name}: reading and deciding, charged, net: {said} J a query."
+    if (again := charge.derived.get("again")) is not None and again.value is not None:
+        net += f" Of {charge.case.rows} questions {again.value:.0f} have a text that was learnt from."
+    return f"{requirements_table(records)}\n\n{net}"
 
 
 def _over(name: str, records: Sequence[Record]) -> str:
@@ -198,6 +201,7 @@ def _certificate(records: Sequence[Record]) -> str:
         return said + "no threshold could be certified."
     return (
         f"{said}given in {values['given'].value:.0%}, "
-        f"violated in {_share(values['violated'], '{:.1%}')} of those, "
+        f"violated in {_share(values['violated'], '{:.1%}')} of those "
+        "(as if resplits of the same questions were independent: the interval is too narrow), "
         f"{values['saved'].value:.1%} of the strongest arm's joules saved."
     )

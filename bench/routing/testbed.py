@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -103,7 +103,8 @@ def _main(options: argparse.Namespace) -> int:
 
 def _asked(engine: Engine, curve: Path | None) -> Asked:
     name = engine.origin.card.id.rpartition(":")[2].rstrip("/").rpartition("/")[2]
-    return Asked(name, engine, Pricer(curve_for(engine, curve)))
+    found = curve_for(engine, curve)
+    return Asked(name, engine, Pricer(found), reading.curve_digest(found))
 
 
 def collect(
@@ -115,6 +116,7 @@ def collect(
         _mend(path)
     known = read_outcomes(out) if out.exists() and out.stat().st_size else []
     _refuse_others(known, models, out)
+    _refuse_curves(reading.read_readings([side]) if side.exists() else {}, models, side)
     done = {(one.question, one.arm) for one in known}
     reader = min(models, key=lambda model: model.engine.origin.card.parameters)
     wanted = {(model.name, way): arm_name(model.name, way) for model in models for way in ways}
@@ -125,7 +127,10 @@ def collect(
         began = read_question(reader, question, split)
         told = [one for model in models for one in tell(model, question, ways)]
         new = [one for one in told if (one.outcome.question, one.outcome.arm) not in done]
-        reading.append(side, _with_ledger(began, told))  # first: no outcome is without its reading
+        began = replace(
+            _with_ledger(began, told), curves={one.name: one.curve for one in models if one.curve}
+        )
+        reading.append(side, began)  # first: no outcome is without its reading
         _append(out, [one.outcome for one in new])
         if monotonic() - told_s >= _TELL_S:
             told_s = monotonic()
@@ -156,6 +161,16 @@ def _refuse_others(known: Sequence[Outcome], models: Sequence[Asked], out: Path)
         name = one.arm.rpartition("/")[0]
         if source.get(name, one.energy_source) != one.energy_source:
             raise UsageError(f"{out} holds joules of {one.arm} by {one.energy_source}, not by {source[name]}")
+
+
+def _refuse_curves(known: Mapping[str, reading.Reading], models: Sequence[Asked], side: Path) -> None:
+    """Raises `UsageError` for joules by another curve, which may be of the same device and source."""
+    told = reading.one_curve(known.values())
+    for model in models:
+        if model.curve and (digest := told.get(model.name, model.curve)) != model.curve:
+            raise UsageError(
+                f"{side} tells joules of {model.name} by the curve {digest}, not by {model.curve}"
+            )
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

@@ -22,9 +22,13 @@ from engine.fetch import fetch
 AVERAGE, MARGINAL = "average", "marginal"
 KEEP_S, TIMEOUT_S = 300.0, 3.0
 OLDEST = timedelta(hours=2)  # what is older says nothing of now
+AHEAD = timedelta(minutes=5)  # by which clocks may differ; what is dated later is no reading
 ELECTRICITY_MAPS = "https://api.electricitymaps.com/v3/carbon-intensity/latest?zone="
 UK = "https://api.carbonintensity.org.uk/intensity"
 TOKEN_VARIABLE = "ELECTRICITY_MAPS_TOKEN"
+# What files and answers that are not as they should be raise: a field or a nesting without end, a year 10000.
+_MALFORMED: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, TypeError, AttributeError)
+_MALFORMED += (TokenjouleError, csv.Error, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +78,7 @@ class Grid:
             return self._kept[1]
         try:
             found = self._csv() if self.spec.endswith(".csv") else self._service()
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            IndexError,
-            TypeError,
-            AttributeError,
-            TokenjouleError,
-        ) as error:
+        except _MALFORMED as error:
             found = Intensity(None, source=self.spec, problem=f"{self.spec}: {type(error).__name__}: {error}")
         self._kept = time.monotonic(), found
         return found
@@ -120,9 +116,12 @@ class Grid:
             raise ValueError(f"is {kind}; {self.kind} intensities are wanted")
         if value is None:
             raise ValueError(f"{grams!r} is no intensity")
-        if (age := self.clock() - at) > OLDEST:
-            hours = age.total_seconds() / 3600
+        age = self.clock() - at
+        hours = age.total_seconds() / 3600
+        if age > OLDEST:
             return Intensity(None, kind, self.spec, estimated, f"{self.spec}: stale, {hours:.1f} h old")
+        if -age > AHEAD:
+            return Intensity(None, kind, self.spec, estimated, f"{self.spec}: dated {-hours:.1f} h ahead")
         return Intensity(value, kind, self.spec, estimated)
 
 

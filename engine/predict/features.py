@@ -1,4 +1,4 @@
-"""What a query is like, as numbers for estimators: by its text alone, or by one prefill of a model.
+"""What a query is like, as numbers for estimators: by its text alone, or by one prefill; runs no model.
 
 A text has its sizes and hashed words. A prefill's are the next token's entropy and margin, the prompt's NLL
 and hidden states of two layers, and the text's sizes.
@@ -7,15 +7,14 @@ and hidden states of two layers, and the text's sizes.
 import math
 import re
 import zlib
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.prefilled import Prefilled, prefill
-
 if TYPE_CHECKING:
-    from engine.engine import Engine
+    from engine.prefilled import Prefilled
 
 Array = NDArray[np.float64]
 
@@ -53,25 +52,15 @@ def text_features(query: str, category: str | None = None) -> Array:
     return found
 
 
-def source(engine: "Engine") -> str:
-    """Which features a prefill's are: of which model, in what form, and which layers' states."""
-    card = engine.origin.card
-    return f"{card.id}/{card.parameters}/{card.quantization}/{','.join(map(str, layers(engine)))}"
+def text_rows(queries: Iterable[str], categories: Iterable[str | None]) -> Array:
+    """(N, 144)."""
+    return np.stack([text_features(*pair) for pair in zip(queries, categories, strict=True)])
 
 
-def layers(engine: "Engine") -> tuple[int, ...]:
-    """Two in the middle: a third and two thirds of the way."""
-    count = engine.model.config.n_layers
-    return tuple(sorted({count // 3, 2 * count // 3}))
-
-
-def read(engine: "Engine", query: str, *, chat: bool = False) -> tuple[Array, Prefilled]:
-    """(F,) features, and the prefill, to be reused. Raises `TokenjouleError` where the query does not fit.
-
-    First the plain ones: next token's entropy (nats) and top-2 margin (log-probability), the prompt's mean
-    NLL, log of its tokens, sizes of the text. Then hidden states, last token's and mean.
+def prefill_features(query: str, found: "Prefilled", layers: Sequence[int]) -> Array:
+    """(F,): first the plain ones: next token's entropy (nats) and top-2 margin (log-probability), the
+    prompt's mean NLL, log of its tokens, sizes of the text. Then hidden states of `layers`, last and mean.
     """
-    found = prefill(engine, query, layers(engine), chat=chat)
     log_p = found.logits.double().log_softmax(-1)
     best = log_p.topk(2).values
     entropy = -float((log_p.exp() * log_p).nan_to_num().sum())
@@ -79,5 +68,5 @@ def read(engine: "Engine", query: str, *, chat: bool = False) -> tuple[Array, Pr
     plain = [entropy, float(best[0] - best[1]), nll, math.log(len(found.token_ids))]
     plain += list(text_features(query)[:_SIZES])
     assert len(plain) == PLAIN
-    states = [part[layer].cpu().numpy() for layer in layers(engine) for part in (found.last, found.mean)]
-    return np.concatenate([plain, *states]).astype(np.float64), found
+    states = [part[layer].cpu().numpy() for layer in layers for part in (found.last, found.mean)]
+    return np.concatenate([plain, *states]).astype(np.float64)

@@ -46,10 +46,13 @@ class CostEstimator:
 
     @classmethod
     def fit(cls, features: Array, prompt_tokens: Array, new_tokens: Array, cost: Array) -> "CostEstimator":
-        """features (N, F); the others (N, A), nan where unknown. Optimistic until `calibrated`."""
+        """features (N, F); the others (N, A), nan where unknown, as 0 tokens are. Optimistic until
+        `calibrated`.
+        """
         projection = Projection.fit(features)
         z = projection(features)
-        tokens = np.log(np.maximum([prompt_tokens, new_tokens], 1))
+        prompt_tokens, new_tokens = (np.where(n > 0, n, np.nan) for n in (prompt_tokens, new_tokens))
+        tokens = np.log([prompt_tokens, new_tokens])
         lengths = np.array([[_ridge(z, of_arm) for of_arm in of_kind.T] for of_kind in tokens])
         terms = np.array([_terms(*arm) for arm in zip(prompt_tokens.T, new_tokens.T, cost.T, strict=True)])
         blank = np.full((len(terms), RECENT), np.nan)
@@ -58,7 +61,7 @@ class CostEstimator:
     def calibrated(self, features: Array, cost: Array) -> "CostEstimator":
         """With the spread of questions that it was not fitted to. cost (N, A)."""
         kept = np.full((cost.shape[1], RECENT), np.nan)
-        for arm, ratios in enumerate((cost / self._point(features, {})).T):
+        for arm, ratios in enumerate((cost / self.point(features, {})).T):
             found = ratios[np.isfinite(ratios)][-RECENT:]
             kept[arm, RECENT - len(found) :] = found
         return replace(self, ratios=kept, spread=np.stack([_spread(ratios) for ratios in kept], axis=1))
@@ -74,10 +77,11 @@ class CostEstimator:
 
     def predict(self, features: Array, curves: Mapping[int, Cost] | None = None) -> Costs:
         """`curves`: what costs on the device at hand, by arm, in place of the fitted terms."""
-        point = self._point(features, curves or {})
+        point = self.point(features, curves or {})
         return Costs(*(point * part for part in self.spread))
 
-    def _point(self, features: Array, curves: Mapping[int, Cost]) -> Array:
+    def point(self, features: Array, curves: Mapping[int, Cost]) -> Array:
+        """(N, A): before the spread."""
         z = self.projection(features)
         logs = z @ self.lengths[..., :-1].swapaxes(1, 2) + self.lengths[:, None, :, -1]
         # A query far from all others must not be told to take forever: no longer than e^14 tokens.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import TokenjouleError
+from engine.steps import StopReason
 from engine.strategy.ask import Technique, ask
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 class Said:
     """`energy_j`: None where nobody can tell. `confidence`: in `answer`. `reused_tokens`: read before.
 
-    `error`: why there is no answer, or what failed behind it.
+    `error`: why there is no answer, or what failed behind it. `cut`: by its joule budget, so that it took
+    less than it would have. `note`: what else is not as it should be.
     """
 
     answer: str | None = None
@@ -29,6 +31,8 @@ class Said:
     elapsed_s: float = 0.0
     reused_tokens: int = 0
     error: str | None = None
+    cut: bool = False
+    note: str | None = None
 
 
 def answer_here(engine: "Engine", question: str, way: Technique, **options: Any) -> Said:
@@ -39,6 +43,7 @@ def answer_here(engine: "Engine", question: str, way: Technique, **options: Any)
     except TokenjouleError as error:
         return Said(energy_j=0.0, elapsed_s=time.monotonic() - begun_s, error=str(error))
     result = found.outcome.result
+    stops = {result.stop.reason, *(sample.stop for sample in found.outcome.samples or ())}
     return Said(
         answer=found.answer,
         text=result.text,
@@ -51,4 +56,5 @@ def answer_here(engine: "Engine", question: str, way: Technique, **options: Any)
         elapsed_s=time.monotonic() - begun_s,
         reused_tokens=found.reused_tokens,
         error=result.error or (None if found.answer else "it gave no answer"),
+        cut=StopReason.JOULE_BUDGET in stops,
     )

@@ -58,6 +58,8 @@ def test_marginal_figures_are_never_taken_for_average_ones(tmp_path):
         ("average_g_per_kwh\n7\n", "KeyError"),
         ("", "one column"),
         ("\x00\x00", "grid.csv"),
+        (f"time,average_g_per_kwh\n{'7' * 200_000},1\n", "field larger"),
+        ("time,average_g_per_kwh\n0001-01-01T00:00:00+23:00,1\n", "grid.csv"),
     ],
 )
 def test_what_is_wrong_with_a_series_is_one_line_and_no_figure(tmp_path, text, said):
@@ -116,6 +118,20 @@ def test_estimated_and_stale_figures_are_found_out():
 
 
 @pytest.mark.usefixtures("_token")
+def test_a_reading_that_is_dated_ahead_is_none():
+    ahead = asked(maps(datetime="2026-03-01T13:00:00Z"))[0]
+    assert ahead.g_per_kwh is None and "dated 1.0 h ahead" in (ahead.problem or "")
+    assert asked(maps(datetime="2026-03-01T12:04:00Z"))[0].g_per_kwh == 58.0, "clocks differ"
+
+
+@pytest.mark.usefixtures("_token")
+def test_an_answer_that_is_nested_without_end_is_no_figure():
+    with serving(lambda handler: handler.send(200, b"[" * 200_000)) as server:
+        found = Grid("electricitymaps:FR", clock=lambda: NOON, url=server.url).now()
+    assert found.g_per_kwh is None and found.problem
+
+
+@pytest.mark.usefixtures("_token")
 @pytest.mark.parametrize(
     "value",
     [{}, [], None, maps(carbonIntensity=None), maps(datetime=5), maps(datetime="noon"), maps(zone="DE")],
@@ -145,7 +161,7 @@ def test_the_uk_service_forecasts_where_it_knows_no_actual_figure(actual, grams,
 @pytest.mark.usefixtures("_token")
 @pytest.mark.parametrize("reply", MISBEHAVIOURS, ids=lambda reply: reply.__name__)
 def test_a_service_that_misbehaves_is_one_line_in_time(reply, monkeypatch):
-    monkeypatch.setattr("router.carbon.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("engine.energy.grid.TIMEOUT_S", 0.3)
     begun_s = time.monotonic()
     with serving(reply) as server:
         found = Grid("uk", url=server.url).now()

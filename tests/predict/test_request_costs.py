@@ -35,6 +35,19 @@ def test_expected_joules_add_up_and_follow_the_query(data):
     assert np.corrcoef(np.log(expected[:, 0]), np.log(test.table.energy_j[:, 0]))[0, 1] > 0.7
 
 
+def test_requests_that_failed_without_a_token_teach_no_length(data):
+    table = data[0].table
+    new, known = table.new_tokens.copy(), np.arange(600) % 3 > 0
+    new[~known] = 0.0
+    found = CostEstimator.fit(table.features, table.prompt_tokens, new, table.energy_j)
+    new[~known] = np.nan
+    other = CostEstimator.fit(table.features, table.prompt_tokens, new, table.energy_j)
+    np.testing.assert_array_equal(found.lengths, other.lengths)
+    np.testing.assert_array_equal(found.terms, other.terms)
+    tokens = found.projection(table.features) @ found.lengths[1, 0, :-1] + found.lengths[1, 0, -1]
+    assert np.exp(tokens).mean() == pytest.approx(table.new_tokens[:, 0].mean(), rel=0.15)
+
+
 def test_a_curve_at_hand_takes_the_place_of_what_was_fitted(data):
     train, calibration, test = data
     found = fitted(train, calibration)

@@ -1,9 +1,11 @@
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from engine.errors import TokenjouleError
+from engine.locate import MODELS
 from router.arms import DEFAULT, load_arms
 
 GOOD = """fallback = "b"
@@ -145,3 +147,20 @@ def test_the_digest_changes_with_whatever_changes_an_arm(tmp_path, old, new):
     arms = load(tmp_path, GOOD)
     assert load(tmp_path, GOOD.replace(old, new)).digest != arms.digest
     assert load(tmp_path, "# a remark\n" + GOOD).digest == arms.digest
+
+
+def test_an_estimator_is_bound_to_the_weights_and_not_to_how_long_a_server_is_waited_for(tmp_path):
+    usual = load(tmp_path, GOOD).digest
+    patient = GOOD.replace("joules_per_token = 0.2", "joules_per_token = 0.2\ntimeout_s = 9\nretries = 4")
+    assert load(tmp_path, patient).digest == usual
+    assert load(tmp_path, GOOD.replace('served = "big"', 'served = "bigger"')).digest != usual
+    copy = tmp_path / "copy"
+    shutil.copytree(MODELS / "chain", copy)
+    text = GOOD.replace("bundled:chain", str(copy))
+    before = load(tmp_path, text).digest
+    assert load(tmp_path, text).digest == before
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1  # a last bit of the weights: size and shapes are the same
+    weights.write_bytes(content)
+    assert load(tmp_path, text).digest != before

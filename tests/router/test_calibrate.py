@@ -89,6 +89,28 @@ def test_the_three_parts_share_no_question():
     assert [set(part.questions) for part in split(table, 4)] != parts
 
 
+def test_questions_of_one_text_are_not_torn_apart():
+    table = plant(np.random.default_rng(0), 120).table
+    table = replace(table, queries=np.array([f"text {q % 30}" for q in range(120)], dtype=object))
+    parts = [set(part.queries) for part in split(table, 3)]
+    assert [len(part) for part in parts] == [15, 7, 8] and len(set().union(*parts)) == 30
+
+
+def test_an_arm_without_joules_is_in_the_report_and_out_of_the_frontier(capsys, stored):
+    pytest.importorskip("matplotlib")
+    rows = read_outcomes(stored / "o.jsonl")
+    dumb = [replace(one, energy_j=None) if one.arm == "large" else one for one in rows]
+    write_outcomes(stored / "o.jsonl", dumb)
+    options = ["--out", stored / "e.npz", "--arms", stored / "arms.toml", "--plot", stored / "p.png"]
+    status, text, err = run(capsys, stored / "o.jsonl", *options)
+    report = json.loads(text)
+    assert status == 0, err
+    assert "NaN" not in text and report["arms"]["large"]["mean_j"] is None
+    assert report["arms"]["large"]["q90_coverage"] is None and report["arms"]["large"]["accuracy"] > 0.5
+    most = max(report["arms"][arm]["mean_j"] for arm in ("small", "middle"))
+    assert report["frontier"] and all(0 < mean_j <= most * 1.01 for mean_j, _ in report["frontier"])
+
+
 def test_a_report_is_worse_where_the_estimator_is_wrong():
     train, calibration, test = split(plant(np.random.default_rng(0), 300).table, 0)
     good = held_out(Estimator.fit(train, calibration), test)["arms"]["large"]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,9 @@ def test_a_file_holds_all_of_it(estimator, data, tmp_path):
     read = Estimator.load(path)
     features = data[2].table.features[:20]
     assert (read.arms, read.digest, read.fallback) == (estimator.arms, "d1", estimator.fallback)
-    assert read.certificate == estimator.certificate
+    told, kept = read.certificate, estimator.certificate
+    assert (told.target, told.delta, told.threshold) == (kept.target, kept.delta, kept.threshold)
+    np.testing.assert_array_equal(read.rank(features), estimator.rank(features))
     np.testing.assert_array_equal(
         read.performance.predict(features).p, estimator.performance.predict(features).p
     )
@@ -61,7 +65,7 @@ def test_a_file_that_is_none_is_one_line(tmp_path, content):
 
 def test_a_pickle_inside_is_never_run(tmp_path):
     path = tmp_path / "evil.npz"
-    np.savez(path, schema=np.array("tokenjoule.router/2"), arms=np.array([{"a": 1}], dtype=object))
+    np.savez(path, schema=np.array("tokenjoule.router/3"), arms=np.array([{"a": 1}], dtype=object))
     with pytest.raises(TokenjouleError, match="allow_pickle"):
         Estimator.load(path)
 
@@ -111,19 +115,43 @@ def test_the_fallback_is_the_strongest_fixed_arm(estimator):
 
 
 def test_outcomes_without_features_are_refused(data):
-    from dataclasses import replace
-
     bare = replace(data[0].table, features=None)
     with pytest.raises(TokenjouleError, match="no features"):
         Estimator.fit(bare, bare)
 
 
 def test_nothing_is_certified_where_some_answers_are_not_known_to_be_right(data):
-    from dataclasses import replace
-
     correct = data[1].table.correct.copy()
     correct[3, 1] = np.nan
     unsure = replace(data[1].table, correct=correct)
     assert Estimator.fit(data[0].table, unsure).certificate is None
     with pytest.raises(TokenjouleError, match="every answer"):
         Estimator.fit(data[0].table, unsure, certify=(0.7, 0.1))
+
+
+def test_what_a_certified_rule_ranks_by_is_of_the_training_questions_and_stays(estimator, data):
+    train, calibration = data[0].table, data[1].table
+    features = data[2].table.features[:30]
+    dear = replace(calibration, energy_j=calibration.energy_j * np.array([1.0, 20.0, 1.0]))
+    other = Estimator.fit(train, dear, digest="d1", certify=(0.7, 0.1))
+    assert other.certificate.threshold == estimator.certificate.threshold
+    np.testing.assert_array_equal(other.rank(features), estimator.rank(features))
+    assert (other.energy.predict(features).expected[:, 1] > 5 * estimator.rank(features)[:, 1]).all()
+    taught = replace(estimator, energy=estimator.energy.observed(1, 1.0, 50.0))
+    np.testing.assert_array_equal(taught.rank(features), estimator.rank(features))
+    assert Estimator.fit(train, calibration).rank(features) is None
+
+
+def test_a_question_that_is_asked_again_certifies_nothing_more(estimator, data):
+    train, calibration = data[0].table, data[1].table
+    again = calibration.take(np.tile(np.arange(len(calibration.questions)), 5))
+    found = Estimator.fit(train, again, certify=(0.7, 0.1))
+    assert found.certificate.threshold == estimator.certificate.threshold
+    new = replace(again, queries=np.arange(len(again.queries)).astype(object))
+    bold = Estimator.fit(train, new, certify=(0.7, 0.1))
+    assert bold.certificate.threshold < found.certificate.threshold, "were they other questions"
+
+
+def test_confidences_of_a_few_texts_teach_no_stage(data):
+    few = replace(data[1].table, queries=np.array(["same"] * 700, dtype=object))
+    assert Estimator.fit(data[0].table, few).stage is None

@@ -13,6 +13,7 @@ from router.policy import (
     Estimate,
     Limits,
     after,
+    allowed_j,
     cheapest_certain,
     choose,
     escalate,
@@ -139,8 +140,10 @@ def test_strict_rather_answers_nothing():
 
 def test_who_knows_nothing_takes_the_best_fixed_arm():
     found = chosen(blind="there is no estimator")
-    assert (found.arm, found.fallback) == ("large", "there is no estimator")
-    assert chosen(arms=ARMS[:2], blind="x").arm == "small", "where that is gone, the first that is left"
+    assert (found.arm, found.why, found.p) == ("large", "the best fixed arm", None)
+    assert found.fallback == "there is no estimator"
+    gone = chosen(arms=ARMS[:2], blind="x")
+    assert (gone.arm, gone.why) == ("small", "the first that is left")
 
 
 def family(budgets: tuple[int, ...]) -> list[Estimate]:
@@ -194,6 +197,55 @@ def test_an_arm_with_nothing_below_it_goes_and_the_last_of_all_is_cut():
     assert [one.arm for one in kept] == ["direct"] and set(removed) == {"cot-64", "cot-128"}
     kept, _ = tightened(family((64, 128)), 4.0)
     assert [(one.arm, one.budget_tokens) for one in kept] == [("cot-64", 16)]
+
+
+def test_what_pressure_took_away_does_not_come_back_with_a_further_stage():
+    arms, now = family((16, 64, 128)), Conditions(queue=3)
+    first = chosen(conditions=now, arms=arms)
+    assert (first.arm, first.budget_tokens, list(first.removed)) == ("cot-64", 32, ["cot-128"])
+    assert escalate(0.1, arms, Limits(), now, {"cot-64"}).arm == "cot-16"
+    assert chosen(conditions=now, arms=arms, tried={"cot-64"}).arm == "cot-16"
+    last = chosen(conditions=now, arms=arms, tried={"cot-16", "cot-64"})
+    assert (last.arm, last.budget_tokens) == ("cot-128", 32), "rather it than no answer"
+
+
+def test_a_cut_arm_is_chosen_with_the_chance_of_so_few_tokens():
+    found = chosen(conditions=Conditions(queue=3), arms=family((16, 64, 128)))
+    assert found.p == pytest.approx(0.4 + (32 - 16) / 48 * 0.1)
+    assert chosen(Limits(joules=5)).p == 0.8
+
+
+def test_at_a_price_an_arm_of_unknown_joules_is_no_further_stage():
+    rest = [replace(ARMS[2], energy_j=None)]
+    assert escalate(0.3, rest, Limits(price=1.0), Conditions()) is None
+    assert escalate(0.3, rest, Limits(), Conditions()).arm == "large"
+
+
+def test_joules_that_are_not_known_are_dearer_than_any():
+    j = J.copy()
+    j[0, 2] = j[1, 0] = np.nan
+    j[2] = np.nan
+    assert most_accurate(P, j).tolist() == [2, 1, 2]
+    assert cheapest_certain(P, j, 0.85).tolist() == [2, 1, 2]
+    assert priced(P, j, 1.0).tolist() == [1, 1, 2], "of none that is known the likeliest"
+    assert priced(P, j, 0.0).tolist() == [2, 0, 2]
+    assert np.isfinite(price_for_budget(P[:2], j[:2], 3.0))
+
+
+def test_the_fewest_joules_that_any_limit_leaves():
+    now = Conditions(intensity_g_per_kwh=360.0, pue=1.5)
+    assert allowed_j(Limits(grams=150.0), now) == pytest.approx(1e6)
+    assert allowed_j(Limits(grams=150.0, joules=7.0, hourly_left_j=5.0), now) == 5.0
+    assert allowed_j(Limits(grams=150.0), Conditions(intensity_g_per_kwh=0.0)) is None
+    assert allowed_j(Limits(latency_s=1.0), now) is None
+
+
+def test_a_certified_threshold_ranks_arms_by_what_it_was_certified_with():
+    ranked = [replace(one, rank_j=rank) for one, rank in zip(ARMS, (3.0, 2.0, 1.0), strict=True)]
+    assert chosen(Limits(threshold=0.7), arms=ranked).arm == "large"
+    assert chosen(Limits(price=2.0), arms=ranked).arm == "middle", "a price is of expected joules"
+    lacking = [replace(ARMS[1], rank_j=None), *ranked[::2]]
+    assert chosen(Limits(threshold=0.7), arms=lacking).arm == "large", "none is dearer than what is not known"
 
 
 def test_a_further_stage_has_to_gain_and_to_fit():

@@ -101,6 +101,66 @@ def test_tokens_of_an_answer_without_text_are_paid_for_all_the_same():
     assert said.energy_j == pytest.approx(2 * 0.5 * 15)
 
 
+def after(first: bad_server.Reply) -> bad_server.Reply:
+    """Once the one, then a good answer."""
+
+    def reply(handler: bad_server.Handler) -> None:
+        (first if len(handler.server.seen) == 1 else bad_server.good)(handler)
+
+    return reply
+
+
+def test_joules_of_a_vain_try_stay_where_the_next_one_succeeds():
+    with serving(after(bad_server.textless)) as server:
+        said = answer(server.url)
+    assert said.answer == "42" and said.energy_j == pytest.approx(7.5 + 7.5)
+
+
+@pytest.mark.parametrize("first", [bad_server.broken, bad_server.nonsense], ids=["status 500", "nonsense"])
+def test_joules_are_unknown_where_those_of_one_try_are(first):
+    with serving(after(first)) as server:
+        said = answer(server.url)
+    assert said.answer == "42" and said.energy_j is None and said.energy_source == ""
+
+
+def test_what_was_never_sent_took_nothing(monkeypatch):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    assert answer("http://127.0.0.1:9/v1", api_key_env="SOME_KEY").energy_j == 0.0
+    assert answer("http://127.0.0.1:9/v1", deadline_s=0.0).energy_j == 0.0
+
+
+def test_a_cut_answer_is_none_and_its_joules_are_kept():
+    def cut(handler: bad_server.Handler) -> None:
+        body = bad_server.completion("so 6 times 7 is 4").replace(
+            b'{"message"', b'{"finish_reason": "length", "message"'
+        )
+        handler.send(200, body)
+
+    with serving(cut) as server:
+        said = answer(server.url)
+    assert said.answer is None and "cut at 80 tokens" in (said.error or "") and len(server.seen) == 1
+    assert said.energy_j == pytest.approx(7.5) and said.new_tokens == 5 and said.text.endswith("is 4")
+
+
+def test_a_time_to_wait_that_is_no_number_is_not_waited_for():
+    with serving(lambda handler: handler.send(429, b"slow down", retry_after="\u00b2")) as server:
+        assert "status 429" in (answer(server.url).error or "")
+
+
+@pytest.mark.parametrize("count", [10**400, 10**12, -3, 2.5, "7", None], ids=str)
+def test_a_count_of_tokens_that_is_none_is_not_known(count):
+    with serving(lambda handler: handler.send(200, bad_server.completion(completion_tokens=count))) as server:
+        said = answer(server.url)
+    assert said.answer == "42" and said.energy_j is None and said.new_tokens == 0
+
+
+@pytest.mark.parametrize("field", ["timeout_s", "joules_per_token"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_times_and_joules_without_end_are_refused(field, value):
+    with pytest.raises(ValueError, match=field):
+        server_at("http://127.0.0.1:9/v1", **{field: value})
+
+
 def test_joules_are_unknown_where_the_server_counts_no_tokens():
     def uncounted(handler: bad_server.Handler) -> None:
         handler.send(200, b'{"choices": [{"message": {"content": "42"}}]}')
@@ -118,5 +178,9 @@ def test_a_curve_file_tells_the_joules(tmp_path):
     with serving(bad_server.good) as server:
         said = answer(server.url, curve=str(path), joules_per_token=None)
         missing = answer(server.url, curve=str(tmp_path / "none.json"), joules_per_token=None)
+    with serving(bad_server.textless) as server:
+        vain = answer(server.url, curve=str(tmp_path / "none.json"), joules_per_token=None)
     assert said.energy_j == pytest.approx(curve().predict(10, 5)[0]) and said.energy_source == "curve"
-    assert "none.json" in (missing.error or "")
+    assert (missing.answer, missing.error, missing.energy_j) == ("42", None, None)
+    assert "none.json" in (missing.note or "") and "none.json" in (vain.note or "")
+    assert "without a text" in (vain.error or "") and vain.energy_j is None

@@ -8,8 +8,11 @@ from engine.predict.outcomes import Outcome, Table
 ARMS = {"small": (0.0, 10.0), "peer": (0.0, 12.0), "large": (2.5, 100.0)}  # skill, joules
 
 
-def outcomes(questions: int = 400, seed: int = 0) -> list[Outcome]:
-    """Hard questions are long ones. An arm that is wrong says one of three wrong things."""
+def outcomes(questions: int = 400, seed: int = 0, *, distinct: bool = False) -> list[Outcome]:
+    """Hard questions are long ones. An arm that is wrong says one of three wrong things.
+
+    `distinct`: no two questions have one text; else those of one length have.
+    """
     rng = np.random.default_rng(seed)
     made = []
     for q in range(questions):
@@ -20,7 +23,7 @@ def outcomes(questions: int = 400, seed: int = 0) -> list[Outcome]:
             made.append(
                 Outcome(
                     question=f"q{q}",
-                    query="what is it " + "and " * words,
+                    query="what is it " + "and " * words + (str(q) if distinct else ""),
                     category="even" if q % 2 else "odd",
                     arm=arm,
                     correct=int(right),
@@ -34,5 +37,5 @@ def outcomes(questions: int = 400, seed: int = 0) -> list[Outcome]:
     return made
 
 
-def data(questions: int = 400, seed: int = 0) -> Prepared:
-    return prepared(Table.of(outcomes(questions, seed)))
+def data(questions: int = 400, seed: int = 0, *, distinct: bool = False) -> Prepared:
+    return prepared(Table.of(outcomes(questions, seed, distinct=distinct)))

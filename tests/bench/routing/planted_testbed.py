@@ -12,7 +12,9 @@ ARMS = {"s/direct": (0.0, 1.0), "s/cot-16": (1.5, 10.0), "s/cot-64": (4.0, 40.0)
 FACTS = 60  # different texts of each file, asked again and again
 
 
-def outcomes(split: str, questions: int, seed: int) -> tuple[list[Outcome], list[Reading]]:
+def outcomes(
+    split: str, questions: int, seed: int, facts: int = FACTS
+) -> tuple[list[Outcome], list[Reading]]:
     """How hard a question is stands in its first feature alone, and not in its text."""
     rng = np.random.default_rng(seed)
     made, read = [], []
@@ -24,7 +26,7 @@ def outcomes(split: str, questions: int, seed: int) -> tuple[list[Outcome], list
             made.append(
                 Outcome(
                     question=name,
-                    query=f"{split} {q % FACTS}",
+                    query=f"{split} {q % facts}",
                     category="chain",
                     arm=arm,
                     correct=int(right),

@@ -125,7 +125,8 @@ def test_a_cascade_beats_mixing_arms_at_random_where_lengths_tell_and_not_where_
     pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
     planted = data(400)
     fixed, prices = untrained.fixed_arms(planted.table), routed.prices(planted.table)[::5]
-    found, chosen = cascade.cascades(planted, (0,), crossed(400, 2), prices)
+    split = crossed(planted.table.queries, 2)
+    found, chosen = cascade.cascades(planted, (0,), split, lambda _: prices)
     assert above_mix(found, fixed) > 4
     assert chosen.accuracy()[0] > fixed.accuracy()[2] - 0.03
     assert not np.isnan(found.correct).any() and not np.isnan(found.energy_j).any()
@@ -144,5 +145,5 @@ def test_a_cascade_beats_mixing_arms_at_random_where_lengths_tell_and_not_where_
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cascade, "learned", shuffled)
-        blind, _ = cascade.cascades(planted, (0,), crossed(400, 2), prices)
+        blind, _ = cascade.cascades(planted, (0,), split, lambda _: prices)
     assert above_mix(blind, fixed) < above_mix(found, fixed) - 2

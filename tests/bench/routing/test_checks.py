@@ -25,8 +25,8 @@ def test_shares_of_each_arm_are_counted_by_seed():
 
 def test_estimates_of_questions_they_were_not_fitted_to_are_calibrated_and_bounds_hold():
     planted = data(400)
-    p = probabilities("logistic", planted, (0,), crossed(400, 3))
-    spent = costs(planted, (0,), crossed(400, 3))
+    split = crossed(planted.table.queries, 3)
+    p, spent = probabilities("logistic", planted, (0,), split), costs(planted, (0,), split)
     for check in arm_checks(planted, p, spent):
         assert check.ece[0] < 0.12 and 0.82 < check.covered[0] < 0.97
     # Planted joules grow with length, which the text tells.
@@ -34,10 +34,24 @@ def test_estimates_of_questions_they_were_not_fitted_to_are_calibrated_and_bound
 
 
 def test_certified_accuracy_is_rarely_missed_and_an_impossible_promise_is_not_made(monkeypatch):
-    planted = data(400)
+    planted = data(400, distinct=True)
     found = certified(planted, (0,), 20)
     assert found.resplits == 20 and 0 < found.given <= 1
     assert found.violated.low is not None and found.violated.low <= found.delta
     monkeypatch.setattr("bench.routing.checks.BELOW", -0.2)
     never = certified(planted, (0,), 3)
     assert never.given == 0 and never.violated.value is None and never.saved is None
+
+
+def test_a_text_that_is_asked_again_certifies_nothing_more(monkeypatch):
+    """The same questions ten times over are no ten times as many draws."""
+    seen: list[int] = []
+
+    def threshold(p, *_, **__):
+        seen.append(len(p))
+
+    monkeypatch.setattr("bench.routing.checks.certified_threshold", threshold)
+    planted = data(200)
+    certified(planted, (0,), 3)
+    texts = len(set(planted.table.queries))
+    assert len(seen) == 3 and max(seen) <= texts // 4 + 1 < 50

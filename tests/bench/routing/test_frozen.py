@@ -15,13 +15,14 @@ from bench.routing.checks import certified, promised
 from bench.routing.estimates import costs, probabilities
 from bench.routing.judge import judge
 from bench.routing.played import Kind, Played
-from bench.routing.reading import beside
+from bench.routing.reading import beside, one_curve, read_readings
 from bench.routing.requirements import requirements
-from bench.routing.routed import as_chosen, chosen_price
+from bench.routing.routed import as_chosen, chosen_price, knobs, prices_of
 from bench.routing.split import Prepared, frozen, prepared
+from bench.routing.study import frozen_study
 from engine.errors import TokenjouleError
-from engine.predict.outcomes import Table
-from tests.bench.routing.planted_testbed import outcomes, write
+from engine.predict.outcomes import Table, read_outcomes
+from tests.bench.routing.planted_testbed import FACTS, outcomes, write
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
 
@@ -30,8 +31,10 @@ SERIES = "time,average_g_per_kwh\n" + "".join(
 )
 
 
-def planted(fit: int, test: int) -> Prepared:
-    (learnt, one), (tested, other) = outcomes("calibration", fit, 0), outcomes("test", test, 1)
+def planted(fit: int, test: int, facts: int = FACTS) -> Prepared:
+    (learnt, one), (tested, other) = (
+        outcomes(*split, facts) for split in (("calibration", fit, 0), ("test", test, 1))
+    )
     readings = {reading.question: reading for reading in (*one, *other)}
     return charged(prepared(with_features(Table.of([*learnt, *tested]), readings)), readings, 0.05)
 
@@ -88,24 +91,26 @@ def test_nothing_is_learnt_from_the_test_questions():
     assert (costs(data, (0,), split).q90[0, 80:] == costs(other, (0,), split).q90[0, 80:]).all()
     at = (0.0, 0.5, 2.0)
     assert chosen_price(data, rows[:80], 0, at) == chosen_price(other, rows[:80], 0, at)
+    here, there = (knobs((0,), split, partial(prices_of, one.table)) for one in (data, other))
+    assert here == there and len(set(here)) == len(here)
 
 
 def test_the_price_that_training_chose_saves_joules_and_keeps_the_accuracy_where_hardness_is_known():
-    data, rows = planted(400, 400), np.arange(800)
+    data, rows = planted(400, 400, 400), np.arange(800)
     split, at = frozen(rows[:400], rows[400:]), (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
     p, spent = probabilities("logistic", data, (0,), split), costs(data, (0,), split)
-    found = as_chosen(data, (0,), split, p, spent.expected, at).take(rows[400:])
+    found = as_chosen(data, (0,), split, p, spent.expected, lambda _: at).take(rows[400:])
     strong = data.table.correct[400:, 2].mean(), data.table.energy_j[400:, 2].mean()
     assert found.accuracy()[0] > strong[0] - 0.03 and found.joules()[0] < 0.75 * strong[1]
     blind = p.copy()
     blind[0, 400:] = np.random.default_rng(0).permutation(p[0, 400:])
-    lost = as_chosen(data, (0,), split, blind, spent.expected, at).take(rows[400:])
+    lost = as_chosen(data, (0,), split, blind, spent.expected, lambda _: at).take(rows[400:])
     assert lost.accuracy()[0] < found.accuracy()[0] - 0.05
 
 
 def test_a_certificate_of_the_fitted_questions_is_kept_on_the_others_and_pays_for_its_reading(monkeypatch):
     monkeypatch.setattr("bench.routing.checks.BELOW", 0.1)
-    data, rows = planted(400, 400), np.arange(800)
+    data, rows = planted(400, 400, 400), np.arange(800)
     [found] = promised(data, rows[:400], rows[400:], (0,))
     assert found.above > -0.05 and 0 < found.saved < 1
     dear = replace(data, read_j=data.read_j + 1000.0)
@@ -135,19 +140,28 @@ def test_the_study_says_what_has_to_hold_and_what_was_found(study, capsys):
     assert {record.benchmark for record in records} == {"router-testbed"}
     found = {what: (required, told, holds) for what, required, told, holds in requirements(records)}
     assert found["calibration error, worst arm"][2] is None  # of 130 questions nothing can be said
-    assert found["queue: tokens allowed; answers beyond a limit"][2] is True
+    told = "queue: tokens allowed; answers beyond a limit"
+    assert found[told][2] is True
+
+    def pressed(**changed: float) -> bool | None:
+        """Were these the figures of every level."""
+        changed_records = [
+            replace(
+                r, derived={**r.derived, **{k: replace(r.derived[k], value=v) for k, v in changed.items()}}
+            )
+            if r.group == "pressure"
+            else r
+            for r in records
+        ]
+        return {what: holds for what, _, _, holds in requirements(changed_records)}[told]
+
+    assert pressed(most_tokens=64.0) is False, "they do not tighten"
+    assert pressed(tokens=1000.0) is False, "more is chosen than is allowed"
+    assert pressed(beyond=0.2) is False
     assert any("over the paper's section 5" in what for what in found)
-    broken = [
-        replace(r, derived={**r.derived, "beyond": replace(r.derived["beyond"], value=0.2)})
-        if r.group == "pressure"
-        else r
-        for r in records
-    ]
-    assert {what: holds for what, _, _, holds in requirements(broken)}[
-        "queue: tokens allowed; answers beyond a limit"
-    ] is False
     assert main(["--from", str(study)]) == 0
     out = capsys.readouterr().out
+    assert "Of 130 questions 0 have a text that was learnt from" in out
     assert "reading and deciding, charged" in out and "NOT MEASURED here: operating curve, planted" in out
     for rule in (
         "router, as training chose it",
@@ -198,3 +212,52 @@ def test_what_would_not_be_a_fair_test_is_refused(study, tmp_path, capsys):
     lone.write_bytes(test.read_bytes())
     assert main([str(lone), *usual[1:]]) == 1
     assert str(beside(lone)) in capsys.readouterr().err
+
+
+def test_test_questions_whose_text_was_learnt_from_are_counted(tmp_path):
+    files = [
+        write(tmp_path, split, questions, 1) for split, questions in (("test", 130), ("calibration", 150))
+    ]
+    for path in files:
+        path.write_text(path.read_text().replace('"query": "test ', '"query": "calibration '))
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.routing.study.ruled", lambda *_: (_ for _ in ()).throw(Enough))
+        with pytest.raises(Enough):
+            frozen_study(
+                "test",
+                read_outcomes(files[1]),
+                read_outcomes(files[0]),
+                read_readings([beside(path) for path in files]),
+                seeds=1,
+                resplits=1,
+                deciding_j=0.0,
+                series=None,
+                jobs=1,
+                say=said.append,
+            )
+    assert "test: of 130 test questions 130 have a text that is among those learnt from" in said
+    assert "test: 280 readings do not say by which curve joules were told" in said
+
+
+class Enough(Exception):
+    """All that a test asks for was said."""
+
+
+def test_joules_of_a_model_by_two_curves_are_refused(tmp_path):
+    path = write(tmp_path, "calibration", 4, 0)
+    lines = beside(path).read_text().splitlines()
+    told = [
+        line.replace('"curves": {}', f'"curves": {{"s": "{name}"}}')
+        for line, name in zip(lines, "aaab", strict=True)
+    ]
+    beside(path).write_text("\n".join(told[:3]))
+    assert one_curve(read_readings([beside(path)]).values()) == {"s": "a"}
+    beside(path).write_text("\n".join(told))
+    with pytest.raises(
+        TokenjouleError, match="joules of s are by two curves: question 'chain/calibration3' by b"
+    ):
+        read_readings([beside(path)])
+    beside(path).write_text("\n".join([*told[:3], told[0].replace('"a"', '"c"')]))  # a question run again
+    with pytest.raises(TokenjouleError, match="two curves"):
+        read_readings([beside(path)])

@@ -113,3 +113,9 @@ def test_what_is_no_series_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(TokenjouleError, match=r"grid\.csv"):
         rising(path)
+
+
+def test_tokens_allowed_are_those_that_the_policy_left(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.routing.pressures.tightened", lambda estimates, pressure: (estimates, {}))
+    found = [one for one in pressed(world, series(tmp_path, (100, 200, 400))) if one.name == QUEUE]
+    assert {one.most_tokens for one in found} == {64}, "a policy that tightens nothing is found out"

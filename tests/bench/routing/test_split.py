@@ -12,11 +12,11 @@ from tests.bench.routing.planted import ARMS, outcomes
 
 
 def test_every_question_is_tested_once_a_seed_by_what_others_taught():
-    split = folds(103, 7)
+    split = folds(range(103), 7)
     assert sorted(np.concatenate([fold.test for fold in split])) == list(range(103))
     for fold in split:
         assert not set(fold.train) & set(fold.test) and len(fold.train) + len(fold.test) == 103
-    again, other = folds(103, 7), folds(103, 8)
+    again, other = folds(range(103), 7), folds(range(103), 8)
     assert all((a.test == b.test).all() for a, b in zip(split, again, strict=True))
     assert any(
         len(a.test) != len(b.test) or (a.test != b.test).any() for a, b in zip(split, other, strict=True)
@@ -24,7 +24,7 @@ def test_every_question_is_tested_once_a_seed_by_what_others_taught():
 
 
 def test_halves_share_no_question():
-    one, other = halves(np.arange(5, 26), 3)
+    one, other = halves(np.arange(5, 26), np.arange(26), 3)
     assert sorted([*one, *other]) == list(range(5, 26)) and abs(len(one) - len(other)) <= 1
 
 
@@ -58,3 +58,13 @@ def test_arms_keep_their_columns():
     assert (some.correct == table.correct[:, [2, 0]]).all() and (
         some.answers == table.answers[:, [2, 0]]
     ).all()
+
+
+def test_equal_texts_lie_on_one_side_of_every_split():
+    texts = np.array([f"text {q % 20}" for q in range(200)], dtype=object)
+    for fold in folds(texts, 3):
+        assert not set(texts[fold.train]) & set(texts[fold.test])
+        assert len(set(texts[fold.test])) == 4
+    one, other = halves(np.arange(40, 200), texts, 3)
+    assert not set(texts[one]) & set(texts[other]) and len(set(texts[one])) == 10
+    assert sorted([*one, *other]) == list(range(40, 200))

@@ -8,7 +8,7 @@ import pytest
 from bench.calibration.priced import Pricer
 from bench.routing import testbed
 from bench.routing.asked import Asked, Told, read_question, run, tell
-from bench.routing.reading import append, beside, read_readings
+from bench.routing.reading import append, beside, curve_digest, read_readings
 from bench.routing.ways import Way, arm_name, parsed, ways
 from bench.testbed.splits import open_split
 from engine.energy.curve_predict import forward_features
@@ -89,7 +89,7 @@ def test_a_reading_tells_features_and_what_an_arm_of_the_reader_is_spared(asked)
     assert len(found.features) == 16 + 4 * 128 and found.ledger_j["reading"] > 0
 
 
-def test_outcomes_are_written_once_and_a_line_that_was_cut_is_run_again(frozen, tmp_path, capsys):
+def test_outcomes_are_written_once_and_a_line_that_was_cut_is_run_again(asked, frozen, tmp_path, capsys):
     out = tmp_path / "outcomes.jsonl"
     command = ["--model", MODEL, "--curve", str(frozen), "--energy-source", "estimate", "--out", str(out)]
     command += ["--questions", "1", "--tasks", "testbed:chain,recall-choice", "--budgets", "8,16"]
@@ -102,6 +102,15 @@ def test_outcomes_are_written_once_and_a_line_that_was_cut_is_run_again(frozen, 
     assert all(set(one.ledger_j) == {"reading", *(o.arm for o in whole)} for one in readings.values())
     assert testbed.main(command) == 0
     assert "0 questions to run" in capsys.readouterr().err and read_outcomes(out) == whole
+
+    digest = curve_digest(asked.pricer.curve)
+    assert {tuple(one.curves.items()) for one in readings.values()} == {(("testbed-s", digest),)}
+    other = tmp_path / "other.json"
+    dearer = replace(asked.pricer.curve.energy, floor=1.0)
+    save_curve(replace(asked.pricer.curve, energy=dearer), other)
+    again = [str(other) if part == str(frozen) else part for part in command]
+    assert testbed.main(again) == 2
+    assert f"by the curve {digest}, not by" in capsys.readouterr().err
 
     out.write_bytes(out.read_bytes()[:-40])
     assert testbed.main(command) == 0
@@ -131,3 +140,9 @@ def test_a_reading_that_is_none_is_named_by_file_and_line(asked, tmp_path):
     path.write_text(path.read_text() + '{"schema": "other"}\n')
     with pytest.raises(TokenjouleError, match=r"jsonl:2: not a line of"):
         read_readings([path])
+
+
+def test_a_curve_is_the_same_whatever_is_fitted_to_it_later():
+    known = replace(curve(), accuracy={"version": 1})
+    assert curve_digest(known) == curve_digest(curve()) and len(curve_digest(known)) == 12
+    assert curve_digest(replace(curve(), measured=True)) != curve_digest(curve())

@@ -36,12 +36,13 @@ def outcomes(
     """Of every arm and question, with the features of the smallest local model where there is one.
 
     `arms`: by name, the model and the technique. `kind`: how answers are compared, "exact" or one of `Kind`.
-    An arm that fails is wrong. Raises `TokenjouleError` where a question cannot be read.
+    An arm that fails is wrong, and took what it took; one that never ran tells of no joules. Raises
+    `TokenjouleError` where a question cannot be read.
     """
     told = {field.name for field in fields(Outcome)}
     reads = answerers.pool.smallest() is not None
     for one in questions:
-        features = tuple(float(f"{x:.6g}") for x in answerers.read(one.prompt)[0]) if reads else None
+        features = tuple(float(f"{x:.6g}") for x in answerers.features(one.prompt)) if reads else None
         for name, (model, way) in arms.items():
             said = answerers.answer(model, one.prompt, way, budget_tokens=way.budget_tokens)
             answer, failed = said.answer or "", said.error is not None
@@ -57,5 +58,5 @@ def outcomes(
                 arm=name,
                 correct=int(right and not failed),
                 features=features,
-                **{**taken, **({"energy_j": None} if failed else {})},
+                **{**taken, **({"energy_j": None} if failed and not said.energy_j else {})},
             )

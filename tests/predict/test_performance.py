@@ -3,9 +3,9 @@ import sys
 import numpy as np
 import pytest
 
+from engine.predict import performance
 from engine.predict.chances import ece, log_loss
-from router import performance
-from router.performance import Performance
+from engine.predict.performance import Performance
 from tests.router.planted import plant
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
@@ -101,3 +101,24 @@ def test_predicting_needs_no_scikit_learn(data, monkeypatch):
     assert found.predict(table.features).p.shape == (1500, 3)
     with pytest.raises(ImportError):
         Performance.fit(table.features[:120], table.correct[:120])
+
+
+def test_equal_texts_lie_in_one_fold(monkeypatch):
+    texts = np.repeat(np.arange(30), 4)
+    features = np.stack([texts, np.random.default_rng(0).normal(size=120)], axis=1)
+    correct = np.random.default_rng(1).integers(0, 2, (120, 1)).astype(float)
+    apart: list[bool] = []
+
+    def probe(z, labels, strength):
+        def score(asked):
+            apart.append(not set(asked[:, 0]) & set(z[:, 0]))
+            return np.full((len(asked), 1), 0.5)
+
+        return score
+
+    monkeypatch.setitem(performance.SCORERS, "probe", (probe, (1.0,)))
+    Performance.fit(features, correct, kind="probe", texts=texts)
+    assert apart == [True] * performance.FOLDS
+    apart.clear()
+    Performance.fit(features, correct, kind="probe")
+    assert not all(apart), "torn apart where nobody says which are equal"

@@ -4,14 +4,16 @@ Fitted with scikit-learn and kept as arrays: a prediction is numpy alone. Scores
 they were not fitted on, so that training questions suffice; isotonic from 1000 of an arm on, Platt below.
 """
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from engine.predict.chances import interval, log_loss, logit
+from engine.predict.chances import Array, interval, log_loss, logit
 from engine.predict.projection import Projection
 from engine.predict.scorers import SCORERS, Logistic, Scorer
-from router.policy import Array
+from engine.predict.texts import numbered
 
 FOLDS, ISOTONIC_FROM, GRID = 5, 1000, 64
 
@@ -39,16 +41,26 @@ class Performance:
     high: Array
 
     @classmethod
-    def fit(cls, features: Array, correct: Array, *, kind: str = "logistic", seed: int = 0) -> "Performance":
-        """features (N, F), correct (N, A), nan where unknown. `kind`: one of `SCORERS`.
+    def fit(
+        cls,
+        features: Array,
+        correct: Array,
+        *,
+        kind: str = "logistic",
+        seed: int = 0,
+        texts: Sequence[Hashable] | NDArray | None = None,
+    ) -> "Performance":
+        """features (N, F), correct (N, A), nan where unknown. `kind`: one of `SCORERS`. `texts` (N,): of the
+        questions, so that equal ones lie in one fold; None where all differ.
 
         Its strength is the one with the least log loss on folds left out. Raises `ValueError` for too few.
         """
-        if len(features) < 2 * FOLDS or np.isnan(correct).all(0).any():
+        if len(features if texts is None else set(texts)) < 2 * FOLDS or np.isnan(correct).all(0).any():
             raise ValueError(f"{len(features)} questions, or an arm without any, are too few to learn from")
         projection = Projection.fit(features)
         z = projection(features)
-        fold = np.random.default_rng(seed).permutation(len(z)) % FOLDS
+        numbers = np.arange(len(z)) if texts is None else numbered(texts)
+        fold = np.random.default_rng(seed).permutation(numbers.max() + 1)[numbers] % FOLDS
         make, strengths = SCORERS[kind]
         losses, scores = [], []
         for strength in strengths:

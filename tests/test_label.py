@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.predict.label import Question, outcomes, read_questions
+from engine.label import Question, outcomes, read_questions
 from engine.strategy.ask import Technique
 from engine.strategy.said import Said
 
@@ -18,8 +18,8 @@ class Scripted:
         self.said = said
         self.pool = SimpleNamespace(smallest=lambda: "m" if reads else None)
 
-    def read(self, query: str) -> tuple[np.ndarray, None]:
-        return np.array([1.23456789, len(query)]), None
+    def features(self, query: str) -> np.ndarray:
+        return np.array([1.23456789, len(query)])
 
     def answer(self, name: str, question: str, way: Technique, *, budget_tokens: int) -> Said:
         assert budget_tokens == way.budget_tokens
@@ -38,9 +38,14 @@ def test_an_answer_is_compared_as_asked():
     assert [one.correct for one in labelled("number", "18", cot=cot)] == [1, 0]
 
 
-def test_an_arm_that_fails_is_wrong_and_its_joules_are_not_the_answers():
+def test_an_arm_that_fails_is_wrong_and_took_what_it_took():
     _, failed = labelled("exact", "18", cot=Said(answer="18", error="cut off", **TAKEN))
-    assert (failed.correct, failed.energy_j, failed.arm) == (0, None, "think")
+    assert (failed.correct, failed.energy_j, failed.arm) == (0, 2.0, "think")
+
+
+def test_an_arm_that_never_ran_tells_of_no_joules():
+    _, refused = labelled("exact", "18", cot=Said(energy_j=0.0, error="there is no such model"))
+    assert (refused.correct, refused.energy_j, refused.new_tokens) == (0, None, 0)
 
 
 def test_all_that_is_known_is_in_the_outcome():
