@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.calibration.grid import Array, Grid
+from bench.calibration.grid import Grid
 from bench.calibration.log import Trace
 from bench.calibration.replay import Outcome, columns
 
@@ -95,8 +95,3 @@ def _parts(grid: Grid, within: bool) -> list[NDArray[np.int64]]:
     if not within:
         return [np.arange(len(grid.clusters))]
     return [np.flatnonzero(grid.categories == name) for name in np.unique(grid.categories)]
-
-
-def mean_curve(grid: Grid) -> tuple[Array, Array]:
-    """(joules, accuracy) of every fixed budget."""
-    return grid.energy_j.mean(axis=0), grid.correct.mean(axis=0)
