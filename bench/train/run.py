@@ -16,9 +16,10 @@ from transformers import LlamaForCausalLM
 from bench.stamp import stamp
 from bench.train.batches import Batch
 from bench.train.examples import mix, sample_example
+from bench.train.grow import deepened
 from bench.train.model_directory import model_config, write_model
 from bench.train.muon import Muon
-from bench.train.recipe import GRADIENT_NORM, Recipe
+from bench.train.recipe import GRADIENT_NORM, Recipe, Shape
 from bench.train.workers import Workers
 
 CHECKPOINT = "checkpoint.pt"
@@ -49,13 +50,16 @@ class Run:
 
     @classmethod
     def begin(cls, recipe: Recipe, start: Path | None = None) -> "Run":
-        """A fresh model, the same for the same recipe; or the weights of a model directory, `start`."""
+        """A fresh model, the same for the same recipe; or the weights of a model directory, `start`.
+
+        Raises `ValueError` where those are of another width, or of blocks that do not divide the recipe's.
+        """
         torch.manual_seed(recipe.seed)
         model = LlamaForCausalLM(model_config(recipe.shape))
         before = None
         if start is not None:
             before = json.loads((start / RECORD).read_text(encoding="utf-8"))
-            model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
+            model.load_state_dict(_start_weights(start, recipe.shape))
         model = model.train().to(recipe.device)
         embedding = model.get_input_embeddings().weight
         hidden = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
@@ -153,6 +157,19 @@ class Run:
                 f" --learning-rate {recipe.learning_rate:g}" + (" --start MODEL" if recipe.start else "")
             ),
         }
+
+
+def _start_weights(directory: Path, shape: Shape) -> dict[str, torch.Tensor]:
+    smaller = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    layers: int = smaller.config.num_hidden_layers
+    wanted = model_config(shape)
+    alike = all(
+        getattr(smaller.config, name) == getattr(wanted, name)
+        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    )
+    if not alike or shape.layers % layers:
+        raise ValueError(f"{directory} cannot be the start: {shape.layers} blocks of its shape are asked")
+    return deepened(smaller.state_dict(), shape.layers // layers)
 
 
 def _commit() -> str | None:

@@ -2,6 +2,7 @@
 
     python -m bench.train.train S --out DIR --minutes 80
     python -m bench.train.train S --out DIR --resume
+    python -m bench.train.train L --out DIR --minutes 70 --start engine/models/testbed-s
 
 DIR/latest is a complete model directory throughout. Deterministic for a given seed, number of steps and
 number of workers, on one machine, interrupted or not. With --minutes the number of steps is measured on the
@@ -60,13 +61,18 @@ def train(run: Run, directory: Path, report: Callable[[str], None]) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(prog="bench.train.train", description=__doc__.splitlines()[0])
-    cli.add_argument("model", choices=list(SHAPES), help="S for a CPU, L for a GPU")
+    cli.add_argument("model", choices=list(SHAPES), help="S, or L of twice the depth")
     cli.add_argument("--out", type=Path, required=True, help="directory of the run; DIR/latest is the model")
     length = cli.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="time to fill with training steps (80 if not told)")
     length.add_argument("--steps", type=int, help="exact number of optimizer steps (repeats a run)")
     length.add_argument("--resume", action="store_true", help="go on with the run in --out, with its recipe")
-    cli.add_argument("--start", type=Path, metavar="MODEL", help="directory whose weights a run starts from")
+    cli.add_argument(
+        "--start",
+        type=Path,
+        metavar="MODEL",
+        help="directory whose weights a run starts from; of S for L too",
+    )
     cli.add_argument("--learning-rate", type=float, help="the highest, if not the recipe's")
     cli.add_argument("--seed", type=int, help="0 if not told")
     cli.add_argument("--workers", type=int, help="processes that share each batch (1 if not told)")
@@ -113,9 +119,9 @@ def main(argv: list[str] | None = None) -> int:
                 if minutes <= 0:
                     raise ValueError(f"--minutes must be above 0, found {minutes:g}")
                 plan = recipe(options.model, steps_in(minutes, plan), **fields)
+            run = Run.begin(plan, options.start)
         except ValueError as error:
             cli.error(str(error))
-        run = Run.begin(plan, options.start)
     train(run, options.out, report)
     return 0
 
