@@ -80,7 +80,7 @@ class Recipe:
 SHAPES = {
     # 0.94 M parameters, 3.7 MB: an hour from random weights on two cores of a CPU.
     "S": Shape(hidden_size=128, layers=5, heads=4, kv_heads=2, mlp_size=352, stored_as="float32"),
-    # 1.86 M parameters, 7.4 MB: S with a second block behind each of its own.
+    # 1.86 M parameters, 7.4 MB: S, and copies of its blocks behind them.
     "L": Shape(hidden_size=128, layers=10, heads=4, kv_heads=2, mlp_size=352, stored_as="float32"),
 }
 

@@ -28,6 +28,6 @@ def test_every_new_block_receives_a_gradient():
     small, deep = models()
     deep.load_state_dict(deepened(small.state_dict(), 2))
     deep(torch.arange(12).reshape(2, 6)).logits.logsumexp(-1).sum().backward()
-    for block in deep.model.layers[1::2]:
+    for block in deep.model.layers[5:]:
         assert block.self_attn.o_proj.weight.grad.abs().sum() > 0
         assert block.mlp.down_proj.weight.grad.abs().sum() > 0
