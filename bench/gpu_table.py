@@ -13,7 +13,7 @@ DECODED = ("decode", "quantized", "ablations", "rows")
 
 
 def gpu_section(records: Sequence[Record]) -> str:
-    """The README's part: what must hold, decode of the default case, where it is from."""
+    """A document's part: what must hold, decode of the default case, where it is from."""
     found = [r for r in records if r.benchmark.startswith("gpu/")]
     parts = [tables.outcome_table(gpu_outcomes(found)), decode_table(found, "decode"), fidelity(found)]
     stamps = {r.stamp.run: r.stamp for r in found}

@@ -1,9 +1,9 @@
 """JSONL records to markdown tables, and to a picture.
 
-    python -m bench.report FILE.jsonl… [--figure FILE.png] [--update README.md]
+    python -m bench.report FILE.jsonl… [--figure FILE.png] [--update FILE.md]
 
 Of each benchmark the newest run counts; `--run ID` takes another. `--update` replaces what stands between
-`<!-- bench:decode -->` and `<!-- end bench:decode -->`, which is how the README's table is made.
+`<!-- bench:decode -->` and `<!-- end bench:decode -->`, as in README.md and docs/results.md.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def _kernels(records: Sequence[Record]) -> str:
 
 
 def summary(records: Sequence[Record]) -> str:
-    """The README's part: one row and the shortest context, what must hold, and where it is from."""
+    """A document's part: one row and the shortest context, what must hold, and where it is from."""
     decoded = [r for r in records if r.benchmark in ("decode", "memory")]
     if not any(r.benchmark == "decode" for r in decoded):
         return "Not measured.\n"
@@ -125,7 +125,7 @@ def summary(records: Sequence[Record]) -> str:
 
 
 def fidelity(records: Sequence[Record]) -> str:
-    """The README's part: what was decoded token by token, and where it is from."""
+    """A document's part: what was decoded token by token, and where it is from."""
     found = [r for r in records if r.benchmark == "fidelity" and r.case.phase == "decode"]
     if not found:
         return "Not measured.\n"

@@ -1,4 +1,4 @@
-"""The README's part of an arena: the arms that matter, and what the default policy has to hold.
+"""A document's part of an arena: the arms that matter, and what the default policy has to hold.
 
 Shares of joules and of the gap are asked of the value itself, all else of the end of its interval.
 """

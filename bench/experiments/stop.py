@@ -3,7 +3,7 @@ joules.
 
     python -m bench.experiments.stop --model DIR --questions 100 --log LOG.jsonl --out RUNS.jsonl
     python -m bench.experiments.stop … --policy FILE.py:CLASS      one policy more, a user's own
-    python -m bench.experiments.stop --from RUNS.jsonl --log LOG.jsonl [--plot FILE.png] [--update README.md]
+    python -m bench.experiments.stop --from RUNS.jsonl --log LOG.jsonl [--plot FILE.png] [--update FILE.md]
 
 Policies really run, with their probes on the bill; what could have been comes from a checkpoint log of the
 same questions, which is made first where it lacks some. docs/stopping.md has the method and both formats.
