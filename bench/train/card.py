@@ -169,23 +169,27 @@ def mix_table(families: Mapping[str, Mapping[str, float]]) -> str:
 
 def _history(training: Mapping[str, Any]) -> str:
     """How long the chains were, and the runs that came before this one, the first one first."""
-    before = training.get("before")
-    stages: list[str] = []
-    while before is not None:
-        stages.insert(
-            0,
-            f"{before['steps_done']:,} of {before['steps']:,} steps ({before['tokens']:,} tokens,"
-            f" {before['elapsed_s'] / 60:.0f} minutes, `{before['command']}`)",
-        )
-        before = before.get("before")
-    if not stages:
+    runs = [training]
+    while (before := runs[0].get("before")) is not None:
+        runs.insert(0, before)
+    if len(runs) == 1:
         grown = f"{training['curriculum']:.0%}"
         return f"Chains grow from {FIRST_LENGTH} to {OPERATIONS[-1]} operations over {grown} of the run."
-    return (
-        "The run began with the weights of earlier ones, which had shares and weights of their own: "
-        + "; then ".join(stages)
-        + "."
+    stages = (
+        f"{run['name']}, {run['steps_done']:,} of {run['steps']:,} steps ({run['tokens']:,} tokens,"
+        f" {run['elapsed_s'] / 60:.0f} minutes, `{run['command']}`)"
+        for run in runs[:-1]
     )
+    other = any(run["mix"] != training["mix"] for run in runs)
+    told = f"The run began with the weights of earlier ones: {'; then '.join(stages)}."
+    if other:
+        told += " Those had shares and weights of their own."
+    if runs[-2]["name"] != training["name"]:
+        told += (
+            f" {training['name']} is that {runs[-2]['name']} with copies of its blocks behind them, which gave"
+            " nothing at first (`bench/train/grow.py`)."
+        )
+    return told
 
 
 def card_text(training: Mapping[str, Any], evaluation: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from bench.testbed.verify import RATES, Verify
 from bench.testbed.vocabulary import CLOSER
 from bench.train import examples, thoughts
 from bench.train.behaviour import transitions, tries
-from bench.train.card import _CARD, card_text
+from bench.train.card import _CARD, _history, card_text
 from bench.train.evaluate import evaluate, main, think_about
 from bench.train.recipe import Recipe
 from bench.train.run import Run
@@ -143,6 +143,19 @@ def test_the_card_holds_the_figures_of_the_record(engine, directory, monkeypatch
     assert f"{training['parameters']:,}" in card and "Apache-2.0" in card and "{" not in card
     assert training["command"] in card
     assert f"{examples.PLANTED_SHARE:.0%} of the lines" in card
+
+
+def test_a_card_tells_where_the_weights_came_from():
+    run = {"name": "S", "steps_done": 9, "steps": 10, "tokens": 1234, "elapsed_s": 60, "command": "go"}
+    first = {**run, "curriculum": 0.25, "mix": {"drill": 0.1}}
+    second = {**run, "mix": {"drill": 0.2}, "before": first}
+    grown = {**run, "name": "L", "mix": {"drill": 0.2}, "before": second}
+    assert "over 25% of the run" in _history(first)
+    assert "S, 9 of 10 steps (1,234 tokens, 1 minutes, `go`)" in _history(second)
+    assert "shares and weights of their own" in _history(second) and "copies" not in _history(second)
+    assert _history(grown).count("`go`") == 2 and "L is that S with copies of its blocks" in _history(grown)
+    alike = {**grown, "before": {**second, "before": None}}
+    assert "of their own" not in _history(alike)
 
 
 def test_the_cards_examples_are_those_of_the_generators():
