@@ -186,8 +186,8 @@ def _history(training: Mapping[str, Any]) -> str:
         told += " Those had shares and weights of their own."
     if runs[-2]["name"] != training["name"]:
         told += (
-            f" {training['name']} is that {runs[-2]['name']} with copies of its blocks behind them, which gave"
-            " nothing at first (`bench/train/grow.py`)."
+            f" {training['name']} is that {runs[-2]['name']} with copies of its blocks behind them, which"
+            " gave nothing at first (`bench/train/grow.py`)."
         )
     return told
 
