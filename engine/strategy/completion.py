@@ -31,13 +31,13 @@ class Completion:
         try:
             value = json.loads(body)
             usage = value.get("usage") or {}
+            tokens: Any = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
             choices = value["choices"]
             told = [(each["message"]["content"], each.get("finish_reason")) for each in choices[:samples]]
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("not a chat completion") from error
         if not told:
             raise ValueError("a chat completion without choices")
-        tokens: Any = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
         if not all(isinstance(count, int) and 0 < count <= MOST_TOKENS for count in tokens):
             tokens = 0, 0
         texts = tuple(text if isinstance(text, str) else "" for text, _ in told)

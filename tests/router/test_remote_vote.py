@@ -27,7 +27,8 @@ def voting(shared, tmp_path):
 
     def build(url: str) -> Router:
         assert ARMS.count(DIRECT) == 1
-        (tmp_path / "arms.toml").write_text(ARMS.format(url=url).replace(DIRECT, VOTE))
+        text = ARMS.format(url=url).replace(DIRECT, VOTE)
+        (tmp_path / "arms.toml").write_text(text.replace("timeout_s = 0.5", "timeout_s = 10.0"))
         arms = load_arms(tmp_path / "arms.toml")
         router = Router(arms, believing(arms), energy_source="estimate")
         router.answerers.pool.loaded = shared.answerers.pool.loaded

@@ -127,6 +127,7 @@ def test_of_a_refused_key_nothing_is_repeated_and_a_long_refusal_is_cut():
         b'{"choices": {"message": {"content": "42"}}}',
         b'{"choices": ["42", "42", "42", "42", "42"]}',
         b'{"choices": [{"message": {"content": "42"}}, {"text": "42"}]}',
+        b'{"choices": [{"message": {"content": "42"}}], "usage": [50]}',
         b'{"choices": "42"}',
         b'{"choices": []}',
         b'{"choices": null}',
