@@ -21,8 +21,8 @@ def giving(*texts: str | None, **told) -> Reply:
     return lambda handler: handler.send(200, completions(*texts, **told))
 
 
-def answer(url: str, way: Technique = VOTE, *, deadline_s: float = 3.0, seed: int = 7, **changes):
-    given = {"base_url": url, "served": "big", "joules_per_token": 0.5, "timeout_s": 3.0, **changes}
+def answer(url: str, way: Technique = VOTE, *, deadline_s: float = 10.0, seed: int = 7, **changes):
+    given = {"base_url": url, "served": "big", "joules_per_token": 0.5, "timeout_s": 10.0, **changes}
     return answer_there(
         Server(**given), "What is 6 times 7?", way, budget_tokens=64, deadline_s=deadline_s, seed=seed
     )
@@ -160,7 +160,7 @@ def test_samples_that_were_all_cut_are_no_vote_and_their_joules_are_kept():
 def test_a_server_that_takes_too_long_is_one_line_in_time(reply):
     begun_s = time.monotonic()
     said = voted(reply, deadline_s=0.4)
-    assert time.monotonic() - begun_s < 3.0
+    assert time.monotonic() - begun_s < 4.0
     assert said.answer is None and "no answer within" in (said.error or "")
 
 
