@@ -12,7 +12,7 @@ from engine.errors import TokenjouleError
 from engine.locate import locate
 from engine.pool import Pool
 from engine.predict.features import Array
-from engine.predict.request_costs import Cost
+from engine.predict.request_costs import Cost, by_curve
 from engine.prefilled import Prefilled
 from engine.reader import features, read, source
 from engine.strategy.ask import Technique
@@ -126,7 +126,9 @@ class Answerers:
         model = self._models[name]
         if isinstance(model, Server):
             within_s = model.timeout_s if deadline_s is None else deadline_s
-            return answer_there(model, question, way, budget_tokens=budget_tokens, deadline_s=within_s)
+            return answer_there(
+                model, question, way, budget_tokens=budget_tokens, deadline_s=within_s, seed=seed
+            )
         try:
             engine = self.pool.engine(name)
         except TokenjouleError as error:
@@ -144,13 +146,11 @@ class Answerers:
 
     def cost(self, name: str, way: Technique) -> Cost | None:
         """By a loaded engine's operating curve, or what the server is said to take; None where not known."""
-        model, rows = self._models[name], way.samples
+        model, samples = self._models[name], way.samples
         if isinstance(model, Server):
             if model.curve is None and model.joules_per_token is None:
                 return None
-            return lambda n, m: model.joules(max(round(n), 1), max(round(m), 1))[0] or math.nan
+            return lambda n, m: model.joules(max(round(n), 1), max(round(m), 1), samples)[0] or math.nan
         engine = self.pool.loaded.get(name)
         curve = None if engine is None else engine.predictor.curve
-        if curve is None:
-            return None
-        return lambda n, m: curve.predict(max(round(n), 1), max(round(m / rows), 1), rows, prompts=1)[0]
+        return None if curve is None else by_curve(curve, samples)

@@ -49,8 +49,6 @@ class Arms:
                 raise ValueError(f"arms[{at}]: name: another is called {arm.name!r}")
             if arm.model not in self.models:
                 raise ValueError(f"arms[{at}]: model: there is none called {arm.model!r}")
-            if arm.technique == "vote" and isinstance(self.models[arm.model], Server):
-                raise ValueError(f"arms[{at}]: technique: votes are for local models")
         if self.fallback not in names:
             raise ValueError(f"fallback: no arm is called {self.fallback!r}")
         if self.memory_gb is not None and not self.memory_gb > 0:

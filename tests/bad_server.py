@@ -62,8 +62,19 @@ def serving(reply: Reply) -> Iterator[Server]:
 
 
 def completion(text: str = "so\n42", prompt_tokens: int = 10, completion_tokens: int = 5) -> bytes:
+    return completions(text, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+
+
+def completions(
+    *texts: str | None, cut: tuple[int, ...] = (), prompt_tokens: int = 10, completion_tokens: int = 50
+) -> bytes:
+    """A choice of each text; `cut`: the places of those that ended at their most tokens."""
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
-    return json.dumps({"choices": [{"message": {"content": text}}], "usage": usage}).encode()
+    choices = [
+        {"index": at, "message": {"content": text}, "finish_reason": "length" if at in cut else "stop"}
+        for at, text in enumerate(texts)
+    ]
+    return json.dumps({"choices": choices, "usage": usage}).encode()
 
 
 def good(handler: Handler) -> None:

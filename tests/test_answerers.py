@@ -3,12 +3,16 @@ import math
 import pytest
 
 from engine.answerers import Answerers, Local
+from engine.energy.curve_store import save_curve
 from engine.errors import TokenjouleError
 from engine.strategy.ask import Technique
 from engine.strategy.server import Server
+from tests.bad_server import good, serving
+from tests.curves import curve
 
 FAR = Server("http://127.0.0.1:9/v1", "big", joules_per_token=0.5)
 WAY = Technique("direct")
+VOTE = Technique("vote", budget_tokens=9, samples=3, temperature=0.7)
 
 
 def test_without_a_local_model_nobody_reads():
@@ -29,6 +33,23 @@ def test_what_a_server_takes_is_known_by_its_table_alone():
         assert cost is not None and cost(10.4, 0.2) == pytest.approx(0.5 * 11)
         assert answerers.cost("bare", WAY) is None
         assert answerers.cost("near", WAY) is None, "nothing is loaded yet"
+
+
+def test_a_vote_on_a_server_costs_one_prefill_and_its_decodes_by_the_servers_curve(tmp_path):
+    server = Server("http://127.0.0.1:9/v1", "big", curve=str(save_curve(curve(), tmp_path / "curve.json")))
+    with Answerers({"far": server}) as answerers:
+        cost = answerers.cost("far", VOTE)
+        assert cost is not None and cost(100, 60) == curve().predict(100, 20, 3, prompts=1)[0]
+        assert cost(100, 60) < 3 * curve().predict(100, 20)[0], "the prompt is read once"
+
+
+def test_the_seed_of_a_request_reaches_the_server():
+    pytest.importorskip("httpx", reason="remote arms need httpx")
+    with serving(good) as there:
+        server = Server(there.url, "big", joules_per_token=0.5)
+        with Answerers({"far": server}) as answerers:
+            answerers.answer("far", "1+1=", VOTE, budget_tokens=9, seed=11)
+    assert (there.seen[0][2]["seed"], there.seen[0][2]["n"]) == (11, 3)
 
 
 def test_an_unreadable_curve_is_an_error_and_not_a_cost(tmp_path):

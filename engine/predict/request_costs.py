@@ -9,6 +9,7 @@ spread is that of the ratio actual / predicted: by split conformal prediction ni
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +17,18 @@ from engine.energy.nnls import nnls
 from engine.predict.features import Array
 from engine.predict.projection import Projection
 
+if TYPE_CHECKING:
+    from engine.energy.curve import OperatingCurve
+
 RECENT = 1000  # ratios of an arm that are kept: new ones take the place of the oldest
 _RIDGE = 10.0
 
 Cost = Callable[[float, float], float]  # of (prompt tokens, new tokens)
+
+
+def by_curve(curve: "OperatingCurve", rows: int) -> Cost:
+    """J of one prefill and `rows` decodes from it, which write m new tokens together, each as many."""
+    return lambda n, m: curve.predict(max(round(n), 1), max(round(m / rows), 1), rows, prompts=1)[0]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What was said to a question, here or on a server, and what that took; nothing that goes wrong is raised."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """`energy_j`: None where nobody can tell. `confidence`: in `answer`. `reused_tokens`: read before.
+    """`energy_j`: None where nobody can tell. `confidence`: in `answer`. `votes`: of a vote, by answer.
+    `reused_tokens`: read before.
 
     `error`: why there is no answer, or what failed behind it. `cut`: by its joule budget, so that it took
     less than it would have. `note`: what else is not as it should be.
@@ -23,6 +25,7 @@ class Said:
     answer: str | None = None
     text: str = ""
     confidence: float | None = None
+    votes: Mapping[str, int] | None = None
     energy_j: float | None = None
     energy_source: str = ""
     measured: bool = False
@@ -48,6 +51,7 @@ def answer_here(engine: "Engine", question: str, way: Technique, **options: Any)
         answer=found.answer,
         text=result.text,
         confidence=found.confidence,
+        votes=found.outcome.votes,
         energy_j=result.energy.window_j if result.energy.complete else None,
         energy_source=result.energy.source,
         measured=result.energy.measured,

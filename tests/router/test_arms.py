@@ -71,6 +71,13 @@ def test_the_arms_that_come_along_are_of_the_bundled_model():
     assert DEFAULT.name == "arms.toml"
 
 
+def test_a_server_votes_and_thinks_as_a_local_model_does(tmp_path):
+    local = '[[arms]]\nname = "c"\nmodel = "near"'
+    assert local in GOOD
+    arms = load(tmp_path, GOOD.replace(local, local.replace("near", "far")))
+    assert (arms["c"].technique, arms["c"].samples, arms["c"].model) == ("vote", 3, "far")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "said"),
     [
@@ -99,13 +106,6 @@ def test_the_arms_that_come_along_are_of_the_bundled_model():
         ("temperature = 0.8\n", "", 29, "temperature"),
         ('name = "d"', 'name = "a"', 34, "name: another"),
         ('model = "far"', 'model = "moon"', 35, "model: there is none"),
-        (
-            'name = "d"\nmodel = "far"\ntechnique = "direct"',
-            'name = "d"\nmodel = "far"\ntechnique = "vote"\nsamples = 2\ntemperature = 1.0\n'
-            "budget_tokens = 9",
-            36,
-            "votes are for local",
-        ),
         ('fallback = "b"', 'fallback = "z"', 1, "fallback"),
         ("memory_gb = 2", "memory_gb = 0", 2, "memory_gb"),
         ("memory_gb = 2", "memory = 2", None, "memory"),

@@ -131,10 +131,7 @@ def test_what_was_never_sent_took_nothing(monkeypatch):
 
 def test_a_cut_answer_is_none_and_its_joules_are_kept():
     def cut(handler: bad_server.Handler) -> None:
-        body = bad_server.completion("so 6 times 7 is 4").replace(
-            b'{"message"', b'{"finish_reason": "length", "message"'
-        )
-        handler.send(200, body)
+        handler.send(200, bad_server.completions("so 6 times 7 is 4", cut=(0,), completion_tokens=5))
 
     with serving(cut) as server:
         said = answer(server.url)
