@@ -102,7 +102,8 @@ def read_results(path: Path) -> Iterator[Mapping[str, Any]]:
         # Not splitlines(): U+2028 and its like may stand inside a JSON string.
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise TokenjouleError(f"cannot read {path}: {error}") from error
+        why = getattr(error, "strerror", None) or error  # which does not name the path again
+        raise TokenjouleError(f"cannot read {path}: {why}") from error
     found = False
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -200,7 +200,8 @@ def read(paths: Iterable[Path]) -> Iterator[Record]:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise TokenjouleError(f"cannot read {path}: {error}") from error
+            why = getattr(error, "strerror", None) or error  # which does not name the path again
+            raise TokenjouleError(f"cannot read {path}: {why}") from error
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

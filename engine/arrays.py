@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -29,13 +30,16 @@ def save_arrays(path: Path, value: Any, schema: str) -> None:
 def load_arrays(path: Path, kind: Any, schema: str) -> Any:
     """The `kind` that was saved. Raises `TokenjouleError` of one line for a file that is none."""
     try:
+        if path.is_file() and not is_zipfile(path):  # numpy would go on to advise on pickles
+            raise ValueError("no archive of arrays")
         with np.load(path, allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}
         if str(content.pop("schema", None)) != schema:
             raise ValueError(f"its schema is not {schema}")
         return made(kind, _nested(content))
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds
-        raise TokenjouleError(f"{path} is no {kind.__name__.lower()}: {error}") from error
+        why = getattr(error, "strerror", None) or error  # which does not name the path again
+        raise TokenjouleError(f"{path} is no {kind.__name__.lower()}: {why}") from error
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

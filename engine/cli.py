@@ -21,6 +21,13 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
+def seed(text: str) -> int:
+    """The type of a `--seed`: what torch and numpy take alike."""
+    if not (text.isascii() and text.isdigit() and int(text[:20]) < 2**63):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0 and below 2^63, not {text!r}")
+    return int(text)
+
+
 def guarded(run: Callable[[], int]) -> int:
     """The exit status of `run`, or of the error it raises, which becomes one line on stderr."""
     if sys.stdout is None:

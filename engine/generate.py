@@ -6,7 +6,6 @@ line. Exit status: 0 done, 1 failed, 2 wrong usage, 130 cancelled with Ctrl-C.
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from engine.cli import Parser, deferred_interrupt, guarded, leave
 from engine.errors import TokenjouleError, UsageError
+from engine.file_check import refuse_same, writable
 
 
 def _positive(text: str) -> float:
@@ -190,8 +190,18 @@ def _check(options: argparse.Namespace) -> None:
         options.seed,
         options.answer_temperature,
     )
+    _refuse_filters_of_nothing(options)
     Dial(price=options.price_joules)
     _strategy(options)
+
+
+def _refuse_filters_of_nothing(options: argparse.Namespace) -> None:
+    """Where every token is the likeliest, nothing is drawn that could be filtered."""
+    if options.temperature > 0 or (options.answer_temperature or 0) > 0:
+        return
+    for name in ("top_k", "top_p", "min_p"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} has no meaning without --temperature above 0")
 
 
 def _strategy(options: argparse.Namespace) -> Any:
@@ -250,41 +260,13 @@ def _check_files(options: argparse.Namespace) -> None:
     for number, policy in enumerate(options.stop):
         if is_file(policy):
             files[f"--stop ({number + 1})"] = policy.rpartition(":")[0]
-    seen: dict[object, str] = {}
-    for name, path in files.items():
-        if path is None:
-            continue
-        if not path:
-            raise UsageError(f"{name} needs the name of a file")
-        real: object = os.path.realpath(path)
-        try:
-            state = os.stat(os.path.realpath(path))
-            real = (state.st_dev, state.st_ino)  # hard links, too
-        except OSError:
-            pass  # it is not there yet
-        if real in seen and not (name.startswith("--stop") and seen[real].startswith("--stop")):
-            raise UsageError(f"{seen[real]} and {name} are the same file, {path}")
-        seen[real] = name
+    refuse_same(files)
     if options.plot:
         with deferred_interrupt():
             from engine.plot import check_plot
 
             check_plot(options.plot)
-    for path in (options.plot, options.output, options.trace):
-        if path:
-            _writable(path)
-
-
-def _writable(path: str) -> None:
-    """Raises `TokenjouleError` unless `path` can be written; what it holds stays."""
-    existed = os.path.exists(path)
-    try:
-        with open(path, "a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise TokenjouleError(f"cannot write {path}: {error.strerror}") from error
-    if not existed:
-        os.remove(path)
+    writable(options.plot, options.output, options.trace)
 
 
 def _prompt(options: argparse.Namespace) -> str:
@@ -326,14 +308,15 @@ def _policies(options: argparse.Namespace) -> list[Any]:
 
 def _run(options: argparse.Namespace) -> int:
     with deferred_interrupt():
-        from engine.prompts import run_prompts
+        from engine.prompts import read_items, run_prompts
         from engine.runner import Runner, run_one
 
-    prompt = None if options.prompts is not None else _prompt(options)
+    items = None if options.prompts is None else read_items(options.prompts)
+    prompt = _prompt(options) if items is None else None
     policies = _policies(options)
     with Runner.open(options, policies, _strategy(options)) as runner:
-        if prompt is None:
-            return run_prompts(runner, options.prompts, options.output)
+        if items is not None:
+            return run_prompts(runner, items, options.output)
         return run_one(runner, prompt, stdout=sys.stdout)
 
 

@@ -1,11 +1,13 @@
 """Several engines: each loaded when first used, the one that waits longest put away for memory."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine.energy.sources import check_source
 from engine.engine import Engine
-from engine.errors import MeterError, TokenjouleError
+from engine.errors import MeterError, TokenjouleError, UsageError
 from engine.locate import locate
 from engine.placement import choose_dtype
 from engine.schemes import choose_scheme
@@ -18,6 +20,7 @@ class Pool:
 
     `loaded`: by name, the latest used last. `notes`: what was not as asked. `memory_gb`: what the weights of
     all engines may take; None for no limit but the machine's. `load`: makes an engine, as `Engine.load` does.
+    Raises `UsageError` for an energy source or a limit that is none.
     """
 
     def __init__(
@@ -28,6 +31,9 @@ class Pool:
         memory_gb: float | None = None,
         load: Callable[..., Engine] = Engine.load,
     ) -> None:
+        check_source(energy_source)  # as each model would say when it is loaded, which may be much later
+        if memory_gb is not None and not 0 < memory_gb < math.inf:
+            raise UsageError(f"memory must be a number of GB above 0, not {memory_gb}")
         self.loaded: OrderedDict[str, Engine] = OrderedDict()
         self.notes: list[str] = []
         self._models, self._source, self._load = models, energy_source, load

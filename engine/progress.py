@@ -102,10 +102,10 @@ class Progress:
         else:
             print(status, file=sys.stderr, flush=True)
 
-    def finish(self, result: Generation, samples: str | None = None) -> None:
+    def finish(self, result: Generation, samples: str | None = None, new_tokens: int | None = None) -> None:
         """The request is over: what was held back of the text, a newline, the summary.
 
-        `samples`: a line about the others that `result` was chosen from.
+        `samples`: a line about the others that `result` was chosen from; `new_tokens` of all of them.
         """
         self._stream(result.text[self._printed :])
         self._end_live()
@@ -113,7 +113,7 @@ class Progress:
             self._stdout.write("\n")
             self._stdout.flush()
         if not self._quiet:
-            for line in [samples, *summary(result)]:
+            for line in [samples, *summary(result, new_tokens)]:
                 if line is not None:
                     print(line, file=sys.stderr)
 
@@ -155,8 +155,11 @@ class Progress:
         )
 
 
-def summary(result: Generation) -> list[str]:
-    """What a run came to, one line; a second and third where a budget or a failing meter needs one."""
+def summary(result: Generation, new_tokens: int | None = None) -> list[str]:
+    """What a run came to, one line; a second and third where a budget or a failing meter needs one.
+
+    `new_tokens`: of all samples, where `result` is one of several: speed and joules are of all, too.
+    """
     energy, stop = result.energy, result.stop
     spread = "" if energy.window_uncertainty_j is None else f" ± {energy.window_uncertainty_j:.2g}"
     worth = f"measured by {energy.source}" if energy.measured else f"by {energy.source}, not measured"
@@ -165,10 +168,15 @@ def summary(result: Generation) -> list[str]:
     if energy.window_j is not None:
         parts.append(f"between steps {format_j(energy.window_j - steps_j)}")
     forced = f" (answer forced, ended by {stop.answer_end})" if stop.forced_answer else ""
+    count, per_s = len(result.token_ids), result.timing.decode_tokens_per_s
+    each_j = result.joules_per_new_token
+    if new_tokens is not None:
+        count, each_j = new_tokens, energy.window_j and energy.window_j / max(new_tokens, 1)
+    speed = f" at {per_s:.1f} tok/s" if per_s else ""  # the only token of a request comes from its prefill
     lines = [
-        f"{len(result.token_ids)} new tokens at {result.timing.decode_tokens_per_s:.1f} tok/s, "
+        f"{count} new token{'' if count == 1 else 's'}{speed}, "
         f"stop: {stop.reason}{forced} | {format_j(energy.window_j)}{spread} J {worth}, "
-        f"{format_j(result.joules_per_new_token)} J/new token | J: {', '.join(parts)}"
+        f"{format_j(each_j)} J/new token | J: {', '.join(parts)}"
     ]
     lines += [f"{policy.name}: {policy.description}" for policy in stop.policies if policy.description]
     if ":" in stop.probe_mode:

@@ -1,11 +1,12 @@
 """Many prompts from a JSONL file, one result line each; with an output file the work is resumable."""
 
+import fcntl
 import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from engine.errors import EXIT_CANCELLED, Cancelled, TokenjouleError, UsageError
 from engine.runner import Runner, failure_of
@@ -28,19 +29,20 @@ class Item:
     category: str | None = None
 
 
-def run_prompts(runner: Runner, source: str, output: str | None) -> int:
+def run_prompts(runner: Runner, items: list[Item], output: str | None) -> int:
     """Each prompt as a request of its own; a prompt that fails gets a line with `error`, the rest goes on.
 
     Results go to `output` (appended; ids found there are not run again) or to stdout; each line begins with
     `id`, `prompt` and `setting`. A cancelled request leaves no line, so that it is run again. Returns 1 when
     any prompt failed, 130 when cancelled.
     """
-    items = read_items(source)
     setting = _setting(runner)
-    done = _finished_ids(Path(output), setting, items) if output else set()
     failed = False
     stream = open(output, "a", encoding="utf-8") if output else sys.stdout  # noqa: SIM115
     try:
+        if output:
+            _alone(stream, output)
+        done = _finished_ids(Path(output), setting, items) if output else set()
         for item in items:
             if item.id in done:
                 continue
@@ -66,6 +68,16 @@ def run_prompts(runner: Runner, source: str, output: str | None) -> int:
     if runner.trace and runner.trace.failure:
         raise TokenjouleError(runner.trace.failure)
     return 1 if failed else 0
+
+
+def _alone(stream: TextIO, output: str) -> None:
+    """Until `stream` is closed. Raises `TokenjouleError` where another process writes results there."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise TokenjouleError(f"{output} is being written by another process") from error
+    except OSError:
+        pass  # a file system without locks
 
 
 def read_items(source: str) -> list[Item]:

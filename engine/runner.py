@@ -116,7 +116,8 @@ class Runner:
             except KeyboardInterrupt:
                 attempt.cancel()
             outcome = attempt.outcome()
-            progress.finish(outcome.result, outcome.line())
+            of_all = None if outcome.samples is None else outcome.new_tokens
+            progress.finish(outcome.result, outcome.line(), of_all)
         if self.trace:
             self.trace.on_end(attempt.session.ledger, outcome.result, outcome.to_json())
         return outcome

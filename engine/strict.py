@@ -29,10 +29,12 @@ def made(kind: Any, raw: object, name: str = "", known: Mapping[str, Any] | None
         given = an_object(raw, name or "the file")
         kinds = get_type_hints(kind, localns=dict(known or {}))
         needed = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}
-        wrong = (needed - given.keys()) | (given.keys() - {field.name for field in fields(kind)})
-        if wrong:
+        known_here = [field.name for field in fields(kind)]
+        unknown = given.keys() - set(known_here)
+        if wrong := (needed - given.keys()) | unknown:
             listed = ", ".join(f"{name}.{key}".lstrip(".") for key in sorted(wrong))
-            raise ValueError(f"missing or unknown: {listed}")
+            said = f"; there are {', '.join(known_here)}" if unknown else ""
+            raise ValueError(f"missing or unknown: {listed}{said}")
         parts = {
             key: made(kinds[key], value, f"{name}.{key}".lstrip("."), known) for key, value in given.items()
         }
@@ -146,4 +148,6 @@ def _line(text: str, problem: str) -> int:
     for word in re.findall(r"\w+", problem):
         if found := re.search(rf"^\s*{word}\s*=", inside, re.MULTILINE):
             return text.count("\n", 0, start + found.end()) + 1
+        if found := None if named else re.search(rf"^\s*\[+\s*{word}\s*\]+", text, re.MULTILINE):
+            return text.count("\n", 0, found.end()) + 1
     return text.count("\n", 0, start) + 1

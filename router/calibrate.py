@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from engine.answerers import Answerers
-from engine.cli import Parser, guarded, leave
+from engine.cli import Parser, guarded, leave, seed
 from engine.errors import TokenjouleError, UsageError
+from engine.file_check import refuse_same, writable
 from engine.label import outcomes, read_questions
 from engine.predict.chances import coverage, ece, log_loss, reliability
 from engine.predict.features import text_rows
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "--delta", type=float, default=0.1, metavar="D", help="… but for this risk (default 0.1)"
     )
-    cli.add_argument("--seed", type=int, default=0, metavar="S")
+    cli.add_argument("--seed", type=seed, default=0, metavar="S")
     cli.add_argument("--plot", type=Path, metavar="FILE.png")
     return cli
 
@@ -56,6 +57,8 @@ def _run(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and not 0 < value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must lie between 0 and 1, not {value}")
+    refuse_same({name: getattr(options, name) for name in ("outcomes", "run", "arms", "out", "plot")})
+    writable(options.out, options.plot, options.run and options.outcomes)
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
@@ -65,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
     with Answerers(arms.models, memory_gb=arms.memory_gb) as answerers:
         if options.run is not None:
             found = outcomes(answerers, ways, read_questions(options.run), options.grade)
-            write_outcomes(options.outcomes, found)
+            write_outcomes(options.outcomes, found, new=True)
         table = Table.of(read_outcomes(options.outcomes))
         if set(table.arms) != set(ways):
             told = ", ".join(table.arms)

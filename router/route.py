@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engine.cli import Parser, guarded, leave
+from engine.cli import Parser, guarded, leave, seed
 from engine.energy.grid import AVERAGE, MARGINAL, Grid, Intensity
 from engine.energy.hourly import HourlyBudget
 from engine.errors import TokenjouleError, UsageError
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--arms", type=Path, default=DEFAULT, metavar="arms.toml")
     cli.add_argument("--estimator", type=Path, metavar="FILE.npz", help="of router.calibrate")
     cli.add_argument("--category", metavar="NAME", help="of the question, where it is known")
-    cli.add_argument("--seed", type=int, default=0, metavar="S")
+    cli.add_argument("--seed", type=seed, default=0, metavar="S")
     limit = cli.add_argument_group("objective and limits").add_argument
     limit("--min-accuracy", type=float, metavar="A", help="the least joules that keep this accuracy")
     limit("--price-joules", type=float, default=0.0, metavar="L", help="accuracy points a joule must gain")
@@ -44,9 +44,9 @@ def parser() -> argparse.ArgumentParser:
     now("--queue", type=int, default=0, metavar="N", help="requests that wait")
     now("--utilisation", type=float, default=0.0, metavar="U", help="of the device, 0 to 1")
     now("--carbon", metavar="G|FILE.csv|electricitymaps:ZONE|uk", help="g CO2e per kWh")
-    now("--carbon-kind", choices=(AVERAGE, MARGINAL), default=AVERAGE, help="of all its figures")
+    now("--carbon-kind", choices=(AVERAGE, MARGINAL), help="default: average")
     now("--carbon-usual", type=float, metavar="G", help="beyond it, budgets tighten")
-    now("--pue", type=float, default=1.0, metavar="P", help="the data centre's overhead")
+    now("--pue", type=float, metavar="P", help="the data centre's overhead (default 1)")
     machine = cli.add_argument_group("machine").add_argument
     machine("--energy-source", default="auto", metavar="SOURCE")
     machine("--memory-gb", type=float, metavar="GB", help="for the weights of local models")
@@ -63,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if (options.query is None) == (options.prompts is None):
         raise UsageError("give exactly one of a query and --prompts")
-    if options.carbon is None and (options.max_grams is not None or options.carbon_usual is not None):
-        raise UsageError("--max-grams and --carbon-usual go with --carbon")
+    of_carbon = (options.max_grams, options.carbon_usual, options.carbon_kind, options.pue)
+    if options.carbon is None and of_carbon != (None,) * 4:
+        raise UsageError("--max-grams, --carbon-usual, --carbon-kind and --pue go with --carbon")
     if options.min_accuracy is not None and not 0 < options.min_accuracy < 1:
         raise UsageError(f"--min-accuracy must lie between 0 and 1, not {options.min_accuracy}")
     arms, estimator, notes = load_arms(options.arms), None, []
@@ -74,12 +75,12 @@ def _run(options: argparse.Namespace) -> int:
         except TokenjouleError as error:
             notes.append(str(error))
     limits, usual = _limits(options, _threshold(options.min_accuracy, estimator, notes))
-    grid = None if options.carbon is None else Grid(options.carbon, options.carbon_kind)
+    grid = None if options.carbon is None else Grid(options.carbon, options.carbon_kind or AVERAGE)
     asked = [Item(0, options.query)] if options.prompts is None else read_items(options.prompts)
     hour = None if options.hourly_joules is None else HourlyBudget(options.hourly_joules)
-    machine = {"energy_source": options.energy_source, "memory_gb": options.memory_gb}
     failures = []
-    with Router(arms, estimator, hour=hour, **machine) as router:
+    source, memory_gb = options.energy_source, options.memory_gb
+    with Router(arms, estimator, energy_source=source, memory_gb=memory_gb, hour=hour) as router:
         for item in asked:
             told = Intensity(None) if grid is None else grid.now()
             now = replace(usual, intensity_g_per_kwh=told.g_per_kwh)
@@ -123,10 +124,8 @@ def _limits(options: argparse.Namespace, threshold: float | None) -> tuple[Limit
             price=options.price_joules,
             strict=options.strict,
         )
-        usual_g = options.carbon_usual
-        return limits, Conditions(
-            options.queue, options.utilisation, usual_g_per_kwh=usual_g, pue=options.pue
-        )
+        usual_g, pue = options.carbon_usual, 1.0 if options.pue is None else options.pue
+        return limits, Conditions(options.queue, options.utilisation, usual_g_per_kwh=usual_g, pue=pue)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

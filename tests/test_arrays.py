@@ -61,3 +61,10 @@ def test_a_file_that_is_none_is_one_line(path, changes, said):
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(TokenjouleError, match="cannot write"):
         save_arrays(tmp_path / "none" / "h.npz", VALUE, "test/1")
+
+
+def test_what_is_not_there_or_no_archive_is_said_without_advice_on_pickles(tmp_path):
+    (tmp_path / "text.npz").write_bytes(b"text")
+    for name, said in (("text.npz", "no archive of arrays"), ("none.npz", "No such file or directory")):
+        with pytest.raises(TokenjouleError, match=rf"{name} is no held: {said}$"):
+            load_arrays(tmp_path / name, Held, "test/1")

@@ -1,5 +1,6 @@
 """The command line: what goes to which stream, what the JSON promises, and how bad input ends."""
 
+import fcntl
 import json
 import os
 import signal
@@ -250,6 +251,19 @@ BAD_LINES = [
     '{"prompt": "a", "temperature": 1}',
     '{"prompt": 5}',
 ]
+
+
+def test_two_processes_do_not_write_the_same_results(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    prompts, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('{"prompt": "1+2="}\n')
+    arguments = ("--prompts", str(prompts), "--output", str(results), "--quiet")
+    with open(results, "a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        status, _, err = run(capsys, *arguments)
+    assert status == 1 and "by another process" in err and results.read_text() == ""
+    assert run(capsys, *arguments)[0] == 0 and len(results.read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("line", BAD_LINES)

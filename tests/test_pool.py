@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.errors import MeterError, TokenjouleError
+from engine.errors import MeterError, TokenjouleError, UsageError
 from engine.pool import Pool
 
 SHAPES = {
@@ -76,3 +76,14 @@ def test_without_a_meter_joules_are_an_estimate_and_that_is_noted():
     pool.engine("small")
     assert loads.made == ["llama-3.2-1b int4 estimate"]
     assert pool.notes == ["no energy meter (no NVML): joules are an estimate"]
+
+
+@pytest.mark.parametrize("memory_gb", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_limit_that_is_none_is_refused(memory_gb):
+    with pytest.raises(UsageError, match="GB above 0"):
+        Pool(SHAPES, memory_gb=memory_gb)
+
+
+def test_an_energy_source_that_nobody_knows_is_refused_before_a_model_is_loaded():
+    with pytest.raises(UsageError, match="unknown energy source 'foo'"):
+        Pool(SHAPES, energy_source="foo")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from engine.energy.simulated import SimulatedProfile
 from engine.progress import summary
-from engine.result import Budget, Generation
+from engine.result import Budget, Generation, format_j
 from tests.simulation import Device, FakeModel, run
 
 
@@ -72,3 +72,19 @@ def test_more_than_the_budget_is_never_said_to_have_been_held_back() -> None:
     assert said(10.0).endswith("10 J were held back for the answer")
     assert "held back for the answer" not in said(107.0)
     assert said(107.0).endswith("more than the budget")
+
+
+def test_several_samples_are_told_with_the_tokens_and_joules_of_all() -> None:
+    result = generated(2)
+    [alone, all_of_them] = [summary(result, count)[0] for count in (None, 40)]
+    each_j = (result.energy.window_j or 0.0) / 40
+    assert alone.startswith(f"{len(result.token_ids)} new tokens at ")
+    assert all_of_them.startswith("40 new tokens at ") and f"{format_j(each_j)} J/new token" in all_of_them
+
+
+def test_a_single_token_has_no_speed() -> None:
+    result = generated(2)
+    one = replace(
+        result, token_ids=result.token_ids[:1], timing=replace(result.timing, decode_tokens_per_s=0.0)
+    )
+    assert summary(one)[0].startswith("1 new token, stop: ")

@@ -42,7 +42,7 @@ def test_values_of_annotated_types_and_defaults():
         ({"many": 3}, "many is no list"),
         ({"perhaps": "x"}, "perhaps must be a int"),
         ({"table": {"x": 1}}, "table.x is no object"),
-        ({"other": 1}, "missing or unknown: other"),
+        ({"other": 1}, "missing or unknown: other; there are name, inner, pair, many, perhaps, table"),
     ],
 )
 def test_anything_else_is_refused_by_name(changes, said):
@@ -81,7 +81,9 @@ class Places:
 def test_of_several_dataclasses_it_is_the_one_whose_fields_are_given():
     found = made(Places, {"places": {"a": {"path": "x", "size": 1}, "b": {"address": "y", "port": 2}}})
     assert found.places == {"a": Near("x", 1), "b": Far("y", 2)}
-    with pytest.raises(ValueError, match=r"missing or unknown: places\.b\.path$"):
+    with pytest.raises(
+        ValueError, match=r"missing or unknown: places\.b\.path; there are address, port, size$"
+    ):
         made(Places, {"places": {"b": {"address": "y", "port": 1, "path": "z"}}})
 
 
@@ -128,6 +130,7 @@ def test_what_is_wrong_with_a_toml_file_is_said_with_its_line(tmp_path):
         ("size = 1", "size = -1", 3),
         ("size = 2", "size = -2", 8),
         ("size = 2", "by = 2", 8),
+        ('[[rows]]\npath = "y"\n[[rows]]', "[rows]", 4),
     ):
         path.write_text(good.replace(old, new))
         with pytest.raises(TokenjouleError, match=rf"p\.toml, line {line}: "):

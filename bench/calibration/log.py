@@ -111,7 +111,8 @@ def lines_of(path: Path) -> list[str]:
         # Not splitlines(): U+2028 and its like may stand inside a JSON string.
         return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().split("\n")
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise TokenjouleError(f"cannot read {path}: {error}") from error
+        why = getattr(error, "strerror", None) or error  # which does not name the path again
+        raise TokenjouleError(f"cannot read {path}: {why}") from error
 
 
 def refuse_packed(path: Path) -> None:

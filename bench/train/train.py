@@ -94,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
+    if options.out.exists() and not options.out.is_dir():
+        cli.error(f"{options.out} is no directory")
     if options.resume:
         if not (options.out / CHECKPOINT).is_file():
             print(f"{options.out} has no {CHECKPOINT}: nothing to resume", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Joules that may be taken in any hour: what the last 60 minutes have left."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,8 +14,8 @@ class HourlyBudget:
     """`joules`: of any 60 minutes. `clock`: monotonic seconds. Raises `UsageError` for none at all."""
 
     def __init__(self, joules: float, clock: Callable[[], float] = time.monotonic) -> None:
-        if not joules > 0:
-            raise UsageError(f"the joules of an hour must be above 0, not {joules}")
+        if not 0 < joules < math.inf:
+            raise UsageError(f"the joules of an hour must be a number above 0, not {joules}")
         self.joules, self.clock = joules, clock
         self._spent: deque[tuple[float, float]] = deque()
 

@@ -8,6 +8,17 @@ from engine.errors import MeterError, UsageError
 SOURCES = ("auto", "nvml", "nvml-power", "rapl", "estimate", "simulated[:PROFILE]", "replay:FILE")
 
 
+def check_source(source: str) -> tuple[str, str]:
+    """(its name, its file or ""). Raises `UsageError` for a source that nobody knows; opens nothing."""
+    name, colon, argument = source.partition(":")
+    choices = [choice.partition(":")[0].partition("[")[0] for choice in SOURCES]
+    if name not in choices or (colon and name not in ("simulated", "replay")):
+        raise UsageError(f"unknown energy source {source!r}; choose one of {', '.join(SOURCES)}")
+    if not argument and (colon or name == "replay"):
+        raise UsageError(f"energy source {source!r} lacks its file; the choices are {', '.join(SOURCES)}")
+    return name, argument
+
+
 def open_meter(source: str, *, cuda_device: int | None, clock: Clock = time.monotonic) -> Meter:
     """Open `source` for a model on CUDA device `cuda_device` (torch's index), or on the CPU for None.
 
@@ -15,12 +26,7 @@ def open_meter(source: str, *, cuda_device: int | None, clock: Clock = time.mono
     note then says why. Raises `UsageError` for an unknown source or one that does not cover the device,
     `MeterError` for one that cannot be opened here.
     """
-    name, colon, argument = source.partition(":")
-    choices = [choice.partition(":")[0].partition("[")[0] for choice in SOURCES]
-    if name not in choices or (colon and name not in ("simulated", "replay")):
-        raise UsageError(f"unknown energy source {source!r}; choose one of {', '.join(SOURCES)}")
-    if not argument and (colon or name == "replay"):
-        raise UsageError(f"energy source {source!r} lacks its file; the choices are {', '.join(SOURCES)}")
+    name, argument = check_source(source)
     if name == "auto":
         return _open_auto(cuda_device, clock)
     if name in ("nvml", "nvml-power"):

@@ -68,13 +68,17 @@ def read_outcomes(path: Path) -> list[Outcome]:
     return read_lines(path, outcome)
 
 
-def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """As they come. Raises `TokenjouleError`; a number that is not finite is a `ValueError`."""
+def write_outcomes(path: Path, outcomes: Iterable[Outcome], *, new: bool = False) -> None:
+    """As they come; `new`: only into a file that is not there yet. Raises `TokenjouleError`; a number that is
+    not finite is a `ValueError`.
+    """
     try:
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "x" if new else "w", encoding="utf-8") as file:
             for outcome in outcomes:
                 file.write(json.dumps({"schema": SCHEMA, **asdict(outcome)}, allow_nan=False) + "\n")
                 file.flush()
+    except FileExistsError as error:
+        raise TokenjouleError(f"{path} is there already, and what it holds has cost joules") from error
     except OSError as error:
         raise TokenjouleError(f"cannot write {path}: {error.strerror}") from error
 

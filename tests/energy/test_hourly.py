@@ -25,7 +25,7 @@ def test_more_than_all_of_it_leaves_nothing():
     assert budget.left_j() == 0.0
 
 
-@pytest.mark.parametrize("joules", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("joules", [0.0, -1.0, float("nan"), float("inf")])
 def test_no_joules_at_all_are_refused(joules):
     with pytest.raises(UsageError, match="above 0"):
         HourlyBudget(joules)

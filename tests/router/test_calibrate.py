@@ -183,7 +183,28 @@ def test_features_of_another_model_are_refused(capsys, tmp_path):
     assert status == 1 and "2 features" in err
 
 
-@pytest.mark.parametrize("wrong", [["--min-accuracy", "1.5"], ["--delta", "0"], ["--kind", "forest"]])
+def test_what_cost_joules_is_never_overwritten(capsys, stored):
+    outcomes, before = stored / "o.jsonl", (stored / "o.jsonl").read_bytes()
+    (stored / "q.jsonl").write_text('{"id": "a", "prompt": "b", "answer": "c"}')
+    arms = ("--arms", stored / "arms.toml")
+    status, _, err = run(capsys, outcomes, "--out", outcomes, *arms)
+    assert status == 2 and "same file" in err
+    status, _, err = run(capsys, outcomes, "--run", stored / "q.jsonl", "--out", stored / "e.npz", *arms)
+    assert status == 1 and "is there already" in err
+    assert outcomes.read_bytes() == before and not (stored / "e.npz").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_place_that_cannot_be_written_is_said_before_anything_runs(capsys, stored, option):
+    places = {"--out": stored / "e.npz", "--plot": stored / "p.png", option: stored / "none" / "x.png"}
+    given = [part for pair in places.items() for part in pair]
+    status, out, err = run(capsys, stored / "missing.jsonl", *given, "--arms", stored / "arms.toml")
+    assert (status, out) == (1, "") and err.startswith("tokenjoule: cannot write")
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--seed", "-1"], ["--min-accuracy", "1.5"], ["--delta", "0"], ["--kind", "forest"]]
+)
 def test_wrong_usage_is_2(capsys, stored, wrong):
     assert run(capsys, stored / "o.jsonl", "--out", stored / "e.npz", *wrong)[0] == 2
 

@@ -275,3 +275,10 @@ def test_the_vocabulary_survives_the_file(published):
     text = f"qzt:...\n{CLOSER}{ANSWER_PREFIX}7{EOS}"
     assert loaded.decode(loaded(text)["input_ids"], skip_special_tokens=True) == text.removesuffix(EOS)
     assert build_tokenizer().encode("4*2é").tokens == [BOS, "4", UNK, "2", UNK]
+
+
+def test_a_file_in_place_of_the_directory_is_wrong_usage(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="2"):
+        main(["S", "--out", str(tmp_path / "file"), "--steps", "2"])
+    assert "file is no directory" in capsys.readouterr().err
