@@ -37,18 +37,18 @@ class Cuda:
     def set_stream(self, stream: object) -> None:
         self.current = stream
 
-    def Stream(self) -> Any:  # noqa: N802 - torch's name
+    def Stream(self) -> Any:
         return SimpleNamespace(name="aside", wait_stream=lambda other: None)
 
     def stream(self, stream: object) -> Any:
         return nullcontext()
 
-    def CUDAGraph(self) -> Any:  # noqa: N802 - torch's name
+    def CUDAGraph(self) -> Any:
         return SimpleNamespace(replay=partial(setattr, self, "replays", self.replays + 1))
 
     @contextmanager
     def graph(self, graph: object) -> Iterator[None]:
-        """As torch 2.13: where the end of a capture raises, the stream before it is not made current again."""
+        """As torch 2.13: where the end of a capture raises, the stream before it does not come back."""
         before, self.current = self.current, "captures"
         try:
             yield
@@ -56,7 +56,7 @@ class Cuda:
             raise RuntimeError("operation failed due to a previous error during capture") from error
         self.current = before
 
-    def Event(self, *, enable_timing: bool = False) -> Any:  # noqa: N802 - torch's name
+    def Event(self, *, enable_timing: bool = False) -> Any:
         return SimpleNamespace(record=self.recorded_on.append, synchronize=lambda: None)
 
     def synchronize(self, device: torch.device) -> None:
