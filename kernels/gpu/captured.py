@@ -25,9 +25,9 @@ class Captured:
             current.wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
+                with torch.cuda.graph(graph, stream=aside):  # its own would be the first captured device's
                     work()
-            finally:  # where a capture fails, torch (2.13) leaves the stream of captures current
+            finally:  # where a capture fails, torch (2.13) leaves its stream current
                 torch.cuda.set_stream(current)
         self._run = graph.replay
 

@@ -47,9 +47,9 @@ class Cuda:
         return SimpleNamespace(replay=partial(setattr, self, "replays", self.replays + 1))
 
     @contextmanager
-    def graph(self, graph: object) -> Iterator[None]:
+    def graph(self, graph: object, stream: object) -> Iterator[None]:
         """As torch 2.13: where the end of a capture raises, the stream before it does not come back."""
-        before, self.current = self.current, "captures"
+        before, self.current = self.current, stream
         try:
             yield
         except RuntimeError as error:
