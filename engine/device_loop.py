@@ -116,12 +116,13 @@ class GpuLoop:
             self._cache.advance(row.cache_row)
 
     def collect(self) -> Chosen:
-        number, begun, ended = self._flying.pop(0)
+        number, begun, ended = self._flying[0]  # still to be collected where Ctrl-C ends the wait
         tokens = self._captured.ring.receive(number).tokens[: len(self._rows)].tolist()
         begun_s = self._ended_s if begun is None else self._clock.seconds(begun)
         self._ended_s = self._clock.seconds(ended)
         # Of the latest step: whoever asks for logits lets none run ahead.
         logits = self._captured.step.logits[: len(self._rows)].clone() if self._keep_logits else None
+        del self._flying[0]
         return Chosen(tuple(tokens), begun_s, self._ended_s, logits)
 
     def _sized(self, rows: int) -> StepShape:

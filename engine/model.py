@@ -66,6 +66,12 @@ class Model:
         position = 2 * self.config.n_layers * self.config.n_kv_heads * self.config.head_dim
         return _pages(tokens, rows) * PAGE_SIZE * position * self.dtype.itemsize
 
+    @property
+    def kept_bytes(self) -> int:
+        """Of the pool kept for captured steps: a `request_cache` lies in it, or in what takes its place."""
+        kept = () if self._steps is None else self._steps.parts.caches
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in kept)
+
     def new_cache(self, tokens: int, *, rows: int = 1) -> KVCache:
         """A cache with room for `tokens` positions in all, and a spare page per row for ragged ends."""
         return self._cache_over(self._new_pool(_pages(tokens, rows)), _pages(tokens, rows))
@@ -77,7 +83,7 @@ class Model:
             return self._cache_over(self._new_pool(pages), pages)
         if self._steps is None or self._steps.pages < pages:
             self._steps = None  # the old pool's memory is free before the new one's is taken
-            self._steps = self.captured_steps(self._new_pool(1 << (pages - 1).bit_length()))
+            self._steps = self.captured_steps(self._roomy_pool(pages))
         return self._cache_over(self._steps.parts.caches, pages)
 
     def device_loop(
@@ -113,6 +119,14 @@ class Model:
         return CapturedSteps(
             Parts(self.backend, self._embedding, self._layers, self._head, pool, cos, sin, PAGE_SIZE)
         )
+
+    def _roomy_pool(self, pages: int) -> tuple[LayerCache, ...]:
+        """Of the next power of two, so that longer requests find steps captured; of `pages` without room."""
+        try:
+            return self._new_pool(1 << (pages - 1).bit_length())
+        except torch.OutOfMemoryError:
+            pass  # outside of here, nothing holds what was made of it
+        return self._new_pool(pages)
 
     def _new_pool(self, pages: int) -> tuple[LayerCache, ...]:
         config = self.config

@@ -29,7 +29,7 @@ def new_cache(
     # prompt that is forked keeps a begun page of its own.
     rows = 2 * len(requests) + sum(len(group) > 1 for group in groups)
     wanted, free = model.cache_bytes(positions, rows=rows), available_bytes(model.backend.device)
-    if free is not None and wanted > free:
+    if free is not None and wanted > free + model.kept_bytes:
         raise TokenjouleError(
             f"a key/value cache of {positions} positions takes {wanted / 1e9:.1f} GB, {free / 1e9:.1f} GB of "
             f"memory are free on {model.backend.device}; fewer rows or new tokens need less"

@@ -88,6 +88,8 @@ class FakeModel:
         self._answered: int | None = None
         self._thoughts, self._closes_after = 0, closes_after
 
+    kept_bytes = 0
+
     def cache_bytes(self, tokens: int, *, rows: int = 1) -> int:
         return 0
 

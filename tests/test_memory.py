@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine import memory
+from engine import cache, memory
 from engine.config import parse_config
 from engine.engine import Engine
 from engine.errors import TokenjouleError
@@ -184,3 +186,33 @@ def test_more_rows_than_memory_are_refused_and_cost_nothing(
         monkeypatch.setattr("engine.request_cache.available_bytes", lambda device: 63 * 576)
         with pytest.raises(TokenjouleError, match="cache of 64 positions"):
             engine.start([prompt] * 5, max_new_tokens=12)
+
+
+def test_a_pool_kept_for_captured_steps_is_room_for_the_next_request(
+    letters_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real = cache.new_pool
+
+    def new_pool(n_layers: int, shape: tuple[int, int, int], *where: Any) -> Any:
+        sizes.append(shape[0] // 16)
+        if sizes[-1] > 6:
+            raise torch.OutOfMemoryError("no room for a page more")
+        return real(n_layers, shape, *where)
+
+    with Engine.load(letters_directory, backend="torch", meter=CountedMeter()) as engine:  # type: ignore[arg-type]
+        model = engine.model
+        monkeypatch.setattr("engine.model.new_pool", new_pool)
+        monkeypatch.setattr(model.backend, "captures", True, raising=False)
+        monkeypatch.setattr(model, "device_loop", lambda *_, **__: None)
+
+        def captured_steps(pool: Any) -> Any:
+            return SimpleNamespace(pages=len(pool[0].keys) // 16, parts=SimpleNamespace(caches=pool))
+
+        monkeypatch.setattr(model, "captured_steps", captured_steps)
+        room = model.cache_bytes(4 * 16, rows=2)
+        monkeypatch.setattr("engine.request_cache.available_bytes", lambda device: room - model.kept_bytes)
+        for _ in range(2):
+            assert len(engine.generate([5, 6, 7, 8], max_new_tokens=60).token_ids) == 60
+        assert sizes == [8, 6], "eight pages have no room, six have, and they are kept"
+        assert model.kept_bytes == room

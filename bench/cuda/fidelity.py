@@ -6,7 +6,7 @@ Decode is what captured steps compute, prefill what a prompt takes; both are of 
 from dataclasses import replace
 
 from bench import fidelity
-from bench.cuda.setting import Setting
+from bench.cuda.setting import Setting, first_line
 from bench.record import Arm, Case
 
 
@@ -21,7 +21,11 @@ def run(setting: Setting) -> None:
         def failed(arm: Arm, reason: str, model: str = subject.id) -> None:
             setting.failed(arm, Case(model, False, "decode", 1, 0), reason, model)
 
-        for record in fidelity.records(arms, subject, setting.where, failed, setting.device):
-            value = record.derived["kl"].value
-            setting.emit(replace(record, benchmark=setting.benchmark))
-            setting.say(f"{subject.id}, {record.case.phase}: {record.arm.name} KL {value:.3g} nats")
+        for arm in arms:
+            try:
+                for record in fidelity.records([arm], subject, setting.where, failed, setting.device):
+                    value = record.derived["kl"].value
+                    setting.emit(replace(record, benchmark=setting.benchmark))
+                    setting.say(f"{subject.id}, {record.case.phase}: {record.arm.name} KL {value:.3g} nats")
+            except Exception as error:  # of one arm, such as a kernel that does not compile; others go on
+                failed(arm, first_line(error))

@@ -94,6 +94,7 @@ class DeviceDecoding:
         return found
 
     def close(self) -> None:
+        self._static.close()
         del self._static
 
 
@@ -127,6 +128,10 @@ class StaticStep(StaticDecoding):
     def rollback(self) -> None:
         super().rollback()
         self._fed.fill_(1)
+
+    def close(self) -> None:
+        """The graph and what it holds, this step among it, let go of each other."""
+        self._replay = None
 
     @torch.no_grad()
     def _capture(self) -> None:

@@ -5,6 +5,7 @@ with attention over the paged cache in Triton.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -107,8 +108,13 @@ class GpuBackend:
         if self._tiles is None or self._tiles[0] is not layout:
             self._tiles = layout, PrefillTiles.make(layout, layer.shape, cache.keys.dtype, self.device)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        prefill_attention(q.contiguous(), cache.keys, cache.values, self._tiles[1], layer.shape, out)
+        with self._current():
+            prefill_attention(q.contiguous(), cache.keys, cache.values, self._tiles[1], layer.shape, out)
         return out
+
+    def _current(self) -> AbstractContextManager[object]:
+        """Triton launches on the current device, wherever tensors are; torch follows them."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def attention_output(self, x: Tensor, attended: Tensor, layer: GpuLayer) -> Tensor:
         return self._library.attention_output(x, attended, layer.library)

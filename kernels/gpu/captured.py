@@ -9,10 +9,11 @@ class Captured:
     """`work()`, which must neither allocate nor wait, recorded once and replayed by every call.
 
     It runs twice beforehand, unrecorded: kernels are compiled and loaded then. Without CUDA it is called.
+    What `work` holds is kept: a graph knows addresses, and reads them whoever has the memory by then.
     """
 
     def __init__(self, work: Callable[[], None], device: torch.device) -> None:
-        self._run = work
+        self._run = self._work = work
         if device.type != "cuda":
             return
         with torch.cuda.device(device):
@@ -23,8 +24,11 @@ class Captured:
                 work()
             current.wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                work()
+            try:
+                with torch.cuda.graph(graph, stream=aside):  # its own would be the first captured device's
+                    work()
+            finally:  # where a capture fails, torch (2.13) leaves its stream current
+                torch.cuda.set_stream(current)
         self._run = graph.replay
 
     def __call__(self) -> None:
@@ -41,7 +45,7 @@ class DeviceClock:
     _FAR_S = 2.0
 
     def __init__(self, device: torch.device, clock: Callable[[], float]) -> None:
-        self._cuda, self._clock = device.type == "cuda", clock
+        self._cuda, self._device, self._clock = device.type == "cuda", device, clock
         if self._cuda:
             torch.cuda.synchronize(device)
             self._zero = self._event()
@@ -65,5 +69,5 @@ class DeviceClock:
 
     def _event(self) -> "torch.cuda.Event":
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))  # of this device, whichever is current
         return event

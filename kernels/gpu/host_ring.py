@@ -31,10 +31,11 @@ class HostRing:
             self._host[place].copy_(self._ring[place], non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._arrived[step] = event
+        self._arrived[place] = event
 
     def receive(self, step: int) -> Selected:
-        """What `step`, which has been sent, chose; waits for it."""
+        """What `step`, which has been sent, chose; waits for it, and does again where it was interrupted."""
+        place = step % len(self._ring)
         if self._cuda:
-            self._arrived.pop(step).synchronize()
-        return Selected.of(self._host[step % len(self._ring)])
+            self._arrived[place].synchronize()
+        return Selected.of(self._host[place])

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from bench import fidelity
 from bench.contender import fill
+from bench.cuda import fidelity as device_fidelity
 from bench.cuda import overhead, prefill, sensor, smoke
 from bench.cuda.cases import block_j, filled, run_case
 from bench.cuda.decode import ours
@@ -176,6 +178,9 @@ def test_transformers_gives_the_same_logits_in_every_mode_and_rolls_back(
     assert decoding.bytes == pytest.approx(own.bytes, rel=0.02)
     assert asked == ([{"mode": "reduce-overhead", "dynamic": False}] if mode is Mode.COMPILED else [])
     assert theirs.arm.backend == mode.value
+    held_by_it = weakref.ref(decoding._static)
+    decoding.close()
+    assert held_by_it() is None, "a graph and its cache would wait for the garbage collector"
 
 
 def _on_cpu() -> Setting:
@@ -326,6 +331,26 @@ def test_an_arm_of_prefill_that_fails_leaves_the_others(
     found = {r.arm.name: r.metrics["step_s"] for r in records(setting)}
     assert found["torch none"].samples
     assert found["transformers eager"].reason == "OutOfMemoryError: no room for these logits"
+
+
+def test_an_arm_of_fidelity_that_fails_leaves_the_others(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_arm(arms: Any, *_: object) -> Any:
+        [arm] = arms
+        if arm.name == "torch none":
+            raise RuntimeError("a kernel that does not compile")
+        yield from ()
+        asked.append(arm.name)
+
+    asked: list[str] = []
+    monkeypatch.setattr(fidelity, "default_models", lambda: ["bundled"])
+    monkeypatch.setattr(fidelity.Subject, "of", lambda model, device: SimpleNamespace(id=model))
+    monkeypatch.setattr(fidelity, "records", of_arm)
+    device_fidelity.run(replace(setting, part="fidelity", backend="gpu"))
+    assert asked == ["transformers none", "gpu none"]
+    [lost] = records(setting)
+    assert lost.arm.name == "torch none" and "does not compile" in str(lost.metrics["step_s"].reason)
 
 
 def test_engines_of_fidelity_are_given_a_meter_that_their_device_has(

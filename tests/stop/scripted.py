@@ -71,6 +71,8 @@ class ScriptedModel:
     def dims(self) -> Any:
         return DIMS
 
+    kept_bytes = 0
+
     def cache_bytes(self, tokens: int, *, rows: int = 1) -> int:
         return 0
 
