@@ -93,7 +93,7 @@ def judge(
     `queries`: of each question, its text, where some are asked more than once.
     """
     fixed = next(rule.name for rule in rules if rule.kind is Kind.FIXED)
-    oracle = next(rule.name for rule in rules if rule.kind is Kind.ORACLE)
+    oracle = next(rule.name for rule in rules if rule.kind is Kind.ORACLE and rule.name != THRIFTY)
     agreement = next((rule.name for rule in rules if rule.name.startswith("agreement")), None)
     thrifty = next((rule.name for rule in rules if rule.name == THRIFTY), None)
     baselines = [rule.name for rule in rules if rule.kind is Kind.BASELINE]

@@ -61,7 +61,7 @@ def records(study: Study, stamp: Stamp) -> Iterator[Record]:
     for verdict in study.verdicts:
         yield made.of(VERDICT, verdict.rule.name, verdict.rule.kind, {}, made.verdict(verdict))
     for check in study.checks:
-        yield made.of(CHECK, check.arm, Kind.FIXED, _checked(check), {})
+        yield made.of(CHECK, check.arm, Kind.FIXED, checked(check), {})
     yield made.of(CERTIFICATE, "certified threshold", Kind.OURS, {}, _certified(study.certified))
     for unseen in study.unseen:
         kind = Kind.OURS if unseen.which == "logistic" else Kind.BASELINE
@@ -159,7 +159,8 @@ class _Maker:
         return _value(unit, found, source=self.study.source, measured=self.study.measured)
 
 
-def _checked(check: ArmCheck) -> dict[str, Metric]:
+def checked(check: ArmCheck) -> dict[str, Metric]:
+    """A sample for each seed; why there is none, where a figure is not defined."""
     told = {"ece": check.ece, "covered": check.covered, "brier": check.brier}
     constant = None if check.auroc else "the arm is always right, or never"
     auroc = Metric("1", check.auroc or (), constant)
