@@ -14,7 +14,7 @@ from tests.bench.routing.planted_testbed import outcomes
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
 
-EACH = 80
+EACH = 120  # of which every second one is learnt from
 SHIFTS = {"chain": 0.0, "chain-choice": 0.0, "search": 0.0, "recall": 500.0}
 STRONGEST_J = 40.0
 
@@ -48,7 +48,7 @@ def planted() -> Prepared:
 def found(data: Prepared, said: list[str] | None = None) -> dict[str | None, Unseen]:
     rows = np.arange(len(data.table.questions))
     at = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
-    told = unseen(data, rows, rows, lambda _: at, ([] if said is None else said).append)
+    told = unseen(data, rows[::2], rows[1::2], lambda _: at, ([] if said is None else said).append)
     return {one.category: one for one in told}
 
 
@@ -64,7 +64,7 @@ def test_questions_out_of_reach_go_to_the_best_fixed_arm_and_others_are_routed(t
     assert near.outside < 0.1 and near.saved.value > 0.2 and near.lost.value < 10
     assert near.ece < 0.25 and abs(near.excess) < 15
     assert near.saved.low <= near.saved.value <= near.saved.high
-    assert every.questions == 4 * EACH and every.outside == pytest.approx(
+    assert every.questions == 2 * EACH and every.outside == pytest.approx(
         np.mean([told[category].outside for category in SHIFTS])
     )
     assert every.accuracy.value == pytest.approx(np.mean([told[name].accuracy.value for name in SHIFTS]))
@@ -73,10 +73,11 @@ def test_questions_out_of_reach_go_to_the_best_fixed_arm_and_others_are_routed(t
 def test_neither_a_task_nor_the_same_one_asked_another_way_teaches_what_is_tried_on_it(told):
     data = planted()
     other = data.table.correct.copy()
-    other[data.table.categories == "chain-choice"] = [1, 0, 0]  # the cheapest arm, always
+    chains = np.isin(data.table.categories.astype(str), ["chain", "chain-choice"])
+    other[chains & (np.arange(len(other)) % 2 == 0)] = [1, 0, 0]  # of those learnt from: the cheapest, always
     after = found(with_right(data, other))
     assert after["chain"] == told["chain"]
-    assert after["chain-choice"].energy_j == told["chain-choice"].energy_j
+    assert after["chain-choice"] == told["chain-choice"]
     assert after["search"] != told["search"], "others do learn from it"
 
 
@@ -97,10 +98,10 @@ def test_without_kinds_of_tasks_or_with_too_few_others_that_is_said():
         assert not found(replace(data, table=replace(data.table, categories=categories)), said)
         assert said == ["questions without a category, or of one kind alone: none is left out"]
     few = data.take(np.flatnonzero(np.isin(data.table.categories.astype(str), ["chain", "chain-choice"])))
-    few.table.categories[:70] = "search"
+    few.table.categories[:140] = "search"
     said = []
     assert list(found(few, said)) == []
     assert said == [
-        "search is not left out: 90 different questions of others are too few to learn from",
+        "search is not left out: 50 different questions of others are too few to learn from",
         "chain is not left out: 70 different questions of others are too few to learn from",
     ]
