@@ -8,8 +8,9 @@ Reads outcomes (`tokenjoule.outcome/1`: one line for each question and arm, as
 `python -m bench.routing.stored` makes of stored outputs) and runs no model. Questions are split five ways for
 each seed, so that each is tested by what others taught; with --fit all of a test bed's test questions
 (`python -m bench.routing.testbed`) are tested by what the others taught, reading them for features is
-charged, and --series plays a queue, an hour's joules and a recorded grid intensity. Joules are those of the
-outcomes, and what they are worth is said.
+charged, and --series plays a queue, an hour's joules and a recorded grid intensity. Where questions have
+categories, each kind of task is tried once by what the others taught. Joules are those of the outcomes, and
+what they are worth is said.
 """
 
 import argparse

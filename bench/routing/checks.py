@@ -26,11 +26,15 @@ class ArmCheck:
     """Of one arm's estimates on questions they were not fitted to: one figure for each seed.
 
     `ece`: over ten bins of equal mass. `covered`: share of questions within the bound for nine of ten.
+    `brier`: mean square of what the probability lies off. `auroc`: how often a question that is answered
+    right has the higher probability of two, ties counting half; None where the arm is always right, or never.
     """
 
     arm: str
     ece: tuple[float, ...]
     covered: tuple[float, ...]
+    brier: tuple[float, ...]
+    auroc: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,20 @@ class Promised:
 
 def arm_checks(data: Prepared, p: Array, costs: Costs) -> list[ArmCheck]:
     """p (S, Q, A)."""
-    table = data.table
-    seeds = range(len(p))
-    return [
-        ArmCheck(
+    from sklearn.metrics import brier_score_loss, roc_auc_score
+
+    def check(a: int, arm: str) -> ArmCheck:
+        right, believed = data.table.correct[:, a], p[:, :, a]
+        ranked = 0 < right.mean() < 1
+        return ArmCheck(
             arm,
-            tuple(ece(p[s, :, a], table.correct[:, a]) for s in seeds),
-            tuple(coverage(costs.q90[s, :, a], table.energy_j[:, a]) for s in seeds),
+            tuple(ece(each, right) for each in believed),
+            tuple(coverage(bound, data.table.energy_j[:, a]) for bound in costs.q90[:, :, a]),
+            tuple(float(brier_score_loss(right, each, pos_label=1)) for each in believed),
+            tuple(float(roc_auc_score(right, each)) for each in believed) if ranked else None,
         )
-        for a, arm in enumerate(table.arms)
-    ]
+
+    return [check(a, arm) for a, arm in enumerate(data.table.arms)]
 
 
 def certified(data: Prepared, seeds: Sequence[int], resplits: int = RESPLITS) -> Certified:

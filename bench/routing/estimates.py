@@ -13,6 +13,7 @@ from engine.predict.request_costs import CostEstimator
 from router.policy import Array, Picks
 
 PROBABILITIES = ("logistic", "neighbours", "length", "category")
+KINDS = {"logistic": "logistic", "neighbours": "knn"}  # as `Performance` calls those of the features
 Teach = Callable[[Prepared, Picks, int], Callable[[Picks], Array]]
 
 
@@ -79,8 +80,7 @@ def _length(data: Prepared) -> Array:
 
 
 _TEACHERS: dict[str, Teach] = {
-    "logistic": _by(lambda data: data.features, "logistic"),
-    "neighbours": _by(lambda data: data.features, "knn"),
+    **{which: _by(lambda data: data.features, kind) for which, kind in KINDS.items()},
     "length": _by(_length, "logistic"),
     "category": _by_category,
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.calibration.hull import Hull
 from bench.experiments.bootstrap import Interval, Resampled, between
-from bench.routing.played import Kind, Played, front
+from bench.routing.played import THRIFTY, Kind, Played, front
 from router.policy import POINTS, Array
 
 RESAMPLES = 1000
@@ -37,15 +37,21 @@ class Verdict:
     """`saved`: share of the strongest arm's joules, at an accuracy within half a point of its.
 
     `gap`: share of the accuracy between the strongest arm and the oracle, at no more joules than the
-    strongest takes. `area`: mean accuracy over joules from the cheapest to the strongest arm. `over_mix`,
-    `over_agreement`: area beyond that of fixed arms alone, of agreement of two; in points. `over`: beyond
-    that of each baseline by name.
+    strongest takes. The oracle sees the answers as they were sampled: where all arms guess, one of many is
+    right by luck that no rule can foresee, and nothing bounds how much of the gap that is. `joules_gap`:
+    `saved` as a share of what the thrifty oracle saves at the same accuracy. Luck spares that oracle joules
+    too, but never more than all: `joules_gap` is at least `saved`, and errs to the small side.
+
+    `area`: mean accuracy over joules from the cheapest to the strongest arm. `over_mix`, `over_agreement`:
+    area beyond that of fixed arms alone, of agreement of two; in points. `over`: beyond that of each baseline
+    by name.
     """
 
     rule: Played
     points: tuple[Point, ...]
     saved: Interval
     gap: Interval
+    joules_gap: Interval
     area: Interval
     over_mix: Interval
     over_agreement: Interval
@@ -81,13 +87,15 @@ def judge(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Verdict]:
-    """Of every rule. `rules` holds the fixed arms, the oracle and, where there is one, agreement of two.
+    """Of every rule. `rules` holds the fixed arms, the oracle and, where there are such, the thrifty one and
+    agreement of two.
 
     `queries`: of each question, its text, where some are asked more than once.
     """
     fixed = next(rule.name for rule in rules if rule.kind is Kind.FIXED)
-    oracle = next(rule.name for rule in rules if rule.kind is Kind.ORACLE)
+    oracle = next(rule.name for rule in rules if rule.kind is Kind.ORACLE and rule.name != THRIFTY)
     agreement = next((rule.name for rule in rules if rule.name.startswith("agreement")), None)
+    thrifty = next((rule.name for rule in rules if rule.name == THRIFTY), None)
     baselines = [rule.name for rule in rules if rule.kind is Kind.BASELINE]
     columns, ends = {}, 0
     for rule in rules:
@@ -95,8 +103,8 @@ def judge(
         ends += 2 * len(rule.knobs)
     table = np.concatenate([rule.columns() for rule in rules], axis=1)
     strongest = int(np.argmax(next(rule for rule in rules if rule.name == fixed).accuracy()))
-    resampled = _resampled(table, list(range(len(table)) if queries is None else queries), resamples, seed)
-    worlds = [_World(row, columns, strongest) for row in (table.mean(0), *resampled)]
+    drawn = resampled(table, list(range(len(table)) if queries is None else queries), resamples, seed)
+    worlds = [_World(row, columns, strongest) for row in (table.mean(0), *drawn)]
 
     def interval(statistic: Callable[[_World], float]) -> Interval:
         first, *others = map(statistic, worlds)
@@ -109,9 +117,13 @@ def judge(
         def over(other: str) -> Interval:
             return interval(lambda w: POINTS * (area(w, rule.name) - area(w, other)))
 
-        def saved(world: _World) -> float:
+        def saved(world: _World, name: str = rule.name) -> float:
             right, spent = world.strong(fixed)
-            return 1 - world.front(fixed, rule.name).energy_at(right - WITHIN) / spent
+            return 1 - world.front(fixed, name).energy_at(right - WITHIN) / spent
+
+        def joules_gap(world: _World, oracle: str) -> float:
+            most = saved(world, oracle)
+            return saved(world) / most if most > 0 else float("nan")
 
         def gap(world: _World) -> float:
             right, spent = world.strong(fixed)
@@ -124,6 +136,7 @@ def judge(
             tuple(_point(rule, knob, interval, fixed) for knob in range(len(rule.knobs))),
             interval(saved),
             interval(gap),
+            Interval(None) if thrifty is None else interval(lambda w: joules_gap(w, thrifty)),
             interval(lambda w: area(w, rule.name)),
             over(fixed),
             Interval(None) if agreement is None else over(agreement),
@@ -133,7 +146,7 @@ def judge(
     return [verdict(rule) for rule in rules]
 
 
-def _resampled(table: Array, clusters: Sequence[Hashable], resamples: int, seed: int) -> Array:
+def resampled(table: Array, clusters: Sequence[Hashable], resamples: int, seed: int) -> Array:
     """Means of columns (Q, C) over resampled clusters, (resamples, C)."""
     names = {name: at for at, name in enumerate(dict.fromkeys(clusters))}
     sums = np.zeros((len(names), table.shape[1] + 1))

@@ -13,6 +13,8 @@ import numpy as np
 from bench.calibration.hull import Hull, hull
 from router.policy import Array, Picks
 
+THRIFTY = "oracle at a price of joules"
+
 
 class Kind(StrEnum):
     """What a rule is to a comparison."""

@@ -11,12 +11,14 @@ from bench.routing.checks import ArmCheck, Certified, Promised
 from bench.routing.judge import Point, Verdict
 from bench.routing.played import Kind
 from bench.routing.pressures import Pressed
+from bench.routing.routed import NAMES
 from bench.routing.split import Prepared
+from bench.routing.unseen import Unseen
 from router.policy import POINTS
 
 BENCHMARK, FROZEN = "router", "router-testbed"  # crossed questions; fitted to some, tested on others
 POINT, VERDICT, CHECK, CERTIFICATE = "point", "verdict", "check", "certificate"
-PROMISE, PRESSURE, CHARGE = "promise", "pressure", "charge"
+PROMISE, PRESSURE, CHARGE, UNSEEN = "promise", "pressure", "charge", "unseen"
 OVER = "over: "
 TOO_FEW = "not defined here"
 
@@ -25,7 +27,8 @@ TOO_FEW = "not defined here"
 class Study:
     """What was found of one file of outcomes. `source`: of the joules; `measured`: if a meter told them.
 
-    `data`: of the questions that were tested. `promised`, `pressed`, and `again`, how many tested questions
+    `data`: of the questions that were tested. `unseen`: empty where there was no kind of task to leave out.
+    `promised`, `pressed`, and `again`, how many tested questions
     have a text that was learnt from: where some questions are for fitting alone.
     """
 
@@ -36,6 +39,7 @@ class Study:
     certified: Certified
     source: str
     measured: bool
+    unseen: tuple[Unseen, ...] = ()
     frozen: bool = False
     promised: tuple[Promised, ...] = ()
     again: int = 0
@@ -57,9 +61,11 @@ def records(study: Study, stamp: Stamp) -> Iterator[Record]:
     for verdict in study.verdicts:
         yield made.of(VERDICT, verdict.rule.name, verdict.rule.kind, {}, made.verdict(verdict))
     for check in study.checks:
-        samples = {"ece": Metric("1", check.ece), "covered": Metric("1", check.covered)}
-        yield made.of(CHECK, check.arm, Kind.FIXED, samples, {})
+        yield made.of(CHECK, check.arm, Kind.FIXED, checked(check), {})
     yield made.of(CERTIFICATE, "certified threshold", Kind.OURS, {}, _certified(study.certified))
+    for unseen in study.unseen:
+        kind = Kind.OURS if unseen.which == "logistic" else Kind.BASELINE
+        yield made.of(UNSEEN, NAMES[unseen.which], kind, {}, made.unseen(unseen), unseen.category or "")
     if study.frozen:
         yield made.of(PROMISE, "certified threshold, tested", Kind.OURS, made.promises(), {})
         again = Value("1", float(study.again))
@@ -101,6 +107,7 @@ class _Maker:
         return {
             "saved": self._joules("1", verdict.saved),
             "gap": _value("1", verdict.gap),
+            "joules_gap": self._joules("1", verdict.joules_gap),
             "area": _value("1", verdict.area),
             "over_mix": _value("%", verdict.over_mix),
             "over_agreement": _value("%", verdict.over_agreement),
@@ -125,6 +132,18 @@ class _Maker:
         spared = data.spared_j[:, int(np.argmin(data.table.energy_j.mean(0)))]
         return self._joules("J", Interval(float((data.read_j - spared).mean())))
 
+    def unseen(self, found: Unseen) -> dict[str, Value]:
+        return {
+            "questions": Value("1", float(found.questions)),
+            "outside": Value("1", found.outside),
+            "accuracy": _value("1", found.accuracy),
+            "energy": self._joules("J", found.energy_j),
+            "lost": _value("%", found.lost),
+            "saved": self._joules("1", found.saved),
+            "ece": _value("1", Interval(found.ece)),
+            "excess": _value("%", Interval(found.excess)),
+        }
+
     def pressed(self, found: Pressed) -> dict[str, Value]:
         return {
             "pressure": Value("1", found.pressure),
@@ -138,6 +157,14 @@ class _Maker:
 
     def _joules(self, unit: str, found: Interval) -> Value:
         return _value(unit, found, source=self.study.source, measured=self.study.measured)
+
+
+def checked(check: ArmCheck) -> dict[str, Metric]:
+    """A sample for each seed; why there is none, where a figure is not defined."""
+    told = {"ece": check.ece, "covered": check.covered, "brier": check.brier}
+    constant = None if check.auroc else "the arm is always right, or never"
+    auroc = Metric("1", check.auroc or (), constant)
+    return {**{name: Metric("1", samples) for name, samples in told.items()}, "auroc": auroc}
 
 
 def _certified(found: Certified) -> dict[str, Value]:

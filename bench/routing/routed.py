@@ -65,15 +65,17 @@ def routed(
     return Played(NAMES[which], Kind.OURS if which == "logistic" else Kind.BASELINE, names, right, spent)
 
 
-def chosen_price(data: Prepared, train: Picks, seed: int, at: Sequence[float]) -> float:
+def chosen_price(
+    data: Prepared, train: Picks, seed: int, at: Sequence[float], which: str = "logistic"
+) -> float:
     """Of those `at` hand, where the training questions spend the fewest joules and lose at most half a point
     against their strongest arm; a joule is free where none does. Each part is judged by what the others
-    taught.
+    taught the estimator `which`.
     """
     here = data.take(train)
     parts = crossed(here.table.queries, CROSSED)
     p, expected = (
-        probabilities("logistic", here, [seed], parts)[0],
+        probabilities(which, here, [seed], parts)[0],
         costs(here, [seed], parts).expected[0],
     )
     best = here.table.correct.mean(0).max()

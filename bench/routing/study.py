@@ -14,7 +14,7 @@ from bench.routing import untrained
 from bench.routing.cascade import cascades
 from bench.routing.charged import charged, with_features
 from bench.routing.checks import arm_checks, certified, promised
-from bench.routing.estimates import PROBABILITIES, Costs, costs, probabilities
+from bench.routing.estimates import KINDS, PROBABILITIES, Costs, costs, probabilities
 from bench.routing.judge import judge
 from bench.routing.played import Played
 from bench.routing.pressures import World, pressed
@@ -22,13 +22,13 @@ from bench.routing.reading import Reading, one_curve
 from bench.routing.record import Study
 from bench.routing.routed import At, as_chosen, chosen_price, prices_of, routed
 from bench.routing.split import PARTS, Prepared, Split, crossed, frozen, prepared
+from bench.routing.unseen import unseen
 from engine.errors import UsageError
 from engine.predict.outcomes import Outcome, Table
 from router.policy import Array, Picks
 
 MEASURED = "measured"
 FINER = 8  # prices below the usual ones
-READ = ("logistic", "neighbours")  # of `PROBABILITIES`, those that need what reading a question tells
 Say = Callable[[str], None]
 Ruled = tuple[list[Played], Array, Costs]
 
@@ -40,6 +40,9 @@ def studied(name: str, outcomes: Sequence[Outcome], seeds: int, resplits: int, s
         say(f"{name}: what reading the questions for their features took is not known, and not charged")
     each, at = range(seeds), partial(prices_of, data.table)
     rules, believed, spent = ruled(data, each, crossed(data.table.queries, PARTS), at, say)
+    say(f"{name}: kinds of tasks left out")
+    whole = np.arange(len(data.table.questions))
+    left_out = unseen(data, whole, whole, at, say)
     say(f"{name}: verdicts, checks, certificate")
     return Study(
         name,
@@ -48,6 +51,7 @@ def studied(name: str, outcomes: Sequence[Outcome], seeds: int, resplits: int, s
         tuple(arm_checks(data, believed, spent)),
         certified(data, each, resplits),
         *worth(outcomes, data),
+        unseen=tuple(left_out),
     )
 
 
@@ -89,6 +93,8 @@ def frozen_study(
     each, at = range(seeds), partial(prices_of, data.table, finer=FINER)
     rules, believed, spent = _by_seed(data, each, taught, tested, at, jobs, say)
     here = data.take(tested)
+    say(f"{name}: kinds of tasks left out")
+    left_out = unseen(data, taught, tested, at, say)
     played = [*(rule.take(tested) for rule in rules), *learnt_nothing(here.table)]
     say(f"{name}: verdicts, checks, certificates")
     bounds = Costs(spent.expected[:, tested], spent.q90[:, tested])
@@ -102,6 +108,7 @@ def frozen_study(
         frozen=True,
         promised=tuple(promised(data, taught, tested, each)),
         again=again,
+        unseen=tuple(left_out),
     )
     if series is None:
         return found
@@ -157,16 +164,16 @@ def ruled(data: Prepared, seeds: Sequence[int], split: Split, at: At, say: Say) 
     spent = costs(read, seeds, split)
     free = spent if unread is data else costs(unread, seeds, split)
     believed = {
-        which: probabilities(which, read if which in READ else unread, seeds, split)
+        which: probabilities(which, read if which in KINDS else unread, seeds, split)
         for which in PROBABILITIES
     }
     paying = [*chains, as_chosen(read, seeds, split, believed["logistic"], spent.expected, at)]
     split_at = seeds, split, at
-    paying += [routed(which, read.table, believed[which], spent.expected, *split_at) for which in READ]
+    paying += [routed(which, read.table, believed[which], spent.expected, *split_at) for which in KINDS]
     others = [
         routed(which, data.table, p, free.expected, *split_at)
         for which, p in believed.items()
-        if which not in READ
+        if which not in KINDS
     ]
     return [*(rule.plus(data.read_j) for rule in paying), *others], believed["logistic"], spent
 
@@ -174,7 +181,8 @@ def ruled(data: Prepared, seeds: Sequence[int], split: Split, at: At, say: Say) 
 def learnt_nothing(table: Table) -> list[Played]:
     """Rules that need no teaching, and those that a comparison is made with."""
     agreed = untrained.agreement(table)
-    rules = [untrained.paper(table), untrained.fixed_arms(table), untrained.oracle(table)]
+    oracles = [untrained.oracle(table), untrained.thrifty(table)]
+    rules = [untrained.paper(table), untrained.fixed_arms(table), *oracles]
     return rules if agreed is None else [*rules, agreed]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from bench.record import Record
+from bench.record import Metric, Record
 from bench.routing.played import Kind
 from bench.routing.record import (
     BENCHMARK,
@@ -15,6 +15,7 @@ from bench.routing.record import (
     POINT,
     PRESSURE,
     PROMISE,
+    UNSEEN,
     VERDICT,
 )
 from bench.routing.requirements import requirements_table
@@ -46,7 +47,8 @@ def router_tables(records: Sequence[Record]) -> str:
         if these[0].benchmark == FROZEN:
             parts.append(_required(name, these))
         parts += [_verdicts(name, these), _over(name, these), _points(name, these), _checks(name, these)]
-        parts += [_certificate(these), _promises(these), _pressures(name, these), worth(these)]
+        parts += [_unseen(name, these), _certificate(these), _promises(these), _pressures(name, these)]
+        parts.append(worth(these))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -64,8 +66,8 @@ def testbed_section(records: Sequence[Record]) -> str:
     """The README's part: on the bundled models' arms, what has to hold, verdicts, pressures, provenance."""
     parts = []
     for name, these in studies(records, FROZEN).items():
-        parts += [_required(name, these), _verdicts(name, these), _pressures(name, these)]
-        parts += [worth(these), origin(these[0].stamp, False)]
+        parts += [_required(name, these), _verdicts(name, these), _unseen(name, these)]
+        parts += [_pressures(name, these), worth(these), origin(these[0].stamp, False)]
     return "\n\n".join(part for part in parts if part) + "\n" if parts else "Not measured.\n"
 
 
@@ -137,11 +139,13 @@ def worth(records: Sequence[Record]) -> str:
 
 
 def _verdicts(name: str, records: Sequence[Record]) -> str:
-    questions = records[0].case.rows
+    questions, judged = records[0].case.rows, of_group(records, VERDICT)
+    in_joules = all("joules_gap" in record.derived for record in judged)
     header = (
         f"{name}, {questions} questions",
         "joules saved at −0.5 pt",
         "gap to oracle closed",
+        *(["gap in joules closed"] if in_joules else []),
         "mean accuracy along joules",
         "over random mix, pt",
         "over agreement, pt",
@@ -151,11 +155,12 @@ def _verdicts(name: str, records: Sequence[Record]) -> str:
             record.arm.name,
             _share(record.derived["saved"], "{:.1%}"),
             _share(record.derived["gap"], "{:.0%}"),
+            *([_share(record.derived["joules_gap"], "{:.0%}")] if in_joules else []),
             _share(record.derived["area"], "{:.2%}"),
             _share(record.derived["over_mix"], "{:+.2f}"),
             _share(record.derived["over_agreement"], "{:+.2f}"),
         ]
-        for record in of_group(records, VERDICT)
+        for record in judged
     ]
     return markdown(header, rows)
 
@@ -178,17 +183,56 @@ def _points(name: str, records: Sequence[Record]) -> str:
 
 
 def _checks(name: str, records: Sequence[Record]) -> str:
+    """Brier score and AUROC where the records tell them."""
+    checks = of_group(records, CHECK)
+    told = {
+        "ece": ("ECE, 10 bins", "{:.3f}"),
+        "brier": ("Brier score", "{:.3f}"),
+        "auroc": ("AUROC", "{:.3f}"),
+        "covered": ("within the bound for nine of ten", "{:.1%}"),
+    }
+    told = {key: words for key, words in told.items() if all(key in check.metrics for check in checks)}
     rows = [
         [
-            record.arm.name,
-            f"{fmean(record.metrics['ece'].samples):.3f}",
-            f"{fmean(record.metrics['covered'].samples):.1%}",
-            str(len(record.metrics["ece"].samples)),
+            check.arm.name,
+            *(_mean(check.metrics[key], form) for key, (_, form) in told.items()),
+            str(len(check.metrics["ece"].samples)),
         ]
-        for record in of_group(records, CHECK)
+        for check in checks
     ]
-    header = (f"{name}: estimates of an arm", "ECE, 10 bins", "within the bound for nine of ten", "seeds")
-    return markdown(header, rows)
+    return markdown((f"{name}: estimates of an arm", *(words for words, _ in told.values()), "seeds"), rows)
+
+
+def _mean(metric: Metric, form: str) -> str:
+    """Over seeds; why not, where it is not defined."""
+    return form.format(fmean(metric.samples)) if metric.samples else f"not defined: {metric.reason}"
+
+
+def _unseen(name: str, records: Sequence[Record]) -> str:
+    """Each category by what other tasks taught; empty where none was left out."""
+    rows = [
+        [
+            f"{record.arm.name}: {record.arm.note or 'all of them'}",
+            f"{record.derived['questions'].value:.0f}",
+            _share(record.derived["accuracy"], "{:.1%}"),
+            _share(record.derived["lost"], "{:+.1f}"),
+            _share(record.derived["saved"], "{:.1%}"),
+            f"{record.derived['outside'].value:.1%}",
+            _share(record.derived["ece"], "{:.3f}"),
+            _share(record.derived["excess"], "{:+.1f}"),
+        ]
+        for record in of_group(records, UNSEEN)
+    ]
+    header = (
+        "questions",
+        "right",
+        "points lost against the best fixed arm",
+        "of its joules saved",
+        "out of reach: by that arm",
+        "ECE of the chosen arm",
+        "points believed beyond those right",
+    )
+    return markdown((f"{name}: tasks that nothing was learnt from", *header), rows) if rows else ""
 
 
 def _certificate(records: Sequence[Record]) -> str:

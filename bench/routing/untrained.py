@@ -1,14 +1,15 @@
-"""Rules that learn nothing: every fixed arm, agreement of two, the paper's, the oracle."""
+"""Rules that learn nothing: every fixed arm, agreement of two, the paper's, the oracle and a thrifty one."""
 
 from itertools import combinations
 
 import numpy as np
 
 from bench.routing.baselines import paper_arm
-from bench.routing.played import Kind, Played, fixed
+from bench.routing.played import THRIFTY, Kind, Played, fixed
 from engine.predict.outcomes import Table
-from router.policy import Array, Picks, picked
+from router.policy import POINTS, Array, Picks, picked, priced
 
+BOUGHT = 24  # prices of the thrifty oracle
 # MMLU-Pro's categories by the paper's clusters; the others are their own, or have no rule.
 _CLUSTERS = {
     **dict.fromkeys(("biology", "chemistry", "physics"), "natural sciences"),
@@ -76,6 +77,23 @@ def oracle(table: Table) -> Played:
     none = ~np.isfinite(price).any(axis=1)
     arms = np.where(none, np.argmin(table.energy_j, axis=1), np.argmin(price, axis=1))
     return _chosen("oracle of each query", Kind.ORACLE, table, arms)
+
+
+def thrifty(table: Table) -> Played:
+    """The oracle where a right answer is worth `POINTS`, and a joule a price: the front of all choices.
+
+    Right answers are bought from the cheapest on: a knob for each of so many shares of those that have to be
+    bought, since the cheapest arm is wrong, from all of them to none.
+    """
+    least = table.energy_j.min(axis=1)
+    more = np.where(table.correct > 0, table.energy_j, np.inf).min(axis=1) - least
+    bought = more[np.isfinite(more) & (more > 0)]
+    at = np.quantile(bought, np.linspace(1, 0, BOUGHT)) if len(bought) else np.array([table.energy_j.max()])
+    each = POINTS / np.append(at * 1.001, at[-1] / 2)  # those at the price itself are bought; at last none is
+    arms = [priced(table.correct, table.energy_j, price) for price in each]
+    right, spent = ([picked(values, some) for some in arms] for values in (table.correct, table.energy_j))
+    names = [f"{price:.3g} points/J" for price in each]
+    return fixed(THRIFTY, Kind.ORACLE, names, np.stack(right, 1), np.stack(spent, 1))
 
 
 def _chosen(name: str, kind: Kind, table: Table, arms: Picks) -> Played:

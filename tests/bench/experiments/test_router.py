@@ -71,6 +71,16 @@ def test_the_tables_come_from_the_records_alone_and_again_the_same(study, capsys
     assert "joules saved at −0.5 pt" in capsys.readouterr().out
 
 
+def test_what_records_do_not_tell_has_no_column(study):
+    new, old = (
+        router_tables(list(read([path])))
+        for path in (study, Path(report.__file__).parent / "results/router-stored-outputs.jsonl")
+    )
+    for column in ("gap in joules closed", "Brier score", "AUROC"):
+        assert column in new and column not in old
+    assert "| gap to oracle closed | mean accuracy" in old and "ECE, 10 bins | within" in old
+
+
 def test_the_readme_s_part_is_made_by_the_report(study, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("<!-- bench:router -->\nold\n<!-- end bench:router -->\n")

@@ -27,7 +27,7 @@ def outcomes(
                 Outcome(
                     question=name,
                     query=f"{split} {q % facts}",
-                    category="chain",
+                    category="search" if q % 2 else "chain",
                     arm=arm,
                     correct=int(right),
                     answer="1" if right else str(rng.integers(2, 5)),

@@ -5,6 +5,7 @@ import pytest
 
 from bench.routing.checks import arm_checks, certified
 from bench.routing.estimates import Costs, costs, probabilities
+from bench.routing.record import checked
 from bench.routing.split import crossed
 from tests.bench.routing.planted import data
 
@@ -19,8 +20,31 @@ def test_shares_of_each_arm_are_counted_by_seed():
     assert [check.arm for check in found] == list(planted.table.arms)
     for a, check in enumerate(found):
         assert check.covered == (1, 0)
+        assert check.brier == (0, 0.25) and check.auroc == (1, 0.5)
         # Bins of twelve: how far shares of right answers lie from one half, on average.
         assert check.ece[0] == 0 and check.ece[1] >= abs(right[:, a].mean() - 0.5) - 1e-9
+
+
+def test_how_well_right_answers_are_told_from_wrong_ones_is_not_defined_without_both():
+    planted = data(120)
+    planted.table.correct[:, 0] = 1
+    planted.table.correct[:, 1] = 0
+    planted.table.correct[:, 2] = np.arange(120) % 4 == 0
+    p = np.where(np.arange(120) % 2 == 0, 0.75, 0.25)  # of those right all, of the wrong ones a third
+    joules = np.ones((1, 120, 3))
+    always, never, some = arm_checks(planted, np.stack([p] * 3, 1)[None], Costs(joules, joules))
+    assert always.auroc is None and never.auroc is None
+    assert some.auroc == pytest.approx((1 - 1 / 3 / 2,))
+    assert [check.brier for check in (always, never, some)] == [
+        pytest.approx((found,))
+        for found in (
+            (0.25**2 + 0.75**2) / 2,
+            (0.75**2 + 0.25**2) / 2,
+            (0.25**2 + 0.75**2 + 2 * 0.25**2) / 4,
+        )
+    ]
+    told = checked(always)["auroc"]
+    assert told.samples == () and told.reason == "the arm is always right, or never"
 
 
 def test_estimates_of_questions_they_were_not_fitted_to_are_calibrated_and_bounds_hold():

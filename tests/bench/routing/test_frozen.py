@@ -49,6 +49,7 @@ def study(tmp_path_factory) -> Path:
         patch.setattr("bench.routing.routed.PRICES", 3)
         patch.setattr("bench.routing.study.FINER", 2)
         patch.setattr("bench.routing.study.judge", partial(judge, resamples=40))
+        patch.setattr("bench.routing.unseen.LEAST", 20)
         command = [str(files[0]), "--fit", str(files[1]), "--deciding-joules", "0.05", "--seeds", "1"]
         command += ["--resplits", "4", "--series", str(root / "grid.csv"), "--out", str(root / "runs.jsonl")]
         assert main(command) == 0
@@ -163,6 +164,9 @@ def test_the_study_says_what_has_to_hold_and_what_was_found(study, capsys):
     out = capsys.readouterr().out
     assert "Of 130 questions 0 have a text that was learnt from" in out
     assert "reading and deciding, charged" in out and "NOT MEASURED here: operating curve, planted" in out
+    assert "gap to the oracle closed, in joules within 0.5 points of the strongest arm |  |" in out
+    for task in ("chain | 65", "search | 65", "all of them | 130"):
+        assert f"| router, logistic: {task} |" in out and f"| router, nearest neighbours: {task} |" in out
     for rule in (
         "router, as training chose it",
         "cascade, as training chose it",
@@ -193,6 +197,7 @@ def test_the_report_makes_a_part_of_its_own_beside_the_other_study(study, tmp_pa
     assert report.main([str(study), "--update", str(readme)]) == 0
     router, testbed = readme.read_text().split("<!-- bench:testbed -->")
     assert "Not measured." in router and "queue: 32 wait" in testbed and "outdated" not in testbed
+    assert "tasks that nothing was learnt from" in testbed
 
 
 def test_what_would_not_be_a_fair_test_is_refused(study, tmp_path, capsys):

@@ -5,7 +5,7 @@ import pytest
 
 from bench.experiments.bootstrap import Interval, Resampled, between
 from bench.routing.judge import Verdict, judge
-from bench.routing.played import Kind, Played, fixed
+from bench.routing.played import THRIFTY, Kind, Played, fixed
 
 Q = 200
 
@@ -23,9 +23,10 @@ def rule(name: str, kind: Kind, *points: tuple[float, float]) -> Played:
     return fixed(name, kind, [f"k{k}" for k in range(len(points))], right, spent)
 
 
-def verdicts(ours: Played) -> dict[str, Verdict]:
+def verdicts(ours: Played, *others: Played) -> dict[str, Verdict]:
     rules = [
         ours,
+        *others,
         rule("random mix", Kind.FIXED, (0.5, 10.0), (0.9, 110.0)),
         rule("oracle", Kind.ORACLE, (0.95, 20.0)),
         rule("agreement", Kind.BASELINE, (0.7, 50.0)),
@@ -53,6 +54,22 @@ def test_a_rule_that_adds_nothing_is_the_random_mix_exactly():
     assert (ours.over_mix.value, ours.over_mix.low, ours.over_mix.high) == (0, 0, 0)
     assert ours.saved.value == pytest.approx(found["random mix"].saved.value)
     assert ours.gap.value == 0
+
+
+def test_the_gap_in_joules_is_told_against_an_oracle_that_gives_up_as_much():
+    ours = rule("ours", Kind.OURS, (0.8, 30.0), (0.92, 60.0))
+    thrifty = rule(THRIFTY, Kind.ORACLE, (0.5, 5.0), (0.88, 12.0), (0.95, 20.0))
+    assert verdicts(ours)["ours"].joules_gap == Interval(None)
+    found = verdicts(ours, thrifty)
+    # 89.5 % on the line from (12, 88 %) to (20, 95 %).
+    most = 1 - (12 + 8 * 0.015 / 0.07) / 110
+    assert found["ours"].joules_gap.value == pytest.approx((1 - 53.75 / 110) / most)
+    assert found[THRIFTY].joules_gap == Interval(1.0, 1.0, 1.0)
+    assert found["ours"].gap == verdicts(ours)["ours"].gap
+    interval = found["ours"].joules_gap
+    assert interval.low <= interval.value <= interval.high
+    for verdict in found.values():
+        assert verdict.joules_gap.value >= verdict.saved.value
 
 
 def test_intervals_hold_the_value_and_paired_differences_are_tighter_than_the_parts():

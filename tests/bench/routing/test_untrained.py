@@ -1,9 +1,13 @@
 """Rules that learn nothing, on three questions worked by hand."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
+from bench.calibration.hull import hull
 from bench.routing import untrained
+from bench.routing.played import front
 from engine.predict.outcomes import Outcome, Table
 
 
@@ -41,6 +45,16 @@ def test_the_oracle_takes_the_cheapest_that_is_right_and_else_the_cheapest():
     found = untrained.oracle(table(*THREE, ("b", "b", "b")))
     assert list(found.correct[0, 0]) == [1, 1, 1, 0]
     assert list(found.energy_j[0, 0]) == [1, 10, 1, 1]
+
+
+@pytest.mark.parametrize("rows", [(*THREE, ("b", "a", "b"), ("b", "b", "b")), (("a", "a", "a"),) * 2])
+def test_no_choice_of_an_arm_for_each_question_beats_the_thrifty_oracle(rows):
+    outcomes = table(*rows)
+    questions, every = np.arange(len(rows)), np.array(list(product(range(3), repeat=len(rows))))
+    right, joules = (values[questions, every].mean(1) for values in (outcomes.correct, outcomes.energy_j))
+    found, best = front(untrained.thrifty(outcomes).columns().mean(0)), hull(joules, right)
+    assert list(found.energy_j) == pytest.approx(list(best.energy_j))
+    assert list(found.accuracy) == pytest.approx(list(best.accuracy))
 
 
 @pytest.mark.parametrize(
