@@ -18,8 +18,9 @@ from router.policy import POINTS
 
 BENCHMARK, FROZEN = "router", "router-testbed"  # crossed questions; fitted to some, tested on others
 POINT, VERDICT, CHECK, CERTIFICATE = "point", "verdict", "check", "certificate"
-PROMISE, PRESSURE, CHARGE, UNSEEN = "promise", "pressure", "charge", "unseen"
+PROMISE, PRESSURE, CHARGE, UNSEEN, CATEGORY = "promise", "pressure", "charge", "unseen", "category"
 OVER = "over: "
+PRICED = "points/J"  # how the name of a knob ends that is a price
 TOO_FEW = "not defined here"
 
 
@@ -60,6 +61,7 @@ def records(study: Study, stamp: Stamp) -> Iterator[Record]:
             yield made.of(POINT, verdict.rule.name, verdict.rule.kind, samples, made.point(point), point.knob)
     for verdict in study.verdicts:
         yield made.of(VERDICT, verdict.rule.name, verdict.rule.kind, {}, made.verdict(verdict))
+    yield from made.categories()
     for check in study.checks:
         yield made.of(CHECK, check.arm, Kind.FIXED, checked(check), {})
     yield made.of(CERTIFICATE, "certified threshold", Kind.OURS, {}, _certified(study.certified))
@@ -102,6 +104,25 @@ class _Maker:
             "lost": _value("%", point.lost),
             "saved": self._joules("1", point.saved),
         }
+
+    def categories(self) -> Iterator[Record]:
+        """Means of every rule without a price in each category, which the note names; a sample for each seed.
+        None where questions have no category.
+        """
+        names = self.study.data.table.categories
+        if None in names:
+            return
+        for rule in (verdict.rule for verdict in self.study.verdicts):
+            for category in dict.fromkeys(names):
+                accuracy, joules = rule.take(np.flatnonzero(names == category)).by_seed()
+                for knob, told in enumerate(rule.knobs):
+                    if told.endswith(PRICED):
+                        continue
+                    samples = {
+                        "accuracy": Metric("1", tuple(map(float, accuracy[:, knob]))),
+                        "energy_j": Metric("J", tuple(map(float, joules[:, knob]))),
+                    }
+                    yield self.of(CATEGORY, told or rule.name, rule.kind, samples, {}, category)
 
     def verdict(self, verdict: Verdict) -> dict[str, Value]:
         return {

@@ -7,6 +7,7 @@ from bench.record import Metric, Record
 from bench.routing.played import Kind
 from bench.routing.record import (
     BENCHMARK,
+    CATEGORY,
     CERTIFICATE,
     CHARGE,
     CHECK,
@@ -14,6 +15,7 @@ from bench.routing.record import (
     OVER,
     POINT,
     PRESSURE,
+    PRICED,
     PROMISE,
     UNSEEN,
     VERDICT,
@@ -46,7 +48,8 @@ def router_tables(records: Sequence[Record]) -> str:
     for name, these in studies(records).items():
         if these[0].benchmark == FROZEN:
             parts.append(_required(name, these))
-        parts += [_verdicts(name, these), _over(name, these), _points(name, these), _checks(name, these)]
+        parts += [_verdicts(name, these), _over(name, these), _points(name, these)]
+        parts += [_categories(name, these), _checks(name, these)]
         parts += [_unseen(name, these), _certificate(these), _promises(these), _pressures(name, these)]
         parts.append(worth(these))
     return "\n\n".join(part for part in parts if part)
@@ -66,7 +69,8 @@ def testbed_section(records: Sequence[Record]) -> str:
     """The README's part: on the bundled models' arms, what has to hold, verdicts, pressures, provenance."""
     parts = []
     for name, these in studies(records, FROZEN).items():
-        parts += [_required(name, these), _verdicts(name, these), _unseen(name, these)]
+        parts += [_required(name, these), _verdicts(name, these), _points(name, these)]
+        parts += [_categories(name, these), _unseen(name, these)]
         parts += [_pressures(name, these), worth(these), origin(these[0].stamp, False)]
     return "\n\n".join(part for part in parts if part) + "\n" if parts else "Not measured.\n"
 
@@ -177,9 +181,22 @@ def _points(name: str, records: Sequence[Record]) -> str:
             _share(record.derived["saved"], "{:.1%}"),
         ]
         for record in of_group(records, POINT)
-        if not record.arm.note.endswith("points/J")
+        if not record.arm.note.endswith(PRICED)
     ]
     return markdown(header, rows)
+
+
+def _categories(name: str, records: Sequence[Record]) -> str:
+    """Accuracy and joules of a question, by category; empty where questions have none."""
+    cells: dict[str, dict[str, str]] = {}
+    for record in of_group(records, CATEGORY):
+        right, spent = (fmean(record.metrics[key].samples) for key in ("accuracy", "energy_j"))
+        cells.setdefault(record.arm.name, {})[record.arm.note] = f"{right:.0%}, {spent:.2g} J"
+    if not cells:
+        return ""
+    categories = list(next(iter(cells.values())))
+    rows = [[rule, *(found[category] for category in categories)] for rule, found in cells.items()]
+    return markdown((f"{name}: right, J/question", *categories), rows)
 
 
 def _checks(name: str, records: Sequence[Record]) -> str:

@@ -188,6 +188,21 @@ def test_ours_pay_for_their_reading_and_baselines_do_not(study):
     assert charge.derived["energy"].value == pytest.approx(0.15)
 
 
+def test_categories_add_up_to_the_whole(study):
+    records = list(read([study]))
+    whole = {r.arm.note or r.arm.name: r.metrics["energy_j"].samples for r in records if r.group == "point"}
+    parts = [r for r in records if r.group == "category"]
+    assert {r.arm.note for r in parts} == {"chain", "search"}  # 65 questions each
+    names = {r.arm.name for r in parts}
+    assert {"s/direct", "router, as training chose it", "oracle of each query"} <= names
+    assert not any(name.endswith("points/J") for name in names)
+    for name in names:
+        mine = [r.metrics["energy_j"].samples for r in parts if r.arm.name == name]
+        assert len(mine) == 2 and mine[0] != mine[1]
+        means = [sum(seeds) / 2 for seeds in zip(*mine, strict=True)]
+        assert means == pytest.approx(list(whole[name]))
+
+
 def test_the_report_makes_a_part_of_its_own_beside_the_other_study(study, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(
