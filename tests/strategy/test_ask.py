@@ -10,7 +10,7 @@ QUESTION = "47+35-18="
 
 @pytest.fixture(scope="module")
 def engine():
-    with Engine.load(backend="torch", energy_source="estimate", operating_curve=False) as found:
+    with Engine.load(backend="torch", energy_source="estimate", curve="none") as found:
         yield found
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_asked_is_one_error(engine):
 )
 def test_a_model_without_thinking_tags_is_told_how_and_shares_the_questions_prefix(shared_data, way):
     model = shared_data / "models/stories260K"
-    with Engine.load(model, backend="torch", energy_source="estimate", operating_curve=False) as engine:
+    with Engine.load(model, backend="torch", energy_source="estimate", curve="none") as engine:
         known = prefill(engine, "How many?", (1,))
         found = ask(engine, "How many?", way, known=known)
         assert engine.thinking is None
