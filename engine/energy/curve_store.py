@@ -77,7 +77,7 @@ def find_curve(key: CurveKey) -> OperatingCurve | None:
 
 
 def choose_curve(choice: str | Path, key: CurveKey) -> OperatingCurve | None:
-    """ "auto": the curve that is kept for this key; "none": none; else the one in the file `choice`.
+    """The curve that is kept for this key ("auto"), none ("none"), or the one in a file.
 
     A file's may be of another device or source, which `OperatingCurve.mismatch` tells: it then serves for its
     stopping rule, and its joules are not this run's. Raises `TokenjouleError`, and `UsageError` for a file
@@ -93,6 +93,14 @@ def choose_curve(choice: str | Path, key: CurveKey) -> OperatingCurve | None:
     except UsageError as error:
         raise UsageError(f"{choice}: {error}") from error
     return curve
+
+
+def content_digest(path: str | None) -> str | None:
+    """Of a curve's file, 16 hex digits; None where none can be read, which is said when it is used."""
+    if path is not None:
+        with suppress(OSError):
+            return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    return None
 
 
 def save_curve(curve: OperatingCurve, path: Path | None = None) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.energy.curve_store import load_curve
+from engine.energy.curve_store import content_digest, load_curve
 from engine.errors import TokenjouleError
 from engine.fetch import fetch
 from engine.strategy.ask import Technique
@@ -48,7 +48,7 @@ class Server:
     def identity(self) -> dict[str, Any]:
         """What an answer by this model depends on. How long it is waited for, and by which key, is not."""
         kept = {"base_url": self.base_url, "served": self.served}
-        return {**kept, "curve": self.curve, "joules_per_token": self.joules_per_token}
+        return {**kept, "curve": content_digest(self.curve), "joules_per_token": self.joules_per_token}
 
     def joules(self, prompt_tokens: int, new_tokens: int) -> tuple[float | None, str]:
         """(J, where from) of a request; None where tokens or cost are not known. Raises `TokenjouleError`."""
