@@ -134,24 +134,21 @@ def run(options: argparse.Namespace) -> tuple[list[Trace], Path | None, Operatin
         dtype=options.dtype or "auto",
         quantize=options.quantize,
         energy_source=options.energy_source or "auto",
+        curve=options.curve or "auto",
     ) as engine:
-        curve = curve_for(engine, options.curve)
+        curve = curve_for(engine)
         collect(engine, Pricer(curve), asked, split, options.out)
     return log.read([options.out]), options.curve, curve
 
 
-def curve_for(engine: Engine, path: Path | None) -> OperatingCurve:
-    """The curve in a file, else the engine's own. Raises `TokenjouleError` without one, `UsageError` for one
-    of another model: its joules would be told for this one's.
-    """
-    curve, card = load_curve(path) if path else engine.curve, engine.origin.card
-    if curve is None:
+def curve_for(engine: Engine) -> OperatingCurve:
+    """The engine's. Raises `TokenjouleError` without one."""
+    if engine.curve is None:
         raise TokenjouleError(
-            f"no operating curve tells the joules of {card.id} here; first: "
+            f"no operating curve tells the joules of {engine.origin.card.id} here; first: "
             "python -m bench.curves --minutes 2, with the same --model"
         )
-    _require(curve, card.id, card.quantization)
-    return curve
+    return engine.curve
 
 
 def _require(curve: OperatingCurve, model: str, quantization: str) -> None:

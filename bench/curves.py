@@ -148,7 +148,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[list[Rec
         quantize=options.quantize,
         random_weights=bool(options.random_weights),
         energy_source=options.energy_source or "auto",
-        operating_curve=False,  # the one that is about to be replaced, which may be damaged
+        curve="none",  # the one that is about to be replaced, which may be damaged
     ) as engine:
         where = stamp("bench.curves", arguments, engine.model.backend.device)
         records, runs = [], []

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.energy.curve_store import content_digest, load_curve
 from engine.engine import Engine
 from engine.errors import TokenjouleError
 from engine.locate import locate
@@ -15,6 +16,7 @@ from engine.predict.features import Array
 from engine.predict.request_costs import Cost, by_curve
 from engine.prefilled import Prefilled
 from engine.reader import features, read, source
+from engine.stop.names import AUTO, NONE
 from engine.strategy.ask import Technique
 from engine.strategy.said import Said, answer_here
 from engine.strategy.server import Server, answer_there
@@ -24,6 +26,7 @@ from engine.weights_digest import weights_digest
 @dataclass(frozen=True, slots=True)
 class Local:
     """A model on this machine. `local`: "bundled:NAME", a Hugging Face directory or id, or "preset:NAME".
+    `curve`: the file of its operating curve, in place of the one that is kept for it here.
 
     Raises `ValueError` naming the field that is wrong.
     """
@@ -33,28 +36,49 @@ class Local:
     backend: str = "auto"
     random_weights: bool = False
     chat: bool = False
+    curve: str | None = None
 
     def __post_init__(self) -> None:
+        if self.curve is not None and not Path(self.curve).is_file():
+            raise ValueError(f"curve: there is no file {self.curve}")
         if self.quantize not in (None, "none", "int8", "int4"):
             raise ValueError(f"quantize: {self.quantize!r} is none of none, int8, int4")
         if self.backend not in ("auto", "gpu", "cpu", "torch"):
             raise ValueError(f"backend: {self.backend!r} is none of auto, gpu, cpu, torch")
 
     def identity(self) -> dict[str, Any]:
-        """What an answer by this model depends on: all of the above, and the weights, where they are files
-        here. One that has yet to be downloaded is known by its name alone.
+        """What an answer by this model depends on: all of the above, the curve by what it holds, and the
+        weights, where they are files here. One that has yet to be downloaded is known by its name alone.
         """
         weights = None
         if self.local.startswith("bundled:") or Path(self.local).expanduser().is_dir():
             with suppress(OSError, TokenjouleError):  # said when it is to be loaded
                 directory = locate(self.local).directory
                 weights = None if directory is None else weights_digest(directory)
-        return {**asdict(self), "weights": weights}
+        return {**asdict(self), "weights": weights, "curve": content_digest(self.curve)}
 
     def options(self) -> dict[str, Any]:
         """What `Engine.load` is told."""
         kept = {"quantize": self.quantize, "backend": self.backend, "random_weights": self.random_weights}
-        return {"model": self.local, **kept}
+        return {"model": self.local, "curve": self.curve or "auto", **kept}
+
+
+def refusal(model: Local | Server, way: Technique) -> str:
+    """Why a model is not asked in that way, naming the field; "" where it is.
+
+    "auto" is held to the rule of a named curve: whatever else it might be here would be another arm. Raises
+    `TokenjouleError` for a file that holds no curve.
+    """
+    if way.stop == NONE:
+        return ""
+    if isinstance(model, Server):
+        return "stop: local models alone can be stopped"
+    if way.stop != AUTO:
+        return ""
+    if model.curve is None:
+        return "stop: auto is the stopping rule of an operating curve, and the model names no curve"
+    held = load_curve(Path(model.curve)).stopping is not None
+    return "" if held else f"stop: auto is the stopping rule of a curve, and {model.curve} holds none"
 
 
 class Answerers:

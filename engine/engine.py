@@ -17,7 +17,7 @@ from engine.decode import Decoder
 from engine.device_errors import device_failures
 from engine.energy.curve import CurveKey, OperatingCurve
 from engine.energy.curve_predict import choose_predictor
-from engine.energy.curve_store import find_curve, fingerprint
+from engine.energy.curve_store import AUTO, choose_curve, fingerprint
 from engine.energy.ledger import Ledger
 from engine.energy.meter import Meter, source_key
 from engine.energy.nvml import uuid_of_cuda_device
@@ -60,7 +60,7 @@ class Engine:
     """Make one with `Engine.load`. Close it, or use it in a `with`: it holds a meter and a polling thread.
 
     `curve`: what requests cost on this model and device; None where no curve of just these was fitted. One
-    that is too far off to predict by (`curve.predicts`) is here, and `predictor.curve` is None.
+    too far off (`curve.predicts`) or of elsewhere (`curve.mismatch`) is here, and `predictor.curve` is None.
     """
 
     def __init__(
@@ -101,13 +101,13 @@ class Engine:
         require_measured_energy: bool = False,
         meter: Meter | None = None,
         profile: bool = False,
-        operating_curve: bool = True,
+        curve: str | Path = AUTO,
         on_progress: OnProgress = ignore,
     ) -> "Engine":
         """Load a model, open the meter of its device, and warm both up; that energy is `setup_j`.
 
-        An operating curve of just this model, backend, device and source, where one is kept (`bench.curves`),
-        then tells what a step will take, unless `operating_curve` is False.
+        `curve`: the operating curve. "auto": that of just this model, backend, device and source, where one
+        is kept (`bench.curves`); "none"; or a file, as `engine.energy.curve_store.choose_curve` takes it.
 
         `model`: "bundled:NAME" (None: bundled:chain), a Hugging Face directory or id, or "preset:NAME", which
         needs `random_weights`. `device`: a CUDA index, "cpu", or None for the first CUDA device if there is
@@ -137,6 +137,19 @@ class Engine:
                 chosen = ProfiledBackend(chosen)
             scheme = choose_scheme(quantize, config.quantization)
             check_memory(config, kind, scheme, place)
+            curve_key = CurveKey(
+                model=where.id,
+                fingerprint=fingerprint(config),
+                quantization=NONE if scheme is None else scheme.name,
+                dtype=str(kind).removeprefix("torch."),
+                # Stages that are waited for one by one cost more than those that a curve was fitted to.
+                backend=f"{chosen.name}, profiled" if profile else chosen.name,
+                device=device_name(place),
+                device_uuid=uuid_of_cuda_device(place.index) if place.type == "cuda" else "",
+                source=source_key(meter),
+                peak_w=meter.sensor.peak_w,
+            )
+            found = choose_curve(curve, curve_key)
             weights = load_weights(
                 checkpoint, config, dtype=kind, device=place, scheme=scheme, on_progress=on_progress
             )
@@ -147,19 +160,6 @@ class Engine:
                     raise TokenjouleError(str(error)) from error
                 warmed, power_w = warm_up(loaded, tokenizer, poller)
             after = poller.poll()
-            curve_key = CurveKey(
-                model=where.id,
-                fingerprint=fingerprint(config),
-                quantization=NONE if scheme is None else scheme.name,
-                dtype=str(kind).removeprefix("torch."),
-                backend=chosen.name,
-                device=device_name(place),
-                device_uuid=uuid_of_cuda_device(place.index) if place.type == "cuda" else "",
-                source=source_key(meter),
-                peak_w=meter.sensor.peak_w,
-            )
-            # Stages that are waited for one by one cost more than those that the curve was fitted to.
-            curve = find_curve(curve_key) if operating_curve and not profile else None
         except BaseException:
             poller.stop()
             meter.close()
@@ -180,8 +180,8 @@ class Engine:
             origin,
             directory=where.directory,
             thinking=ThinkingFormat.discover(where.directory, tokenizer) if where.directory else None,
-            predictor=choose_predictor(curve, warmed),
-            curve=curve,
+            predictor=choose_predictor(found, curve_key, warmed),
+            curve=found,
             curve_key=curve_key,
             power_w=power_w or meter.sensor.peak_w or mean_w(before, after),
             setup_j=joules(after.energy_uj - before.energy_uj),
@@ -287,7 +287,7 @@ class Engine:
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, answer_temperature)
         if answer_temperature is not None and self.thinking is None:
             raise UsageError("an answer temperature needs a model that marks its thinking")
-        automatic = partial(auto_policy, self.curve, thinks=self.thinking is not None)
+        automatic = partial(auto_policy, self.curve, self.curve_key, thinks=self.thinking is not None)
         steering = resolved(policies, automatic, probe_share, riding=probe_mode != TRUNCATE)
         if budget_tokens is not None:
             steering.insert(0, TokenBudget(budget_tokens))
@@ -312,7 +312,7 @@ class Engine:
             setup_j=self._setup_j,
             host=self._host,
             dims=self.origin.dims,
-            power=self.curve.power if self.curve else None,
+            power=self.curve.power if self.curve and not self.curve.mismatch(self.curve_key) else None,
         )
         if dial.budget_j is not None:
             self._check_budget(dial.budget_j, requests, share=share_prompts)

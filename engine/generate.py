@@ -139,6 +139,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="auto, nvml, nvml-power, rapl, estimate, simulated[:PROFILE] or replay:FILE",
     )
+    energy.add_argument(
+        "--curve",
+        default="auto",
+        metavar="auto|none|FILE.json",
+        help="the operating curve, with its stopping rule (default: the one kept for this model and device)",
+    )
     energy.add_argument("--require-measured", action="store_true", help="refuse estimates and simulations")
     output = cli.add_argument_group("output")
     output.add_argument("--trace", metavar="FILE.jsonl", help="every step and every reading of the meter")
@@ -246,6 +252,7 @@ def _refuse_with_choices(options: argparse.Namespace) -> None:
 def _check_files(options: argparse.Namespace) -> None:
     """No file may serve twice (one would overwrite the other), and all that is written can be."""
     with deferred_interrupt():
+        from engine.energy.curve_store import AUTO, NONE
         from engine.stop.names import is_file
     kind, _, source = options.energy_source.partition(":")
     files = {
@@ -256,6 +263,7 @@ def _check_files(options: argparse.Namespace) -> None:
         "--plot": options.plot,
         "the recording": source if kind == "replay" else None,
         "the profile": source if kind == "simulated" and source else None,
+        "--curve": None if options.curve in (AUTO, NONE) else options.curve,
     }
     for number, policy in enumerate(options.stop):
         if is_file(policy):
@@ -312,7 +320,7 @@ def _run(options: argparse.Namespace) -> int:
         from engine.runner import Runner, run_one
 
     items = None if options.prompts is None else read_items(options.prompts)
-    prompt = _prompt(options) if items is None else None
+    prompt = _prompt(options) if items is None else ""
     policies = _policies(options)
     with Runner.open(options, policies, _strategy(options)) as runner:
         if items is not None:

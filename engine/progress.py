@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from engine.energy.curve import MOST_OFF, OperatingCurve
+from engine.energy.curve import MOST_OFF, CurveKey, OperatingCurve
 from engine.energy.report import EnergyReport
 from engine.engine import Engine
 from engine.profile import StageTime
@@ -38,10 +38,13 @@ def announce(engine: Engine) -> None:
     worth = "MEASURED" if meter.measured else "NOT MEASURED"
     print(f"energy: {worth}, source {meter.name} on {meter.device}. {meter.note}".rstrip(), file=sys.stderr)
     if engine.curve is not None:
-        print(f"predictions: {_predicted_by(engine.curve)}", file=sys.stderr)
+        print(f"predictions: {_predicted_by(engine.curve, engine.curve_key)}", file=sys.stderr)
 
 
-def _predicted_by(curve: OperatingCurve) -> str:
+def _predicted_by(curve: OperatingCurve, here: CurveKey) -> str:
+    if elsewhere := curve.mismatch(here):
+        rule = "its stopping rule alone is used" if curve.stopping else "AND IT HOLDS NO STOPPING RULE"
+        return f"by the warm-up; {elsewhere}: its joules are not this run's, {rule}"
     of = f"the operating curve of {curve.provenance.date[:10]}"
     off = f"{curve.off:.1%} off on requests it had not seen"
     if curve.predicts:

@@ -68,7 +68,8 @@ class Budget:
     half-width of its 95 % interval where the source allows one; None where the meter told nothing.
     `reserve_j` was held back for the answer. `predictor`: what the joules to come were told by, "curve" (the
     operating curve of this model on this device), "warm-up" (the roofline, scaled by two warm-up forwards) or
-    "warm-up (curve refused)", where the curve is too far off on requests it had not seen.
+    "warm-up (curve refused)", where the curve is too far off on requests it had not seen, or
+    "warm-up (curve of another device or source)", where the one that was named is.
     """
 
     joules: float

@@ -54,6 +54,7 @@ class Runner:
                 energy_source=options.energy_source,
                 require_measured_energy=options.require_measured,
                 profile=options.profile,
+                curve=options.curve,
                 on_progress=line,
             )
         if not options.quiet:

@@ -6,7 +6,7 @@ JSON lines and TOML are read here; `arrays` reads archives.
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -119,17 +119,34 @@ def read_lines(path: Path, make: Callable[[Any], Made]) -> list[Made]:
     return found
 
 
-def read_toml(path: Path, make: Callable[[Any], Made]) -> Made:
-    """What `make` makes of the file. Raises `TokenjouleError` naming file, line and field."""
+def read_toml(path: Path, make: Callable[[Any], Made], *, files: Collection[str] = ()) -> Made:
+    """What `make` makes of the file. `files`: fields that name files, which are looked for beside it.
+
+    Raises `TokenjouleError` naming file, line and field.
+    """
     text = read_text(path)
     try:
         content = tomllib.loads(text)
     except ValueError as error:  # tells its line
         raise TokenjouleError(f"{path}: {error}") from error
     try:
-        return make(content)
+        return make(_beside(content, path.parent, files))
     except ValueError as error:
         raise TokenjouleError(f"{path}, line {_line(text, str(error))}: {error}") from error
+
+
+def _beside(raw: Any, folder: Path, files: Collection[str]) -> Any:
+    """`raw` with all paths in its fields `files`, however deep, told from where this runs."""
+    if isinstance(raw, list):
+        return [_beside(one, folder, files) for one in raw]
+    if not isinstance(raw, Mapping):
+        return raw
+    return {
+        name: str(folder / value)
+        if name in files and isinstance(value, str)
+        else _beside(value, folder, files)
+        for name, value in raw.items()
+    }
 
 
 def _line(text: str, problem: str) -> int:

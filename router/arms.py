@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from engine.answerers import Local
+from engine.answerers import Local, refusal
 from engine.strategy.ask import Technique
 from engine.strategy.server import Server
 from engine.strict import made, read_toml
@@ -25,7 +25,7 @@ class Arm(Technique):
     @property
     def family(self) -> str:
         """Of arms that differ in their token budget alone."""
-        return f"{self.model}/{self.technique}/{self.directive}/{self.samples}/{self.temperature}"
+        return f"{self.model}/{self.technique}/{self.directive}/{self.samples}/{self.temperature}/{self.stop}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class Arms:
                 raise ValueError(f"arms[{at}]: name: another is called {arm.name!r}")
             if arm.model not in self.models:
                 raise ValueError(f"arms[{at}]: model: there is none called {arm.model!r}")
+            if problem := refusal(self.models[arm.model], arm):
+                raise ValueError(f"arms[{at}]: {problem}")
         if self.fallback not in names:
             raise ValueError(f"fallback: no arm is called {self.fallback!r}")
         if self.memory_gb is not None and not self.memory_gb > 0:
@@ -66,5 +68,5 @@ class Arms:
 
 
 def load_arms(path: Path = DEFAULT) -> Arms:
-    """Raises `TokenjouleError` naming file, line and field."""
-    return read_toml(path, partial(made, Arms))
+    """Curves are looked for beside it. Raises `TokenjouleError` naming file, line and field."""
+    return read_toml(path, partial(made, Arms), files=("curve",))

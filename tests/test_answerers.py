@@ -1,14 +1,17 @@
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from engine.answerers import Answerers, Local
+from engine.answerers import Answerers, Local, refusal
 from engine.energy.curve_store import save_curve
 from engine.errors import TokenjouleError
 from engine.strategy.ask import Technique
 from engine.strategy.server import Server
 from tests.bad_server import good, serving
 from tests.curves import curve
+from tests.stop.test_rule import stopping
 
 FAR = Server("http://127.0.0.1:9/v1", "big", joules_per_token=0.5)
 WAY = Technique("direct")
@@ -75,8 +78,53 @@ def test_the_meter_of_the_reader_only_goes_up():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "field"), [({"quantize": "int3"}, "quantize"), ({"backend": "abacus"}, "backend")]
+    ("wrong", "field"),
+    [
+        ({"quantize": "int3"}, "quantize"),
+        ({"backend": "abacus"}, "backend"),
+        ({"curve": "nowhere.json"}, "curve: there is no file"),
+    ],
 )
 def test_a_local_model_that_makes_no_sense_is_refused(wrong, field):
     with pytest.raises(ValueError, match=field):
         Local("bundled:chain", **wrong)
+
+
+def test_a_model_is_bound_to_what_its_curve_holds_and_not_to_where_it_lies(tmp_path):
+    paths = [save_curve(curve(), tmp_path / name) for name in ("a.json", "b.json")]
+    one, two = (Local("bundled:chain", curve=str(path)) for path in paths)
+    assert one.identity() == two.identity() != Local("bundled:chain").identity()
+    assert one.options()["curve"] == str(paths[0]) and Local("bundled:chain").options()["curve"] == "auto"
+    save_curve(replace(curve(), stopping=stopping()), paths[1])
+    assert one.identity() != two.identity()
+    far = [replace(FAR, curve=str(path)) for path in paths]
+    assert far[0].identity() != far[1].identity()
+
+
+def test_auto_is_the_rule_of_the_curve_that_the_model_names_or_nothing(tmp_path):
+    path = save_curve(curve(), tmp_path / "c.json")
+    auto, tail = (Technique("cot", 64, stop=stop) for stop in ("auto", "tail:k=2"))
+    near = Local("bundled:chain", curve=str(path))
+    assert "names no curve" in refusal(Local("bundled:chain"), auto)
+    assert "c.json holds none" in refusal(near, auto)
+    save_curve(replace(curve(), stopping=stopping()), path)
+    assert refusal(near, auto) == refusal(near, tail) == refusal(near, WAY) == refusal(FAR, WAY) == ""
+    assert "local models alone" in refusal(FAR, tail)
+    path.write_text("{}")
+    with pytest.raises(TokenjouleError, match=r"c\.json is no operating curve"):
+        refusal(near, auto)
+
+
+def test_an_arm_that_stops_by_a_curve_answers_by_its_rule(tmp_path):
+    frozen = Path(__file__).parents[1] / "bench" / "results" / "testbed-s-curve.json"
+    model = Local("bundled:testbed-s", backend="torch", curve=str(frozen))
+    told = {}
+    with Answerers({"s": model}, energy_source="simulated") as answerers:
+        for stop in ("none", "auto"):
+            way = Technique("cot", 128, stop=stop)
+            assert refusal(model, way) == ""
+            told[stop] = answerers.answer("s", "5206~", way, budget_tokens=128)
+            assert told[stop].error is None
+        assert answerers.cost("s", way) is None, "the curve's joules are not those of this meter"
+    assert told["auto"].answer == told["none"].answer
+    assert told["auto"].new_tokens < told["none"].new_tokens / 2

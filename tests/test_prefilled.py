@@ -18,7 +18,7 @@ QUESTION = "47+35-18+6-20="
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine.load(backend="torch", dtype="fp32", energy_source="estimate", operating_curve=False) as found:
+    with Engine.load(backend="torch", dtype="fp32", energy_source="estimate", curve="none") as found:
         yield found
 
 

@@ -121,6 +121,19 @@ def test_lines_are_made_and_a_wrong_one_is_named(tmp_path):
         read_lines(path, lambda raw: raw)
 
 
+def test_files_that_a_toml_file_names_lie_beside_it(tmp_path):
+    path = tmp_path / "p.toml"
+    path.write_text('path = "a"\nsize = 1\n[[rows]]\npath = "/b"\nname = "c"\n[d.e]\npath = 3\n')
+    found = read_toml(path, dict, files=("path", "size"))
+    assert found == {
+        "path": str(tmp_path / "a"),
+        "size": 1,
+        "rows": [{"path": "/b", "name": "c"}],
+        "d": {"e": {"path": 3}},
+    }
+    assert read_toml(path, dict)["path"] == "a"
+
+
 def test_what_is_wrong_with_a_toml_file_is_said_with_its_line(tmp_path):
     path = tmp_path / "p.toml"
     good = '[places.a]\npath = "x"\nsize = 1\n[[rows]]\npath = "y"\n[[rows]]\npath = "z"\nsize = 2\n'

@@ -127,8 +127,9 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> _Made:
         dtype=options.dtype or "auto",
         quantize=options.quantize,
         energy_source=options.energy_source or "auto",
+        curve=options.curve or "auto",
     ) as engine:
-        curve = curve_for(engine, options.curve)
+        curve = curve_for(engine)
         arms = _arms(options, curve.stopping)
         pricer, where = Pricer(curve), stamp("bench.experiments.stop", arguments, engine.model.backend.device)
         collect(engine, pricer, asked, split, options.log)

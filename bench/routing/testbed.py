@@ -85,9 +85,13 @@ def _main(options: argparse.Namespace) -> int:
         models = [
             _asked(
                 open_engines.enter_context(
-                    Engine.load(name, backend=options.backend, energy_source=options.energy_source)
-                ),
-                options.curve[at] if options.curve else None,
+                    Engine.load(
+                        name,
+                        backend=options.backend,
+                        energy_source=options.energy_source,
+                        curve=options.curve[at] if options.curve else "auto",
+                    )
+                )
             )
             for at, name in enumerate(options.model)
         ]
@@ -101,9 +105,9 @@ def _main(options: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(engine: Engine, curve: Path | None) -> Asked:
+def _asked(engine: Engine) -> Asked:
     name = engine.origin.card.id.rpartition(":")[2].rstrip("/").rpartition("/")[2]
-    found = curve_for(engine, curve)
+    found = curve_for(engine)
     return Asked(name, engine, Pricer(found), reading.curve_digest(found))
 
 

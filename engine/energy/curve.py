@@ -128,6 +128,11 @@ class CurveKey:
     peak_w: float | None
 
 
+# What of a key is the model's: of another one a curve tells nothing, not even where thinking stops paying.
+OF_MODEL = ("model", "fingerprint", "quantization", "dtype")
+_ALL = tuple(CurveKey.__dataclass_fields__)
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a curve comes from. `date`: ISO 8601. `note`: the energy source's own. Empty where not known.
@@ -236,9 +241,15 @@ class OperatingCurve:
         ran = (self.tested.prompt_tokens, self.tested.new_tokens, self.tested.rows)
         return all(low <= size <= high for size, (low, high) in zip(asked, ran, strict=True))
 
-    def require(self, key: CurveKey) -> None:
-        """Raises `UsageError` of one line where this is no curve of `key`."""
-        for name in CurveKey.__dataclass_fields__:
+    def mismatch(self, key: CurveKey, names: Sequence[str] = _ALL) -> str:
+        """Why this is no curve of `key`, looking at the fields `names`; "" where it is one."""
+        for name in names:
             own, asked = getattr(self.fits, name), getattr(key, name)
             if own != asked:
-                raise UsageError(f"the operating curve is of {name} {own!r}, this run has {asked!r}")
+                return f"the operating curve is of {name} {own!r}, this run has {asked!r}"
+        return ""
+
+    def require(self, key: CurveKey, names: Sequence[str] = _ALL) -> None:
+        """Raises `UsageError` of one line where this is no curve of `key`, as `mismatch` has it."""
+        if problem := self.mismatch(key, names):
+            raise UsageError(problem)

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from engine.energy.curve import Features, OperatingCurve, request_features, step_features
+from engine.energy.curve import CurveKey, Features, OperatingCurve, request_features, step_features
 from engine.energy.predict import Predictor, StepPredictor
 from kernels.cost import RowWork
 
 CURVE_REFUSED = "warm-up (curve refused)"
+CURVE_ELSEWHERE = "warm-up (curve of another device or source)"
 
 
 def forward_features(rows: Sequence[RowWork]) -> Features:
@@ -33,11 +34,12 @@ class CurvePredictor(Predictor):
         return self.curve.seconds.expected(request_features([tokens], 1, 1))
 
 
-def choose_predictor(curve: OperatingCurve | None, warmed: StepPredictor) -> Predictor:
-    """By the curve where there is one that `predicts`, else by the warm-up, named so if one does not."""
+def choose_predictor(curve: OperatingCurve | None, key: CurveKey, warmed: StepPredictor) -> Predictor:
+    """By the curve where there is one of `key` that `predicts`, else by the warm-up, which says why."""
     if curve is None:
         return warmed
-    if curve.predicts:
+    elsewhere = curve.mismatch(key)
+    if curve.predicts and not elsewhere:
         return CurvePredictor(curve)
-    warmed.name = CURVE_REFUSED
+    warmed.name = CURVE_ELSEWHERE if elsewhere else CURVE_REFUSED
     return warmed

@@ -16,10 +16,11 @@ from typing import Any
 
 from engine.cache_dir import cache_dir
 from engine.config import ModelConfig
-from engine.energy.curve import CurveKey, OperatingCurve
+from engine.energy.curve import OF_MODEL, CurveKey, OperatingCurve
 from engine.energy.curve_json import from_json, to_json
-from engine.errors import TokenjouleError
+from engine.errors import TokenjouleError, UsageError
 
+AUTO, NONE = "auto", "none"
 BUNDLED = Path(__file__).parent / "curves"
 _REMEDY = "remove the file, or fit the curve anew with bench.curves"
 # What a config says that no cost depends on, or that the key says by itself.
@@ -72,6 +73,33 @@ def find_curve(key: CurveKey) -> OperatingCurve | None:
             except TokenjouleError as error:
                 raise TokenjouleError(f"{path}: {error}; {_REMEDY}") from error
             return curve
+    return None
+
+
+def choose_curve(choice: str | Path, key: CurveKey) -> OperatingCurve | None:
+    """The curve that is kept for this key ("auto"), none ("none"), or the one in a file.
+
+    A file's may be of another device or source, which `OperatingCurve.mismatch` tells: it then serves for its
+    stopping rule, and its joules are not this run's. Raises `TokenjouleError`, and `UsageError` for a file
+    whose curve is of another model.
+    """
+    if choice == NONE:
+        return None
+    if choice == AUTO:
+        return find_curve(key)
+    curve = load_curve(Path(choice))
+    try:
+        curve.require(key, OF_MODEL)
+    except UsageError as error:
+        raise UsageError(f"{choice}: {error}") from error
+    return curve
+
+
+def content_digest(path: str | None) -> str | None:
+    """Of a curve's file, 16 hex digits; None where none can be read, which is said when it is used."""
+    if path is not None:
+        with suppress(OSError):
+            return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     return None
 
 

@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import UsageError
 from engine.result import Generation
 from engine.rows import Marks
 from engine.steps import Phase, Prefill, Step
+from engine.stop.names import AUTO, NONE, policy_named
 from engine.strategy.base import Outcome, Strategy
 from engine.strategy.cot import Cot
 from engine.strategy.direct import Direct, answered_at_once
@@ -28,6 +30,7 @@ TECHNIQUES = ("direct", "cot", "vote")
 class Technique:
     """`budget_tokens`: of thinking, for each sample; a direct answer has its `answer_tokens` alone.
 
+    `stop`: what may end a chain of thought before that, as `--stop` has it; files from where this runs.
     `temperature`: of all that is sampled; a vote needs one, a direct answer is the likeliest.
     Raises `ValueError` naming the field that is wrong.
     """
@@ -38,6 +41,7 @@ class Technique:
     samples: int = 1
     temperature: float = 0.0
     answer_tokens: int = 16
+    stop: str = NONE
 
     def __post_init__(self) -> None:
         vote = self.technique == "vote"
@@ -58,6 +62,13 @@ class Technique:
         check_samples(self.samples)
         if self.answer_tokens < 1:
             raise ValueError("answer_tokens: must be at least 1")
+        if self.stop != NONE and self.technique != "cot":
+            raise ValueError("stop: a chain of thought (cot) alone is stopped")
+        if self.stop not in (AUTO, NONE):
+            try:
+                policy_named(self.stop)
+            except UsageError as error:
+                raise ValueError(f"stop: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +125,7 @@ def ask(
     probability, strategy = AnswerProbability(), _strategy(way)
     options: dict[str, Any] = {"budget_joules": budget_joules, "seed": seed, "hooks": [probability]}
     options |= {"temperature": way.temperature, "max_new_tokens": way.answer_tokens}
+    options["policies"] = [way.stop]
     prompt: list[int] = engine.encode(schema.prompt(question, directive=directive), chat=chat)
     with _thinking(engine, schema.thinking) as format:
         if direct:

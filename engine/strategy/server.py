@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.energy.curve_store import load_curve
+from engine.energy.curve_store import content_digest, load_curve
 from engine.errors import TokenjouleError
 from engine.fetch import Reply, fetch
 from engine.predict.request_costs import by_curve
@@ -51,7 +51,7 @@ class Server:
     def identity(self) -> dict[str, Any]:
         """What an answer by this model depends on. How long it is waited for, and by which key, is not."""
         kept = {"base_url": self.base_url, "served": self.served}
-        return {**kept, "curve": self.curve, "joules_per_token": self.joules_per_token}
+        return {**kept, "curve": content_digest(self.curve), "joules_per_token": self.joules_per_token}
 
     def joules(self, prompt_tokens: int, new_tokens: int, samples: int = 1) -> tuple[float | None, str]:
         """(J, where from) of a request, `new_tokens` of all samples together; None where tokens or cost are

@@ -13,6 +13,7 @@ from bench.arena.play import play
 from bench.calibration import log
 from bench.calibration.priced import Pricer
 from bench.experiments import stop
+from bench.routing import testbed
 from engine.energy.curve_store import save_curve
 from engine.errors import UsageError
 from tests.curves import curve
@@ -21,16 +22,20 @@ from tests.noisy_checks import CHECKER, check_runs
 
 def engine_of(model, quantization="none"):
     card = SimpleNamespace(id=model, quantization=quantization)
-    return SimpleNamespace(curve=None, origin=SimpleNamespace(card=card))
+    return SimpleNamespace(origin=SimpleNamespace(card=card))
 
 
-def test_joules_are_not_told_by_another_models_curve(tmp_path):
-    own = curve()
-    path = save_curve(own, tmp_path / "curve.json")
-    assert calibrate.curve_for(engine_of(own.fits.model, own.fits.quantization), path) == own
-    for engine in (engine_of("other"), engine_of(own.fits.model, "int4")):
-        with pytest.raises(UsageError, match="the operating curve is of"):
-            calibrate.curve_for(engine, path)
+def test_joules_are_not_told_by_another_models_curve(tmp_path, capsys):
+    path = save_curve(curve(), tmp_path / "curve.json")
+    asked = ["--curve", str(path), "--out", str(tmp_path / "out.jsonl"), "--questions", "1"]
+    for main, more in (
+        (calibrate.main, []),
+        (stop.main, ["--log", str(tmp_path / "log.jsonl")]),
+        (testbed.main, ["--model", "bundled:chain"]),
+    ):
+        assert main([*asked, *more]) == 2
+        said = capsys.readouterr().err
+        assert f"{path}: the operating curve is of model 'toy', this run has 'chain'" in said
 
 
 def test_a_rule_is_not_kept_in_a_curve_of_other_joules(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 
 from engine.energy.curve import CurveKey, OperatingCurve
 from engine.energy.curve_predict import CurvePredictor
-from engine.energy.curve_store import save_curve
+from engine.energy.curve_store import file_name, save_curve, user_curves
+from engine.energy.power_model import Noise, PowerModel
 from engine.engine import Engine
 from engine.errors import TokenjouleError
 from engine.steps import Context, Step
@@ -86,6 +87,41 @@ def test_every_part_of_the_key_decides(letters_directory: Path) -> None:
         assert engine.curve is None, "stages that are waited for cost more than the curve says"
 
 
+def test_a_named_curve_predicts_where_it_was_fitted_and_nowhere_else(
+    letters_directory: Path, tmp_path: Path
+) -> None:
+    with load(letters_directory, curve="none") as engine:
+        key = engine.curve_key
+    keep(key)
+    power = PowerModel(("idle",), (90.0,), ((4.0,),), {}, Noise(), 1.0, 12, 3)
+    told = {}
+    for device in (key.device, "another"):
+        made = replace(curves.flat_curve(0.002, 0.001), fits=replace(key, device=device), power=power)
+        path = save_curve(made, tmp_path / f"{device}.json")
+        Watching.seen.clear()
+        with load(letters_directory, curve=path) as engine:
+            assert engine.curve == made, "not the one that is kept here"
+            session = engine.start([IDS], max_new_tokens=3, budget_joules=100, policies=[Watching()])
+            assert session.ledger._power == (power if device == key.device else None)
+            assert sum(1 for _ in session.steps()) == 3
+            assert engine._minimum_j([200]) != pytest.approx(made.minimum_j([200])) or device == key.device
+        told[device] = (session.results()[0].budget.predictor, Watching.seen[0])
+    assert told == {
+        key.device: ("curve", replace(made, fits=key)),
+        "another": ("warm-up (curve of another device or source)", None),
+    }
+    with load(letters_directory, curve="none") as engine:
+        assert engine.curve is None
+
+
+def test_a_profiled_run_is_not_predicted_by_a_named_curve(letters_directory: Path, tmp_path: Path) -> None:
+    with load(letters_directory) as engine:
+        made = replace(curves.flat_curve(0.002, 0.001), fits=engine.curve_key)
+    path = save_curve(made, tmp_path / "named.json")
+    with load(letters_directory, curve=path, profile=True) as engine:
+        assert engine.curve == made and engine.predictor.curve is None
+
+
 def test_a_curve_of_one_simulated_profile_is_not_taken_for_another(
     letters_directory: Path, tmp_path: Path
 ) -> None:
@@ -153,6 +189,60 @@ def test_the_command_line_says_that_a_curve_is_refused(capsys: pytest.CaptureFix
     assert json.loads(out)["budget"]["predictor"] == "warm-up (curve refused)"
     [line] = [line for line in err.splitlines() if line.startswith("predictions: ")]
     assert "by the warm-up" in line and "31.1% off on requests it had not seen, more than 25%" in line
+
+
+def test_the_command_line_takes_a_curve_or_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with Engine.load() as engine:
+        key = engine.curve_key
+    save_curve(curves.curve()).rename(user_curves() / file_name(key))  # one that would be refused
+    assert cli.run(capsys, PROMPT)[0] == 1
+    status, out, err = cli.run(capsys, PROMPT, "--curve", "none", "--json", "--budget-joules", "400")
+    assert (status, json.loads(out)["budget"]["predictor"]) == (0, "warm-up")
+    assert "predictions" not in err
+    for name, changes, wanted in (
+        ("curve", {}, "by the operating curve of 2026-01-02"),
+        (
+            "warm-up (curve of another device or source)",
+            {"device": "a chip"},
+            "AND IT HOLDS NO STOPPING RULE",
+        ),
+    ):
+        path = save_curve(
+            replace(curves.flat_curve(1e-3, 1e-3), fits=replace(key, **changes)), tmp_path / "c"
+        )
+        status, out, err = cli.run(
+            capsys, PROMPT, "--curve", str(path), "--json", "--budget-joules", "400", "--max-new-tokens", "3"
+        )
+        assert (status, json.loads(out)["budget"]["predictor"]) == (0, name)
+        assert wanted in err
+
+
+def test_a_curve_that_cannot_be_used_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = save_curve(curves.curve(), tmp_path / "c.json")
+    before = path.read_bytes()
+    for named, more, status, said in (
+        (str(path), (), 2, "c.json: the operating curve is of model 'toy', this run has 'chain'"),
+        (str(tmp_path / "none.json"), (), 1, "cannot read the operating curve"),
+        ("", (), 2, "--curve needs the name of a file"),
+        (str(path), ("--trace", str(path)), 2, "are the same file"),
+    ):
+        found, out, err = cli.run(capsys, PROMPT, "--curve", named, *more)
+        assert (found, out) == (status, "") and said in err.splitlines()[-1]
+    assert path.read_bytes() == before
+
+
+def test_a_clean_clone_stops_by_the_rule_that_was_frozen_for_the_bundled_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    frozen = Path(__file__).parents[2] / "bench" / "results" / "testbed-s-curve.json"
+    named = ("--model", "bundled:testbed-s", "--curve", str(frozen), "--stop", "auto", "--json")
+    status, out, err = cli.run(capsys, "5206~", *named, "--energy-source", "simulated")
+    assert status == 0 and "its stopping rule alone is used" in err
+    stopped = json.loads(out)["stop"]
+    [used] = stopped["policies"]
+    assert (stopped["reason"], used["name"]) == ("policy", "MarginalValue")
+    assert "the stopping rule that was calibrated for this model, 2026-11-28" in used["description"]
+    assert "rule and price weigh that curve's joules" in used["description"]
 
 
 def test_a_step_is_the_curves_and_an_injection_a_step_with_some_prefill() -> None:

@@ -13,9 +13,18 @@ from engine.config import load_config
 from engine.energy import curve_store
 from engine.energy.curve import TERMS, OperatingCurve
 from engine.energy.curve_json import from_json, to_json
-from engine.energy.curve_store import file_name, find_curve, fingerprint, load_curve, save_curve, user_curves
+from engine.energy.curve_store import (
+    choose_curve,
+    content_digest,
+    file_name,
+    find_curve,
+    fingerprint,
+    load_curve,
+    save_curve,
+    user_curves,
+)
 from engine.energy.power_model import Noise, PowerModel
-from engine.errors import TokenjouleError
+from engine.errors import TokenjouleError, UsageError
 from engine.locate import BUNDLED
 from tests import curves
 from tests.curves import KEY
@@ -80,6 +89,37 @@ def test_a_copied_file_is_refused_by_what_it_says() -> None:
     with pytest.raises(TokenjouleError, match="device_uuid '', this run has 'GPU-2'") as caught:
         find_curve(other)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_curve_is_the_one_kept_here_none_or_the_one_named(tmp_path: Path) -> None:
+    kept, named = curves.curve(), replace(curves.curve(), measured=True)
+    save_curve(kept)
+    path = save_curve(named, tmp_path / "named.json")
+    assert choose_curve("auto", KEY) == kept
+    assert choose_curve("none", KEY) is None
+    assert choose_curve(path, KEY) == choose_curve(str(path), KEY) == named
+    assert choose_curve("auto", replace(KEY, device="another")) is None
+
+
+@pytest.mark.parametrize("name", list(KEY.__dataclass_fields__))
+def test_a_named_curve_is_of_this_model_and_may_be_of_elsewhere(tmp_path: Path, name: str) -> None:
+    path = save_curve(curves.curve(), tmp_path / "named.json")
+    here = replace(KEY, **{name: 1.0 if name == "peak_w" else "another"})
+    if name in ("model", "fingerprint", "quantization", "dtype"):
+        with pytest.raises(UsageError, match=f"the operating curve is of {name} ") as caught:
+            choose_curve(path, here)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    else:
+        found = choose_curve(path, here)
+        assert found is not None and f"of {name} " in found.mismatch(here) and not found.mismatch(KEY)
+
+
+def test_a_curves_digest_is_of_its_content(tmp_path: Path) -> None:
+    one, two = (save_curve(curves.curve(), tmp_path / name) for name in ("one.json", "two.json"))
+    assert content_digest(str(one)) == content_digest(str(two)) is not None
+    save_curve(replace(curves.curve(), measured=True), two)
+    assert content_digest(str(one)) != content_digest(str(two))
+    assert content_digest(None) is content_digest(str(tmp_path / "none.json")) is None
 
 
 def test_the_users_own_curve_comes_before_the_packages(

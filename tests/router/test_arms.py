@@ -1,12 +1,16 @@
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from engine.energy.curve_store import save_curve
 from engine.errors import TokenjouleError
 from engine.locate import MODELS
 from router.arms import DEFAULT, load_arms
+from tests.curves import curve
+from tests.stop.test_rule import stopping
 
 GOOD = """fallback = "b"
 memory_gb = 2
@@ -62,6 +66,21 @@ def test_arms_are_read(tmp_path):
     assert (arms.fallback, arms.memory_gb) == ("b", 2.0)
 
 
+def test_a_model_names_its_curve_beside_the_file_and_an_arm_stops_by_its_rule(tmp_path, monkeypatch):
+    save_curve(replace(curve(), stopping=stopping()), tmp_path / "near.json")
+    monkeypatch.chdir("/")
+    text = GOOD.replace('quantize = "int8"', 'quantize = "int8"\ncurve = "near.json"')
+    arms = load(tmp_path, text)
+    assert arms.models["near"].options()["curve"] == str(tmp_path / "near.json")
+    assert arms["b"].stop == "none"
+    auto = load(tmp_path, text.replace('directive = "brief"', 'directive = "brief"\nstop = "auto"'))
+    assert auto["b"].stop == "auto" and auto["b"].family != arms["b"].family
+    before = arms.digest
+    assert len({before, auto.digest, load(tmp_path, GOOD).digest}) == 3
+    save_curve(replace(curve(), measured=True, stopping=stopping()), tmp_path / "near.json")
+    assert load(tmp_path, text).digest != before, "another curve under the same name"
+
+
 def test_the_arms_that_come_along_are_of_the_bundled_model():
     arms = load_arms()
     assert {arms.models[arm.model].local for arm in arms.arms} == {"bundled:chain"}
@@ -106,6 +125,15 @@ def test_a_server_votes_and_thinks_as_a_local_model_does(tmp_path):
         ("temperature = 0.8\n", "", 29, "temperature"),
         ('name = "d"', 'name = "a"', 34, "name: another"),
         ('model = "far"', 'model = "moon"', 35, "model: there is none"),
+        ('directive = "brief"', 'stop = "auto"', 22, "arms[1]: stop: auto is the stopping rule"),
+        ('directive = "brief"', 'stop = "soon"', 22, "arms[1]: stop: unknown stop policy 'soon'"),
+        ('quantize = "int8"', 'curve = "none.json"', 6, "models.near: curve: there is no file"),
+        (
+            'name = "d"\nmodel = "far"\ntechnique = "direct"',
+            'name = "d"\nmodel = "far"\ntechnique = "cot"\nstop = "tail:k=2"\nbudget_tokens = 9',
+            37,
+            "local models alone can be stopped",
+        ),
         ('fallback = "b"', 'fallback = "z"', 1, "fallback"),
         ("memory_gb = 2", "memory_gb = 0", 2, "memory_gb"),
         ("memory_gb = 2", "memory = 2", None, "memory"),

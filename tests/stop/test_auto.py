@@ -5,12 +5,13 @@ import pytest
 from engine.engine import Engine
 from engine.steps import StopReason
 from engine.stop.auto import auto_policy
+from tests.curves import KEY
 from tests.letters import CountedMeter
 from tests.stop.scripted import play, thinker, thought
 
 
 def test_without_a_calibration_it_is_answer_stability_and_says_so() -> None:
-    [result], _ = play(thinker("abcdef", ["7"]), auto_policy(None, thinks=True))
+    [result], _ = play(thinker("abcdef", ["7"]), auto_policy(None, KEY, thinks=True))
     assert (thought(result), result.stop.policy) == ("a\nb\nc\n", "AnswerStability")
     [used] = result.to_json()["stop"]["policies"]
     assert used["description"].startswith("auto: answer stability, as no stopping rule was calibrated")

@@ -7,7 +7,7 @@ from engine.steps import Context, Phase, Step, Stop
 from engine.stop import MarginalValue
 from engine.stop.auto import auto_policy
 from engine.stop.dial import Dial
-from tests.curves import curve
+from tests.curves import KEY, curve
 from tests.stop.test_rule import stopping, two_steps
 
 
@@ -81,8 +81,23 @@ def test_the_rule_comes_from_the_curve_and_one_of_another_model_is_refused():
 
 
 def test_auto_is_the_rule_where_there_is_one():
-    policy = auto_policy(replace(curve(), stopping=stopping()), thinks=True)
+    policy = auto_policy(replace(curve(), stopping=stopping()), KEY, thinks=True)
     assert policy.reads_price and policy.name == "MarginalValue"
     policy.reset(Context(0, 3, 99, None, 4, "\n", None, curve=replace(curve(), stopping=stopping())))
     assert "calibrated for this model" in policy.description
-    assert auto_policy(curve(), thinks=True).name == "AnswerStability"
+    assert auto_policy(curve(), KEY, thinks=True).name == "AnswerStability"
+
+
+def test_the_rule_of_another_devices_curve_is_used_and_said_to_be_its():
+    kept = replace(curve(), stopping=stopping())
+    told = {}
+    for device in (KEY.device, "another chip"):
+        policy = auto_policy(kept, replace(KEY, device=device), thinks=True)
+        policy.reset(Context(0, 3, 99, None, 4, "\n", None))
+        assert policy.name == "MarginalValue"
+        told[device] = policy.description
+    assert "weigh" not in told[KEY.device]
+    assert (
+        "the operating curve is of device 'a chip', this run has 'another chip': rule and price weigh that "
+        "curve's joules, not this run's" in told["another chip"]
+    )

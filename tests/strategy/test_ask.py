@@ -3,6 +3,7 @@ import pytest
 from engine.engine import Engine
 from engine.errors import UsageError
 from engine.prefilled import prefill
+from engine.steps import StopReason
 from engine.strategy.ask import Technique, ask
 
 QUESTION = "47+35-18="
@@ -10,7 +11,7 @@ QUESTION = "47+35-18="
 
 @pytest.fixture(scope="module")
 def engine():
-    with Engine.load(backend="torch", energy_source="estimate", operating_curve=False) as found:
+    with Engine.load(backend="torch", energy_source="estimate", curve="none") as found:
         yield found
 
 
@@ -25,6 +26,15 @@ def test_a_smaller_budget_than_the_techniques_is_kept_and_a_larger_one_is_not_gi
     assert [phase for phase in short.outcome.result.phases_by_token].count("think") < 12
     same = ask(engine, QUESTION, Technique("cot", budget_tokens=4), budget_tokens=64)
     assert same.outcome.result.token_ids == short.outcome.result.token_ids
+
+
+def test_a_chain_of_thought_is_ended_by_the_policy_that_it_names(engine):
+    whole = ask(engine, QUESTION, Technique("cot", budget_tokens=64)).outcome.result
+    short = ask(engine, QUESTION, Technique("cot", budget_tokens=64, stop="step:steps=1")).outcome.result
+    assert (whole.stop.reason, short.stop.reason) == (StopReason.EOS, StopReason.POLICY)
+    assert short.phases_by_token.count("think") < whole.phases_by_token.count("think")
+    held = ask(engine, QUESTION, Technique("cot", budget_tokens=2, stop="step:steps=1")).outcome.result
+    assert held.stop.reason is StopReason.TOKEN_BUDGET
 
 
 def test_a_direct_answer_thinks_nothing_and_doubts_what_it_guesses(engine):
@@ -72,6 +82,13 @@ def test_a_question_that_was_read_is_not_read_again(engine, way):
         ({"technique": "direct", "temperature": 1.0}, "temperature"),
         ({"technique": "cot", "budget_tokens": 3, "temperature": -1.0}, "temperature"),
         ({"technique": "direct", "answer_tokens": 0}, "answer_tokens"),
+        ({"technique": "direct", "stop": "auto"}, "stop: a chain of thought"),
+        (
+            {"technique": "vote", "budget_tokens": 3, "samples": 3, "temperature": 1.0, "stop": "tail:k=2"},
+            "stop: a chain",
+        ),
+        ({"technique": "cot", "budget_tokens": 3, "stop": "tail:k=x"}, "stop: --stop tail"),
+        ({"technique": "cot", "budget_tokens": 3, "stop": "sometimes"}, "stop: unknown stop policy"),
     ],
 )
 def test_a_technique_that_makes_no_sense_is_refused(wrong, field):
@@ -95,7 +112,7 @@ def test_what_cannot_be_asked_is_one_error(engine):
 )
 def test_a_model_without_thinking_tags_is_told_how_and_shares_the_questions_prefix(shared_data, way):
     model = shared_data / "models/stories260K"
-    with Engine.load(model, backend="torch", energy_source="estimate", operating_curve=False) as engine:
+    with Engine.load(model, backend="torch", energy_source="estimate", curve="none") as engine:
         known = prefill(engine, "How many?", (1,))
         found = ask(engine, "How many?", way, known=known)
         assert engine.thinking is None
