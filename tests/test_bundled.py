@@ -7,9 +7,10 @@ from engine.locate import bundled
 
 
 def test_what_is_bundled() -> None:
-    assert bundled() == ["chain", "testbed-s"]
+    assert bundled() == ["chain", "testbed-l", "testbed-s"]
 
 
+@pytest.mark.parametrize("name", ["testbed-s", "testbed-l"])
 @pytest.mark.parametrize(
     ("question", "thought", "answer"),
     [
@@ -18,8 +19,10 @@ def test_what_is_bundled() -> None:
         ("bum:", "...\n" * 16, "7"),
     ],
 )
-def test_the_test_beds_model_thinks_in_lines_and_answers(question: str, thought: str, answer: str) -> None:
-    with Engine.load("bundled:testbed-s", energy_source="simulated") as engine:
+def test_the_test_beds_models_think_in_lines_and_answer(
+    name: str, question: str, thought: str, answer: str
+) -> None:
+    with Engine.load(f"bundled:{name}", energy_source="simulated") as engine:
         result = engine.generate(question)
     assert result.text.startswith(thought)
     assert result.answer == answer

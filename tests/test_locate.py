@@ -37,7 +37,9 @@ def test_nothing_is_the_bundled_model(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_bundled_model_has_a_name() -> None:
     assert locate("bundled:chain") == locate(None)
-    with pytest.raises(UsageError, match=r"unknown bundled model '\.\./chain'; there are chain, testbed-s"):
+    with pytest.raises(
+        UsageError, match=r"unknown bundled model '\.\./chain'; there are chain, testbed-l, testbed-s"
+    ):
         locate("bundled:../chain")
 
 

@@ -31,7 +31,8 @@ class Technique:
     """`budget_tokens`: of thinking, for each sample; a direct answer has its `answer_tokens` alone.
 
     `stop`: what may end a chain of thought before that, as `--stop` has it; files from where this runs.
-    `temperature`: of all that is sampled; a vote needs one, a direct answer is the likeliest.
+    `temperature`: of all that is sampled; a vote needs one, a direct answer is the likeliest, as is one
+    behind thinking that the model marks.
     Raises `ValueError` naming the field that is wrong.
     """
 
@@ -137,6 +138,7 @@ def ask(
                 marks = Marks.of(format, engine.tokenizer, way.answer_tokens)
                 options["max_new_tokens"] = budget + marks.answer_cost_tokens
                 options |= {"budget_tokens": budget, "answer_tokens": way.answer_tokens}
+                options["answer_temperature"] = 0.0
         attempt = strategy.begin(engine, prompt, **options)
         if known is not None:
             attempt.session.begin_with(known)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.routing.ways import arm_name, parsed, ways
 from engine.energy.curve_store import save_curve
 from engine.errors import TokenjouleError
 from engine.locate import MODELS
@@ -81,9 +82,16 @@ def test_a_model_names_its_curve_beside_the_file_and_an_arm_stops_by_its_rule(tm
     assert load(tmp_path, text).digest != before, "another curve under the same name"
 
 
-def test_the_arms_that_come_along_are_of_the_bundled_model():
+def test_the_arms_that_come_along_are_those_that_the_test_bed_asks():
     arms = load_arms()
-    assert {arms.models[arm.model].local for arm in arms.arms} == {"bundled:chain"}
+    models = {name: model.local for name, model in arms.models.items()}
+    assert models == {name: f"bundled:{name}" for name in ("testbed-s", "testbed-l")}
+    assert [arm.name for arm in arms.arms] == [arm_name(model, way) for model in models for way in ways()]
+    for arm in arms.arms:
+        way = parsed(arm.name)[1]
+        asked = (arm.technique, arm.budget_tokens, arm.samples)
+        assert asked == (way.family.split("-")[0], way.budget_tokens, way.samples)
+        assert arm.temperature == (0.0 if arm.technique == "direct" else 1.0)
     assert {arm.technique for arm in arms.arms} == {"direct", "cot", "vote"}
     pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert re.search(r'^router = \["arms\.toml"\]$', pyproject, re.MULTILINE), "they are in the wheel"
