@@ -38,6 +38,8 @@ def draw(arenas: Sequence[Arena], title: str, path: Path) -> None:
 
 
 def _panel(axes: Any, arena: Arena, *, named: bool) -> None:
+    from matplotlib.ticker import PercentFormatter
+
     joules, accuracy = arena.grid.energy_j.mean(axis=0), arena.grid.correct.mean(axis=0)
     axes.plot(joules, accuracy, ".", ms=4, color=BUDGETS, label="fixed budgets of 0, 1, … steps")
     corners = hull(joules, accuracy)
@@ -45,7 +47,7 @@ def _panel(axes: Any, arena: Arena, *, named: bool) -> None:
     ours = sorted(
         (line.score.energy_j, line.score.accuracy) for line in arena.lines if line.name.startswith(MARGINAL)
     )
-    if ours:
+    if len(ours) > 1:
         axes.plot(*zip(*ours, strict=True), "-o", ms=4, lw=1.2, color=RULE, label="marginal value, by price")
     told: set[str] = set()
     names: list[tuple[float, float, str]] = []
@@ -55,12 +57,14 @@ def _panel(axes: Any, arena: Arena, *, named: bool) -> None:
         if kind:
             axes.plot(*at, linestyle="", label=None if kind in told else kind, **style)
             told.add(kind)
-        if named and kind and line.name != MARGINAL:
-            names.append((*at, line.name.removeprefix("oracle: ")))
+        if named and kind and not line.name.startswith("oracle"):
+            names.append((*at, "the rule" if line.name == MARGINAL else line.name))
     low, high = axes.get_ylim()
     if high - low < _LEAST_SPAN:  # or a single question fills the panel
-        middle = (low + high) / 2
-        axes.set_ylim(middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2)
+        middle = min((low + high) / 2, 1 - _LEAST_SPAN / 3)
+        low, high = middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2
+    axes.set_ylim(low, min(high, 1 + 0.1 * (1 - low)))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     _annotate(axes, names)
     axes.set_title(f"{arena.category}, {len(arena.grid.clusters)} questions", fontsize=9, loc="left")
     axes.set_xlabel("J per question", fontsize=8)
@@ -70,25 +74,27 @@ def _panel(axes: Any, arena: Arena, *, named: bool) -> None:
 
 
 def _annotate(axes: Any, names: Sequence[tuple[float, float, str]]) -> None:
-    """Names beside points (x, y, name); points that nearly coincide share one line of text."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    groups: list[tuple[float, float, list[str]]] = []
-    for x, y, name in sorted(names):
-        near = [g for g in groups if x - g[0] < 0.08 * (right - left) and abs(y - g[1]) < 0.03 * (high - low)]
-        if near:
-            near[0][2].append(name)
-        else:
-            groups.append((x, y, [name]))
-    for x, y, together in groups:
-        inward = -1 if x - left > 0.6 * (right - left) else 1
-        axes.annotate(
-            ", ".join(together),
-            (x, y),
-            fontsize=6,
-            ha="right" if inward < 0 else "left",
-            xytext=(5 * inward, 4),
-            textcoords="offset points",
-        )
+    """Names beside points (x, y, name), each at the first place around its point that is still free."""
+    box, points = axes.get_window_extent(), [axes.transData.transform((x, y)) for x, y, _ in names]
+    dot = axes.figure.dpi / 72
+    taken = [(x - 4 * dot, y - 4 * dot, x + 4 * dot, y + 4 * dot) for x, y in points]
+    for (x, y, name), (at_x, at_y) in zip(names, points, strict=True):
+        width, height = 3.4 * len(name) * dot, 7 * dot  # of 6 points' letters, nearly
+        for side, up in ((1, 4), (1, -9), (-1, 4), (-1, -9), (1, 12), (-1, 12)):
+            left = at_x + 6 * dot if side > 0 else at_x - 6 * dot - width
+            low = at_y + up * dot
+            mine = (left, low, left + width, low + height)
+            inside = box.x0 <= mine[0] and mine[2] <= box.x1
+            if inside and not any(_meet(mine, other) for other in taken):
+                break
+        taken.append(mine)
+        align = "left" if side > 0 else "right"
+        axes.annotate(name, (x, y), fontsize=6, ha=align, xytext=(6 * side, up), textcoords="offset points")
+
+
+def _meet(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two boxes (left, low, right, high) overlap."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _kind(line: Line) -> tuple[str, dict[str, Any]]:
@@ -96,7 +102,9 @@ def _kind(line: Line) -> tuple[str, dict[str, Any]]:
     if line.name == MARGINAL:
         return "marginal value, default price", {"marker": "*", "ms": 12, "color": RULE}
     if line.name.startswith("oracle"):
-        return "oracles", {"marker": "^", "ms": 6, "color": ORACLE}
+        if line.name.endswith("best stop"):  # often the same point as the first correct one
+            return line.name, {"marker": "o", "ms": 10, "mfc": "none", "color": ORACLE}
+        return line.name, {"marker": "v" if "stably" in line.name else "^", "ms": 6, "color": ORACLE}
     if line.name.startswith(("permuted", "random")):
         return "permuted and random stops", {"marker": "x", "ms": 6, "color": CONTROL}
     if line.played is not None and not line.name.startswith(MARGINAL):
