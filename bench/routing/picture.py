@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.calibration.hull import hull
 from bench.experiments import picture
+from bench.experiments.point_names import name_points
 from bench.record import Record
 from bench.routing.played import Kind
 from bench.routing.record import POINT
@@ -33,36 +34,34 @@ def draw(records: Sequence[Record], path: Path) -> None:
 
 
 def _panel(axes: Any, name: str, records: Sequence[Record]) -> None:
+    from matplotlib.ticker import PercentFormatter
+
     points = of_group(records, POINT)
     rules = list(dict.fromkeys(record.arm.name for record in points))
+    named: list[tuple[float, float, str]] = []
     style = picture.styles(rules)
     strongest = max(
         (record for record in points if record.arm.engine == Kind.FIXED),
         key=lambda record: record.derived["accuracy"].value or 0.0,
     )
+    style[strongest.arm.name] = {"color": "#555555", "marker": "s"}
     widest = 1.15 * (strongest.derived["energy"].value or 0.0)
     for rule in rules:
         these = [record for record in points if record.arm.name == rule]
         joules = [record.derived["energy"].value or 0.0 for record in these]
         right = [record.derived["accuracy"].value or 0.0 for record in these]
         ours = these[0].arm.engine == Kind.OURS
-        axes.plot(joules, right, linestyle="", ms=6 if ours else 4, label=rule, **style[rule])
+        fixed = these[0].arm.engine == Kind.FIXED
+        label = "fixed arms; line: their random mix" if fixed else rule
+        axes.plot(joules, right, linestyle="", ms=6 if ours else 4, label=label, **style[rule])
         if these[0].arm.engine != Kind.ORACLE and len(these) > 1:
             edge = hull(joules, right)
             axes.plot(edge.energy_j, edge.accuracy, lw=1.6 if ours else 0.8, color=style[rule]["color"])
-        if these[0].arm.engine == Kind.FIXED:
-            for record, x, y in zip(these, joules, right, strict=True):
-                inward = -1 if x > 0.6 * widest else 1
-                axes.annotate(
-                    record.arm.note,
-                    (x, y),
-                    fontsize=6,
-                    ha="right" if inward < 0 else "left",
-                    xytext=(5 * inward, -8),
-                    textcoords="offset points",
-                    clip_on=True,
-                )
+        if fixed:
+            named = [(x, y, record.arm.note) for record, x, y in zip(these, joules, right, strict=True)]
     axes.set_xlim(0, widest)
+    name_points(axes, named)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.set_title(f"{name}, {records[0].case.rows} questions", fontsize=9, loc="left")
     axes.set_xlabel("J per question", fontsize=8)
-    axes.set_ylabel("right", fontsize=8)
+    axes.set_ylabel("right answers", fontsize=8)
