@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--arms", type=Path, default=DEFAULT, metavar="arms.toml")
     cli.add_argument("--run", type=Path, metavar="QUESTIONS.jsonl", help="have every arm answer these first")
     cli.add_argument("--grade", choices=("exact", "number", "choice", "math"), default="exact")
-    cli.add_argument("--kind", choices=tuple(SCORERS), default="logistic")
+    cli.add_argument("--kind", choices=tuple(SCORERS), default="both")
     cli.add_argument("--min-accuracy", type=float, metavar="A", help="certify a threshold for min-energy")
     cli.add_argument(
         "--delta", type=float, default=0.1, metavar="D", help="… but for this risk (default 0.1)"

@@ -62,7 +62,7 @@ class Estimator:
         *,
         digest: str = "",
         features: str = TEXT,
-        kind: str = "logistic",
+        kind: str = "both",
         certify: tuple[float, float] | None = None,
         seed: int = 0,
     ) -> "Estimator":

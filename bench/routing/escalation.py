@@ -83,7 +83,9 @@ def _gain(
     features: Array, right: Array, strong: Array, texts: NDArray[Any], seed: int
 ) -> Callable[[Array], Array]:
     """How much likelier the strongest arm is to be right than the answer that stands."""
-    made = Performance.fit(features, np.stack([right, strong], axis=1), seed=seed, texts=texts)
+    made = Performance.fit(
+        features, np.stack([right, strong], axis=1), kind="logistic", seed=seed, texts=texts
+    )
 
     def gain(asked: Array) -> Array:
         p = made.predict(asked).p

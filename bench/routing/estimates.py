@@ -12,8 +12,13 @@ from engine.predict.performance import Performance
 from engine.predict.request_costs import CostEstimator
 from router.policy import Array, Picks
 
-PROBABILITIES = ("logistic", "neighbours", "length", "category")
-KINDS = {"logistic": "logistic", "neighbours": "knn"}  # as `Performance` calls those of the features
+PROBABILITIES = ("both", "logistic", "neighbours", "length", "category")
+OURS = "both"
+KINDS = {
+    OURS: "both",
+    "logistic": "logistic",
+    "neighbours": "knn",
+}  # as `Performance` calls those of the features
 Teach = Callable[[Prepared, Picks, int], Callable[[Picks], Array]]
 
 

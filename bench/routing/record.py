@@ -8,6 +8,7 @@ import numpy as np
 from bench.experiments.bootstrap import Interval
 from bench.record import Arm, Case, Metric, Record, Stamp, Value
 from bench.routing.checks import ArmCheck, Certified, Promised
+from bench.routing.estimates import OURS
 from bench.routing.judge import Point, Verdict
 from bench.routing.played import Kind
 from bench.routing.pressures import Pressed
@@ -66,7 +67,7 @@ def records(study: Study, stamp: Stamp) -> Iterator[Record]:
         yield made.of(CHECK, check.arm, Kind.FIXED, checked(check), {})
     yield made.of(CERTIFICATE, "certified threshold", Kind.OURS, {}, _certified(study.certified))
     for unseen in study.unseen:
-        kind = Kind.OURS if unseen.which == "logistic" else Kind.BASELINE
+        kind = Kind.OURS if unseen.which == OURS else Kind.BASELINE
         yield made.of(UNSEEN, NAMES[unseen.which], kind, {}, made.unseen(unseen), unseen.category or "")
     if study.frozen:
         yield made.of(PROMISE, "certified threshold, tested", Kind.OURS, made.promises(), {})
@@ -107,12 +108,14 @@ class _Maker:
 
     def categories(self) -> Iterator[Record]:
         """Means of every rule without a price in each category, which the note names; a sample for each seed.
-        None where questions have no category.
+        Of baselines those of one way only. None where questions have no category.
         """
         names = self.study.data.table.categories
         if None in names:
             return
         for rule in (verdict.rule for verdict in self.study.verdicts):
+            if rule.kind is Kind.BASELINE and len(rule.knobs) > 1:
+                continue
             for category in dict.fromkeys(names):
                 accuracy, joules = rule.take(np.flatnonzero(names == category)).by_seed()
                 for knob, told in enumerate(rule.knobs):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bench.routing.estimates import costs, probabilities
+from bench.routing.estimates import OURS, costs, probabilities
 from bench.routing.played import Kind, Played
 from bench.routing.split import Prepared, Split, crossed
 from engine.predict.outcomes import Table
@@ -16,8 +16,9 @@ CROSSED = 2  # parts of the training questions, each judged by what the others t
 CHOSEN = "router, as training chose it"
 At = Callable[[Picks], Sequence[float]]  # prices, by the rows that are learnt from
 NAMES = {
-    "logistic": "router, logistic",
-    "neighbours": "router, nearest neighbours",
+    OURS: "router",
+    "logistic": "router, logistic alone",
+    "neighbours": "router, neighbours alone",
     "length": "router, by length alone",
     "category": "router, by category alone",
 }
@@ -62,12 +63,10 @@ def routed(
                 arms = priced(p[s, fold.test], expected[s, fold.test], price)
                 right[s, k, fold.test] = picked(table.correct[fold.test], arms)
                 spent[s, k, fold.test] = picked(table.energy_j[fold.test], arms)
-    return Played(NAMES[which], Kind.OURS if which == "logistic" else Kind.BASELINE, names, right, spent)
+    return Played(NAMES[which], Kind.OURS if which == OURS else Kind.BASELINE, names, right, spent)
 
 
-def chosen_price(
-    data: Prepared, train: Picks, seed: int, at: Sequence[float], which: str = "logistic"
-) -> float:
+def chosen_price(data: Prepared, train: Picks, seed: int, at: Sequence[float], which: str = OURS) -> float:
     """Of those `at` hand, where the training questions spend the fewest joules and lose at most half a point
     against their strongest arm; a joule is free where none does. Each part is judged by what the others
     taught the estimator `which`.

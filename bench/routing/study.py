@@ -14,7 +14,7 @@ from bench.routing import untrained
 from bench.routing.cascade import cascades
 from bench.routing.charged import charged, with_features
 from bench.routing.checks import arm_checks, certified, promised
-from bench.routing.estimates import KINDS, PROBABILITIES, Costs, costs, probabilities
+from bench.routing.estimates import KINDS, OURS, PROBABILITIES, Costs, costs, probabilities
 from bench.routing.judge import judge
 from bench.routing.played import Played
 from bench.routing.pressures import World, pressed
@@ -167,7 +167,7 @@ def ruled(data: Prepared, seeds: Sequence[int], split: Split, at: At, say: Say) 
         which: probabilities(which, read if which in KINDS else unread, seeds, split)
         for which in PROBABILITIES
     }
-    paying = [*chains, as_chosen(read, seeds, split, believed["logistic"], spent.expected, at)]
+    paying = [*chains, as_chosen(read, seeds, split, believed[OURS], spent.expected, at)]
     split_at = seeds, split, at
     paying += [routed(which, read.table, believed[which], spent.expected, *split_at) for which in KINDS]
     others = [
@@ -175,7 +175,7 @@ def ruled(data: Prepared, seeds: Sequence[int], split: Split, at: At, say: Say) 
         for which, p in believed.items()
         if which not in KINDS
     ]
-    return [*(rule.plus(data.read_j) for rule in paying), *others], believed["logistic"], spent
+    return [*(rule.plus(data.read_j) for rule in paying), *others], believed[OURS], spent
 
 
 def learnt_nothing(table: Table) -> list[Played]:

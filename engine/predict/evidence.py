@@ -23,4 +23,4 @@ def stage_performance(table: Table, p: Array, seed: int) -> Performance | None:
     if len(rows) < _LEAST or len(set(texts)) < 2 * FOLDS:
         return None
     given = evidence(p[rows, arms], table.confidence[rows, arms], arms, len(table.arms))
-    return Performance.fit(given, table.correct[rows, arms][:, None], seed=seed, texts=texts)
+    return Performance.fit(given, table.correct[rows, arms][:, None], kind="logistic", seed=seed, texts=texts)

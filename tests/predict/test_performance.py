@@ -17,7 +17,7 @@ def data():
     return plant(rng, 1500), plant(rng, 4000)
 
 
-@pytest.mark.parametrize("kind", ["logistic", "knn"])
+@pytest.mark.parametrize("kind", ["both", "logistic", "knn"])
 def test_probabilities_are_calibrated_and_tell_easy_from_hard(data, kind):
     train, test = data
     p = Performance.fit(train.table.features, train.table.correct, kind=kind).predict(test.table.features).p
@@ -61,7 +61,7 @@ def test_unknown_answers_teach_nothing_and_do_no_harm(data):
     assert np.abs(found.predict(table.features).p[:, 0] - only.predict(table.features).p[:, 0]).mean() < 0.1
 
 
-@pytest.mark.parametrize("kind", ["logistic", "knn"])
+@pytest.mark.parametrize("kind", ["both", "logistic", "knn"])
 def test_an_arm_that_is_always_right_is_nearly_certain_and_never_quite(data, kind):
     table = data[0].table
     correct = table.correct[:200].copy()

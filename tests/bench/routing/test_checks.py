@@ -50,7 +50,7 @@ def test_how_well_right_answers_are_told_from_wrong_ones_is_not_defined_without_
 def test_estimates_of_questions_they_were_not_fitted_to_are_calibrated_and_bounds_hold():
     planted = data(400)
     split = crossed(planted.table.queries, 3)
-    p, spent = probabilities("logistic", planted, (0,), split), costs(planted, (0,), split)
+    p, spent = probabilities("both", planted, (0,), split), costs(planted, (0,), split)
     for check in arm_checks(planted, p, spent):
         assert check.ece[0] < 0.12 and 0.82 < check.covered[0] < 0.97
     # Planted joules grow with length, which the text tells.
