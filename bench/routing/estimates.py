@@ -12,8 +12,8 @@ from engine.predict.performance import Performance
 from engine.predict.request_costs import CostEstimator
 from router.policy import Array, Picks
 
-PROBABILITIES = ("both", "logistic", "neighbours", "length", "category")
 OURS = "both"
+PROBABILITIES = (OURS, "logistic", "neighbours", "length", "category")
 KINDS = {
     OURS: "both",
     "logistic": "logistic",

@@ -69,7 +69,7 @@ def testbed_section(records: Sequence[Record]) -> str:
     """The README's part: on the bundled models' arms, what has to hold, verdicts, pressures, provenance."""
     parts = []
     for name, these in studies(records, FROZEN).items():
-        parts += [_required(name, these), _verdicts(name, these), _points(name, these)]
+        parts += [_required(name, these), _verdicts(name, these), _points(name, these, brief=True)]
         parts += [_categories(name, these), _unseen(name, these)]
         parts += [_pressures(name, these), worth(these), origin(these[0].stamp, False)]
     return "\n\n".join(part for part in parts if part) + "\n" if parts else "Not measured.\n"
@@ -169,8 +169,8 @@ def _verdicts(name: str, records: Sequence[Record]) -> str:
     return markdown(header, rows)
 
 
-def _points(name: str, records: Sequence[Record]) -> str:
-    """Of rules with knobs in prices: the points on the way; every point of the others."""
+def _points(name: str, records: Sequence[Record], *, brief: bool = False) -> str:
+    """Every point of rules whose knobs are no prices; `brief`: without the many pairs that may agree."""
     header = (f"{name}: point", "right", "J/question", "points lost", "joules saved")
     rows = [
         [
@@ -181,7 +181,7 @@ def _points(name: str, records: Sequence[Record]) -> str:
             _share(record.derived["saved"], "{:.1%}"),
         ]
         for record in of_group(records, POINT)
-        if not record.arm.note.endswith(PRICED)
+        if not record.arm.note.endswith(PRICED) and not (brief and record.arm.name.startswith("agreement"))
     ]
     return markdown(header, rows)
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from engine.predict import performance
-from engine.predict.chances import ece, log_loss
+from engine.predict.chances import ece, log_loss, logit
 from engine.predict.performance import Performance
+from engine.predict.scorers import Both
 from tests.router.planted import plant
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
@@ -29,14 +30,29 @@ def test_probabilities_are_calibrated_and_tell_easy_from_hard(data, kind):
     assert log_loss(test.p, right) - 0.01 < log_loss(p, right), "no better than the truth"
 
 
-def test_platt_below_a_thousand_isotonic_from_there(data, monkeypatch):
+def bends(found):
+    """Of each arm, how far its calibration is from the nearest curve of Platt's, a line of log-odds."""
+    pairs = zip(logit(found.grid), logit(found.p), strict=True)
+    return [float(np.polyfit(x, y, 1, full=True)[1][0]) for x, y in pairs]
+
+
+def test_platt_below_a_thousand_and_half_of_it_isotonic_from_there(data):
     table = data[0].table
     few = Performance.fit(table.features[:300], table.correct[:300])
     many = Performance.fit(table.features[:1200], table.correct[:1200])
-    steps = [len(np.unique(np.round(found.p[0], 9))) for found in (few, many)]
-    assert steps[0] == performance.GRID, "a sigmoid has no steps"
-    assert steps[1] < performance.GRID, "an isotonic map has"
-    assert (np.diff(many.p, axis=1) >= -1e-12).all()
+    assert max(bends(few)) < 1e-6, "a sigmoid has no steps"
+    assert min(bends(many)) > 1e-3, "an isotonic map has"
+    assert (np.diff(many.p, axis=1) > 0).all(), "no two scores are taken for one"
+
+
+def test_the_estimate_of_both_is_between_those_of_each(data):
+    table = data[0].table
+    z = Performance.fit(table.features[:300], table.correct[:300]).projection(table.features[:300])
+    found = Both.fit(z, table.correct[:300], 1.0)
+    one, other = found.logistic(z), found.near(z)
+    both = found(z)
+    assert (both >= np.minimum(one, other) - 1e-9).all() and (both <= np.maximum(one, other) + 1e-9).all()
+    assert found.near.count == 10.0
 
 
 def test_intervals_hold_the_share_that_is_right_among_such_scores(data):

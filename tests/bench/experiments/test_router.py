@@ -37,7 +37,7 @@ def study(tmp_path_factory) -> Path:
 def test_records_hold_every_rule_at_every_knob_and_say_what_joules_are_worth(study):
     found = list(read([study]))
     rules = {record.arm.name for record in found if record.group == "verdict"}
-    assert {"cascade, estimated", "router, logistic", "agreement of two", "oracle of each query"} < rules
+    assert {"cascade, estimated", "router", "agreement of two", "oracle of each query"} < rules
     for record in (r for r in found if r.group == "point"):
         energy = record.derived["energy"]
         assert energy.measured is False and energy.source == "table: planted"

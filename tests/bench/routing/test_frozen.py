@@ -87,7 +87,7 @@ def test_nothing_is_learnt_from_the_test_questions():
     wrong[80:] = 1 - wrong[80:]  # whatever the test questions' answers are
     other = replace(data, table=replace(data.table, correct=wrong, energy_j=data.table.energy_j.copy()))
     other.table.energy_j[80:] *= 7
-    p, again = (probabilities("logistic", one, (0,), split) for one in (data, other))
+    p, again = (probabilities("both", one, (0,), split) for one in (data, other))
     assert np.isnan(p[0, :80]).all() and (p[0, 80:] == again[0, 80:]).all()
     assert (costs(data, (0,), split).q90[0, 80:] == costs(other, (0,), split).q90[0, 80:]).all()
     at = (0.0, 0.5, 2.0)
@@ -99,7 +99,7 @@ def test_nothing_is_learnt_from_the_test_questions():
 def test_the_price_that_training_chose_saves_joules_and_keeps_the_accuracy_where_hardness_is_known():
     data, rows = planted(400, 400, 400), np.arange(800)
     split, at = frozen(rows[:400], rows[400:]), (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
-    p, spent = probabilities("logistic", data, (0,), split), costs(data, (0,), split)
+    p, spent = probabilities("both", data, (0,), split), costs(data, (0,), split)
     found = as_chosen(data, (0,), split, p, spent.expected, lambda _: at).take(rows[400:])
     strong = data.table.correct[400:, 2].mean(), data.table.energy_j[400:, 2].mean()
     assert found.accuracy()[0] > strong[0] - 0.03 and found.joules()[0] < 0.75 * strong[1]
@@ -166,7 +166,7 @@ def test_the_study_says_what_has_to_hold_and_what_was_found(study, capsys):
     assert "reading and deciding, charged" in out and "NOT MEASURED here: operating curve, planted" in out
     assert "gap to the oracle closed, in joules within 0.5 points of the strongest arm |  |" in out
     for task in ("chain | 65", "search | 65", "all of them | 130"):
-        assert f"| router, logistic: {task} |" in out and f"| router, nearest neighbours: {task} |" in out
+        assert f"| router: {task} |" in out and f"| router, neighbours alone: {task} |" in out
     for rule in (
         "router, as training chose it",
         "cascade, as training chose it",
@@ -181,7 +181,7 @@ def test_ours_pay_for_their_reading_and_baselines_do_not(study):
         r.derived["energy"].value for (name, _), r in points.items() if name == "router, by length alone"
     )
     least = points["random mix of fixed arms", "s/direct"].derived["energy"].value
-    ours = [r.derived["energy"].value for (name, _), r in points.items() if name == "router, logistic"]
+    ours = [r.derived["energy"].value for (name, _), r in points.items() if name == "router"]
     assert min(ours) >= least + 0.15 - 1e-9  # 0.5 of reading and 0.05 of deciding, of which 0.4 are spared
     assert dearest < 45
     (charge,) = [r for r in read([study]) if r.group == "charge"]

@@ -23,7 +23,7 @@ STRONGEST_J = 40.0
 def less_work():
     """One estimator, of fewer folds, and fewer resamples: what takes long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.routing.unseen.KINDS", {"logistic": "logistic"})
+        patch.setattr("bench.routing.unseen.KINDS", {"both": "both"})
         patch.setattr("bench.routing.unseen.RESAMPLES", 100)
         patch.setattr("engine.predict.performance.FOLDS", 2)
         yield
