@@ -15,10 +15,7 @@ from router.certificate import certified_threshold
 from router.policy import Array, Picks, cheapest_certain, picked
 
 RESPLITS = 200
-BELOW, DELTA = (
-    0.03,
-    0.1,
-)  # the accuracy that is asked for, below the strongest arm's; allowed to fail so often
+BELOW, DELTA = 0.03, 0.1  # the accuracy asked for, below the strongest arm's; allowed to fail so often
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,8 @@ from router.policy import Array, Picks
 
 OURS = "both"
 PROBABILITIES = (OURS, "logistic", "neighbours", "length", "category")
-KINDS = {
-    OURS: "both",
-    "logistic": "logistic",
-    "neighbours": "knn",
-}  # as `Performance` calls those of the features
+# Of those that learn from features, what `Performance` calls them.
+KINDS = {OURS: "both", "logistic": "logistic", "neighbours": "knn"}
 Teach = Callable[[Prepared, Picks, int], Callable[[Picks], Array]]
 
 

@@ -16,9 +16,8 @@ from bench.tables import markdown
 LOST, SAVED, GAP, ECE, COVERED = 0.5, 0.5, 0.5, 0.03, (0.87, 0.93)
 LEAST = 2000  # questions, that a calibration error is told of
 
-Row = tuple[
-    str, str, str, bool | None
-]  # what, required (or nothing), found, whether it holds; None: cannot be said
+# What, required (or nothing), found, whether it holds; None: cannot be said.
+Row = tuple[str, str, str, bool | None]
 
 
 def requirements_table(records: Sequence[Record]) -> str:

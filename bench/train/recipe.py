@@ -87,6 +87,5 @@ SHAPES = {
 
 def recipe(name: str, steps: int, **fields: Any) -> Recipe:
     """The recipe of a model by name; `fields` as of `Recipe`. Raises `ValueError` for an unknown one."""
-    # Half of S's rate: L begins with what S has learned.
-    rate = 4e-3 if name == "L" else 8e-3
+    rate = 4e-3 if fields.get("start") else 8e-3  # half, where there is something to be forgotten
     return Recipe(name, steps, 64, 8, **{"learning_rate": rate, **fields})

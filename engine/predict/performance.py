@@ -1,7 +1,7 @@
-"""How likely each arm is right, from a query's features: logistic regression or neighbours, then calibrated.
+"""How likely each arm is right, from a query's features: regression, neighbours or both, then calibrated.
 
 Fitted with scikit-learn and kept as arrays: a prediction is numpy alone. Scores are calibrated on folds that
-they were not fitted on, so that training questions suffice; isotonic from 1000 of an arm on, Platt below.
+they were not fitted on, so that training questions suffice: by Platt, from 1000 of an arm on half isotonic.
 """
 
 from collections.abc import Hashable, Sequence
