@@ -3,6 +3,7 @@
 The file is bound to its arms by a digest.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from engine.arrays import load_arrays, save_arrays
 from engine.errors import TokenjouleError
-from engine.predict.evidence import evidence, stage_performance
+from engine.predict.evidence import Evidence
 from engine.predict.outcomes import Table
 from engine.predict.performance import Performance
 from engine.predict.request_costs import CostEstimator
@@ -18,7 +19,7 @@ from engine.predict.texts import firsts
 from router.certificate import certified_threshold
 from router.policy import Array, dear
 
-SCHEMA = "tokenjoule.router/3"
+SCHEMA = "tokenjoule.router/4"
 TEXT = "text"  # features of the text alone
 
 
@@ -40,8 +41,8 @@ class Certificate:
 class Estimator:
     """`features`: where they come from, `TEXT` or what `features.source` says. `fallback`: best fixed arm.
 
-    `stage`: that an answer is right, given what its own stage showed (`evidence`); None where outcomes have
-    no confidences. `seconds`: None where they have no times.
+    `stage`: that every arm is right, given what one has answered; None where outcomes have no confidences.
+    `seconds`: None where they have no times.
     """
 
     arms: tuple[str, ...]
@@ -51,7 +52,7 @@ class Estimator:
     performance: Performance
     energy: CostEstimator
     seconds: CostEstimator | None = None
-    stage: Performance | None = None
+    stage: Evidence | None = None
     certificate: Certificate | None = None
 
     @classmethod
@@ -92,7 +93,7 @@ class Estimator:
             performance=performance,
             energy=energy,
             seconds=None if np.isnan(train.elapsed_s).all() else costs("elapsed_s")[1],
-            stage=stage_performance(calibration, p, seed),
+            stage=Evidence.fit(calibration, p),
         )
         if certify is None:
             return found
@@ -112,12 +113,12 @@ class Estimator:
         """(N, A): joules that the certified rule ranks arms by; None without a certificate."""
         return None if self.certificate is None else self.energy.point(features, {}) * self.certificate.scale
 
-    def after_stage(self, arm: int, p: float, confidence: float | None) -> float:
-        """That the arm's answer is right, now that it was given with this confidence."""
+    def after_stage(self, arm: str, p: Mapping[str, float], confidence: float | None) -> dict[str, float]:
+        """By arm, that it is right, now that `arm` has answered with this confidence. `p`: before it did."""
         if self.stage is None or confidence is None:
-            return p
-        given = evidence(np.array([p]), np.array([confidence]), np.array([arm]), len(self.arms))
-        return float(self.stage.predict(given).p[0, 0])
+            return dict(p)
+        before, at = np.array([[p[name] for name in self.arms]]), self.arms.index(arm)
+        return dict(zip(self.arms, self.stage(at, before, np.array([confidence]))[0].tolist(), strict=True))
 
     def save(self, path: Path) -> None:
         """Raises `TokenjouleError`."""

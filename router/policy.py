@@ -21,7 +21,7 @@ Picks = NDArray[np.int_]
 POINTS = 100.0  # accuracy points in an accuracy of 1
 J_PER_KWH = 3.6e6
 LEAST_TOKENS = 16  # no token budget is tightened below
-LEAST_GAIN = 0.02  # in p, for which a second answer is asked for
+LEAST_GAIN = 0.05  # in p, for which a further answer is asked for; of 0.02 half is an estimate's error
 _DEAR = 1e12  # joules, of an arm whose own are not known: dearer than any, and still a number
 # What a request takes that can be limited, by the name of its limit: unit, and in words.
 _TAKEN = {

@@ -160,7 +160,7 @@ class Router:
         routed.router_s = time.monotonic() - deciding_s
         if before_j is not None and (after_j := self._meter_j(routed, known)) is not None:
             routed.router_j = after_j - before_j
-        certain = -1.0
+        believed = routed.estimates
         while chosen is not None:
             routed.choices.append(chosen)
             if chosen.arm is None:
@@ -170,9 +170,11 @@ class Router:
             self._book(stage, routed)
             tried = {done.arm for done in routed.stages}
             if stage.error is None:
-                if (p := self._certainty(stage, chosen.p)) > certain:
-                    certain, routed.answered_by = p, len(routed.stages) - 1
-                chosen = escalate(certain, routed.estimates, left(), conditions, tried)
+                believed = self._seen(stage, chosen.p, believed)
+                p = {one.arm: one.p for one in believed}
+                sure = [-1.0 if done.error else p.get(done.arm, 0.0) for done in routed.stages]
+                routed.answered_by = sure.index(max(sure))
+                chosen = escalate(max(sure), believed, left(), conditions, tried)
             else:
                 routed.notes.append(f"{stage.arm} failed: {stage.error}")
                 settled = len(tried) == len(routed.estimates) or routed.answered_by is not None
@@ -260,11 +262,13 @@ class Router:
         }
         return [Estimate(arm.name, arm.family, arm.budget_tokens, *told[arm.name]) for arm in self.arms.arms]
 
-    def _certainty(self, stage: Stage, p: float | None) -> float:
-        """That the stage's answer is right, by all that is known now; `p`, of its choice, was known then."""
+    def _seen(self, stage: Stage, p: float | None, believed: list[Estimate]) -> list[Estimate]:
+        """With what the stage's answer tells of every arm; `p`, of its choice, was known then."""
         if self.estimator is None or p is None:
-            return 0.0
-        return self.estimator.after_stage(self.estimator.arms.index(stage.arm), p, stage.confidence)
+            return believed
+        before = {**{one.arm: one.p for one in believed}, stage.arm: p}
+        now = self.estimator.after_stage(stage.arm, before, stage.confidence)
+        return [replace(one, p=now[one.arm]) for one in believed]
 
     def _book(self, stage: Stage, routed: Routed) -> None:
         """A finished stage teaches, unless something cut it. Where its joules are not known, limits count

@@ -1,6 +1,7 @@
 """One arm for each query, by what the router's estimators believe: at prices from a joule that is free on."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,8 +12,10 @@ from engine.predict.outcomes import Table
 from router.policy import POINTS, Array, Picks, picked, priced
 
 PRICES = 18
-BELOW = 0.005  # what the chosen price may lose against the strongest arm, on the training questions
-CROSSED = 2  # parts of the training questions, each judged by what the others taught
+# What the chosen price may lose against the strongest arm on the training questions: half of the half point
+# that is allowed on others, for of prices that lose as much the luckiest is found.
+BELOW = 0.0025
+CROSSED = 3  # parts of the training questions, each judged by what the others taught
 CHOSEN = "router, as training chose it"
 At = Callable[[Picks], Sequence[float]]  # prices, by the rows that are learnt from
 NAMES = {
@@ -66,34 +69,52 @@ def routed(
     return Played(NAMES[which], Kind.OURS if which == OURS else Kind.BASELINE, names, right, spent)
 
 
-def chosen_price(data: Prepared, train: Picks, seed: int, at: Sequence[float], which: str = OURS) -> float:
-    """Of those `at` hand, where the training questions spend the fewest joules and lose at most half a point
-    against their strongest arm; a joule is free where none does. Each part is judged by what the others
-    taught the estimator `which`.
-    """
+@dataclass(frozen=True)
+class Learnt:
+    """Training questions, each by what others of them taught: p, expected (Q, A)."""
+
+    table: Table
+    p: Array
+    expected: Array
+
+
+def learnt(data: Prepared, train: Picks, seed: int, which: str = OURS) -> Learnt:
+    """Each of `CROSSED` parts of the training questions by what the others taught the estimator `which`."""
     here = data.take(train)
     parts = crossed(here.table.queries, CROSSED)
-    p, expected = (
-        probabilities(which, here, [seed], parts)[0],
-        costs(here, [seed], parts).expected[0],
-    )
-    best = here.table.correct.mean(0).max()
+    p = probabilities(which, here, [seed], parts)[0]
+    return Learnt(here.table, p, costs(here, [seed], parts).expected[0])
+
+
+def chosen_price(known: Learnt, at: Sequence[float]) -> float:
+    """Of those `at` hand, where the training questions spend the fewest joules and lose at most `BELOW`
+    against their strongest arm; a joule is free where none does.
+    """
+    right, energy_j = known.table.correct, known.table.energy_j
     found = []
     for price in at:
-        arms = priced(p, expected, price)
-        if picked(here.table.correct, arms).mean() >= best - BELOW:
-            found.append((picked(here.table.energy_j, arms).mean(), price))
+        arms = priced(known.p, known.expected, price)
+        if picked(right, arms).mean() >= right.mean(0).max() - BELOW:
+            found.append((picked(energy_j, arms).mean(), price))
     return min(found, default=(0.0, 0.0))[1]
 
 
 def as_chosen(
-    data: Prepared, seeds: Sequence[int], split: Split, p: Array, expected: Array, at: At
+    data: Prepared,
+    seeds: Sequence[int],
+    split: Split,
+    p: Array,
+    expected: Array,
+    at: At,
+    known: Sequence[Sequence[Learnt]],
 ) -> Played:
-    """One arm for each query, at the price that its training questions chose. p, expected (S, Q, A)."""
+    """One arm for each query, at the price that its training questions chose. p, expected (S, Q, A).
+    `known`: by seed and fold.
+    """
     right, spent = np.full((2, len(seeds), 1, len(data.table.questions)), np.nan)
     for s, seed in enumerate(seeds):
-        for fold in split(seed):
-            price = chosen_price(data, fold.train, seed, at(fold.train))
+        for fold, taught in zip(split(seed), known[s], strict=True):
+            price = chosen_price(taught, at(fold.train))
             arms = priced(p[s, fold.test], expected[s, fold.test], price)
             right[s, 0, fold.test] = picked(data.table.correct[fold.test], arms)
             spent[s, 0, fold.test] = picked(data.table.energy_j[fold.test], arms)

@@ -14,13 +14,14 @@ from bench.routing import untrained
 from bench.routing.cascade import cascades
 from bench.routing.charged import charged, with_features
 from bench.routing.checks import arm_checks, certified, promised
+from bench.routing.escalated import escalated
 from bench.routing.estimates import KINDS, OURS, PROBABILITIES, Costs, costs, probabilities
 from bench.routing.judge import judge
 from bench.routing.played import Played
 from bench.routing.pressures import World, pressed
 from bench.routing.reading import Reading, one_curve
 from bench.routing.record import Study
-from bench.routing.routed import At, as_chosen, chosen_price, prices_of, routed
+from bench.routing.routed import At, as_chosen, chosen_price, learnt, prices_of, routed
 from bench.routing.split import PARTS, Prepared, Split, crossed, frozen, prepared
 from bench.routing.unseen import unseen
 from engine.errors import UsageError
@@ -82,8 +83,8 @@ def frozen_study(
         raise UsageError(f"question {min(both)!r} is to be learnt from and to be tested")
     table = with_features(Table.of([*fit, *test]), readings)
     data = charged(_prepared(name, table, say), readings, deciding_j)
-    learnt = np.isin(data.table.questions.astype(str), [one.question for one in fit])
-    taught, tested = np.flatnonzero(learnt), np.flatnonzero(~learnt)
+    of_fit = np.isin(data.table.questions.astype(str), [one.question for one in fit])
+    taught, tested = np.flatnonzero(of_fit), np.flatnonzero(~of_fit)
     if not len(taught) or not len(tested):
         raise UsageError("nothing is left to learn from, or to be tested")
     again = int(np.isin(data.table.queries[tested].astype(str), data.table.queries[taught].astype(str)).sum())
@@ -113,7 +114,7 @@ def frozen_study(
     if series is None:
         return found
     say(f"{name}: pressures")
-    price = chosen_price(data.spared, taught, 0, at(taught))
+    price = chosen_price(learnt(data.spared, taught, 0), at(taught))
     return replace(found, pressed=tuple(pressed(World.of(data, taught, tested, price), series)))
 
 
@@ -167,7 +168,9 @@ def ruled(data: Prepared, seeds: Sequence[int], split: Split, at: At, say: Say) 
         which: probabilities(which, read if which in KINDS else unread, seeds, split)
         for which in PROBABILITIES
     }
-    paying = [*chains, as_chosen(read, seeds, split, believed[OURS], spent.expected, at)]
+    known = [[learnt(read, fold.train, seed) for fold in split(seed)] for seed in seeds]
+    ours = read, seeds, split, believed[OURS], spent.expected, at, known
+    paying = [*chains, as_chosen(*ours), escalated(*ours)]
     split_at = seeds, split, at
     paying += [routed(which, read.table, believed[which], spent.expected, *split_at) for which in KINDS]
     others = [

@@ -58,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--split", default="calibration", metavar="NAME")
     cli.add_argument("--reason", metavar="TEXT", help="why the test split is opened; goes on record")
     cli.add_argument("--questions", type=int, default=500, metavar="N", help="of each category")
+    cli.add_argument(
+        "--after", type=int, default=0, metavar="N", help="of each category, so many are passed by"
+    )
     cli.add_argument("--budgets", type=counts, default=BUDGETS, metavar="N,…", help="tokens of thinking")
     cli.add_argument(
         "--vote-budgets", type=counts, default=VOTE_BUDGETS, metavar="N,…", help="of each sample"
@@ -81,6 +84,7 @@ def _main(options: argparse.Namespace) -> int:
     asked = open_split(
         options.split,
         per_category=options.questions,
+        after=options.after,
         categories=categories_of(options.tasks),
         reason=options.reason,
         fitted=options.curve,

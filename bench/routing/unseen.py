@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.experiments.bootstrap import Interval, between
 from bench.routing.estimates import KINDS, taught_costs
 from bench.routing.judge import RESAMPLES, resampled
-from bench.routing.routed import At, chosen_price
+from bench.routing.routed import At, chosen_price, learnt
 from bench.routing.split import LEAST, Prepared
 from bench.routing.untrained import strongest
 from bench.testbed.question import CHOICE
@@ -94,7 +94,8 @@ def _tried(
 ) -> _Tried:
     """The rows `here` by what `rest` taught. `whole_j` (Q, A): joules of an arm that nobody read for."""
     right, texts = read.table.correct, read.table.queries
-    price, fixed = chosen_price(read, rest, seed, at, which), strongest(read.table.take(rest))
+    price = chosen_price(learnt(read, rest, seed, which), at)
+    fixed = strongest(read.table.take(rest))
     model = Performance.fit(read.features[rest], right[rest], kind=KINDS[which], seed=seed, texts=texts[rest])
     p = model.predict(read.features[here]).p
     expected = taught_costs(read, rest, seed).predict(read.features[here]).expected

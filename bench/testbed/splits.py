@@ -98,23 +98,27 @@ def open_split(
     name: str,
     *,
     per_category: int,
+    after: int = 0,
     categories: tuple[str, ...] = CATEGORIES,
     reason: str | None = None,
     fitted: Sequence[Path] = (),
     frozen: Path = FROZEN,
     openings: Path = OPENINGS,
 ) -> list[Question]:
-    """The first `per_category` questions of each category of a split, the categories in turn.
+    """So many questions of each category of a split behind the first `after`, the categories in turn.
 
-    The test split needs a `reason`, and a line in `openings` says when, at which commit, why and to which
-    `fitted` files it was opened. Raises `UsageError` for an unknown split, a number out of range, a missing
-    reason or a file that was not frozen, `TokenjouleError` where frozen.json is not of this code.
+    The test split needs a `reason`, and a line in `openings` says when, at which commit, why, to which
+    `fitted` files and which of its questions it was opened. Raises `UsageError` for an unknown split, a
+    number out of range, a missing reason or a file that was not frozen, `TokenjouleError` where frozen.json
+    is not of this code.
     """
     if name not in SPLITS:
         raise UsageError(f"unknown split {name!r}; there are {', '.join(SPLITS)}")
     split = SPLITS[name]
-    if not 1 <= per_category <= split.questions:
-        raise UsageError(f"a split has 1..{split.questions} questions a category, not {per_category}")
+    if not (per_category >= 1 and after >= 0 and after + per_category <= split.questions):
+        asked = f"{per_category} behind {after}" if after else str(per_category)
+        raise UsageError(f"a split has 1..{split.questions} questions a category, not {asked}")
+    numbers = range(after, after + per_category)
     if name == SEALED and not reason:
         raise UsageError("the test split opens for a reason only, which is put on record")
     kept = _check(frozen)
@@ -122,10 +126,10 @@ def open_split(
         for path in fitted:
             if file_digest(path) not in kept["fitted"].values():
                 raise UsageError(f"{path} was not frozen, so the test split stays closed to it")
-        _put_on_record(openings, kept["sha256"], str(reason), fitted)
+        _put_on_record(openings, kept["sha256"], str(reason), fitted, numbers)
     return [
         numbered(category, split.first + index, folds=split.folds)
-        for index in range(per_category)
+        for index in numbers
         for category in categories
     ]
 
@@ -142,7 +146,7 @@ def _check(frozen: Path) -> dict[str, Any]:
     return kept
 
 
-def _put_on_record(openings: Path, digest: str, reason: str, fitted: Sequence[Path]) -> None:
+def _put_on_record(openings: Path, digest: str, reason: str, fitted: Sequence[Path], numbers: range) -> None:
     where = stamp("bench.testbed.splits", (), torch.device("cpu"))
     line = {
         "utc": where.utc,
@@ -152,6 +156,7 @@ def _put_on_record(openings: Path, digest: str, reason: str, fitted: Sequence[Pa
         "sha256": digest,
         "reason": reason,
         "fitted": [file_digest(path) for path in fitted],
+        "questions": [numbers.start, numbers.stop],  # of each category; older lines do not tell it
     }
     with openings.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -35,7 +35,9 @@ def test_a_file_holds_all_of_it(estimator, data, tmp_path):
         read.performance.predict(features).p, estimator.performance.predict(features).p
     )
     np.testing.assert_array_equal(read.energy.predict(features).q90, estimator.energy.predict(features).q90)
-    assert read.after_stage(1, 0.5, 0.9) == estimator.after_stage(1, 0.5, 0.9)
+    before, asked = dict.fromkeys(read.arms, 0.5), read.arms[1]
+    after = read.after_stage(asked, before, 0.9)
+    assert before != after == estimator.after_stage(asked, before, 0.9)
     assert [file.name for file in tmp_path.iterdir()] == ["estimator.npz"]
 
 
@@ -46,7 +48,8 @@ def test_what_is_not_there_stays_away(data, tmp_path):
     found.save(tmp_path / "e.npz")
     read = Estimator.load(tmp_path / "e.npz")
     assert read.stage is None and read.certificate is None
-    assert read.after_stage(0, 0.5, 0.9) == 0.5
+    before = dict.fromkeys(read.arms, 0.5)
+    assert read.after_stage(read.arms[0], before, 0.9) == before
     np.testing.assert_array_equal(
         read.performance.predict(train.features).p, found.performance.predict(train.features).p
     )
@@ -65,7 +68,7 @@ def test_a_file_that_is_none_is_one_line(tmp_path, content):
 
 def test_a_pickle_inside_is_never_run(tmp_path):
     path = tmp_path / "evil.npz"
-    np.savez(path, schema=np.array("tokenjoule.router/3"), arms=np.array([{"a": 1}], dtype=object))
+    np.savez(path, schema=np.array("tokenjoule.router/4"), arms=np.array([{"a": 1}], dtype=object))
     with pytest.raises(TokenjouleError, match="allow_pickle"):
         Estimator.load(path)
 
@@ -89,11 +92,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(estimator, tmp_path):
 
 
 def test_a_stage_that_was_sure_of_its_answer_is_likelier_right(estimator, data):
-    table, p = data[2].table, 0.5
-    sure, unsure = estimator.after_stage(0, p, 0.95), estimator.after_stage(0, p, 0.05)
+    table, p = data[2].table, {"small": 0.5, "middle": 0.73, "large": 0.88}
+    sure, unsure = (estimator.after_stage("small", p, seen)["small"] for seen in (0.95, 0.05))
     assert sure > 0.7 > 0.35 > unsure
-    assert estimator.after_stage(0, p, None) == p
-    rows = np.abs(data[2].p[:, 0] - p) < 0.1
+    assert estimator.after_stage("small", p, None) == p
+    rows = np.abs(data[2].p[:, 0] - p["small"]) < 0.1
     told = table.confidence[rows, 0] > 0.9
     assert sure == pytest.approx(table.correct[rows, 0][told].mean(), abs=0.15)
 

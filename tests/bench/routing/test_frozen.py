@@ -17,7 +17,7 @@ from bench.routing.judge import judge
 from bench.routing.played import Kind, Played
 from bench.routing.reading import beside, one_curve, read_readings
 from bench.routing.requirements import requirements
-from bench.routing.routed import as_chosen, chosen_price, knobs, prices_of
+from bench.routing.routed import as_chosen, chosen_price, knobs, learnt, prices_of
 from bench.routing.split import Prepared, frozen, prepared
 from bench.routing.study import frozen_study
 from engine.errors import TokenjouleError
@@ -91,7 +91,8 @@ def test_nothing_is_learnt_from_the_test_questions():
     assert np.isnan(p[0, :80]).all() and (p[0, 80:] == again[0, 80:]).all()
     assert (costs(data, (0,), split).q90[0, 80:] == costs(other, (0,), split).q90[0, 80:]).all()
     at = (0.0, 0.5, 2.0)
-    assert chosen_price(data, rows[:80], 0, at) == chosen_price(other, rows[:80], 0, at)
+    known = learnt(data, rows[:80], 0), learnt(other, rows[:80], 0)
+    assert chosen_price(known[0], at) == chosen_price(known[1], at)
     here, there = (knobs((0,), split, partial(prices_of, one.table)) for one in (data, other))
     assert here == there and len(set(here)) == len(here)
 
@@ -100,12 +101,13 @@ def test_the_price_that_training_chose_saves_joules_and_keeps_the_accuracy_where
     data, rows = planted(400, 400, 400), np.arange(800)
     split, at = frozen(rows[:400], rows[400:]), (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
     p, spent = probabilities("both", data, (0,), split), costs(data, (0,), split)
-    found = as_chosen(data, (0,), split, p, spent.expected, lambda _: at).take(rows[400:])
+    known = [[learnt(data, rows[:400], 0)]]
+    found = as_chosen(data, (0,), split, p, spent.expected, lambda _: at, known).take(rows[400:])
     strong = data.table.correct[400:, 2].mean(), data.table.energy_j[400:, 2].mean()
     assert found.accuracy()[0] > strong[0] - 0.03 and found.joules()[0] < 0.75 * strong[1]
     blind = p.copy()
     blind[0, 400:] = np.random.default_rng(0).permutation(p[0, 400:])
-    lost = as_chosen(data, (0,), split, blind, spent.expected, lambda _: at).take(rows[400:])
+    lost = as_chosen(data, (0,), split, blind, spent.expected, lambda _: at, known).take(rows[400:])
     assert lost.accuracy()[0] < found.accuracy()[0] - 0.05
 
 

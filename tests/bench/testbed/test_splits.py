@@ -40,7 +40,8 @@ def test_opening_the_test_split_needs_a_reason_and_leaves_a_line(tmp_path):
         open_split("test", per_category=1, openings=openings)
     assert not openings.exists()
     open_split("test", per_category=1, reason="a rehearsal", openings=openings)
-    open_split("test", per_category=1, reason="another", openings=openings)
+    later = open_split("test", per_category=2, after=3, reason="another", openings=openings)
+    assert [q.seed for q in later[::8]] == [SPLITS["test"].first + 3, SPLITS["test"].first + 4]
     lines = [json.loads(line) for line in openings.read_text(encoding="utf-8").splitlines()]
     assert [line["reason"] for line in lines] == ["a rehearsal", "another"]
     assert lines[0]["split"] == "test" and {"utc", "commit", "dirty", "sha256"} <= set(lines[0])
