@@ -1,9 +1,11 @@
 """Arms on the bundled model and on a server, with estimates that are planted."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 
+from engine.predict.evidence import Evidence
 from engine.predict.features import text_features
 from engine.predict.performance import Performance
 from engine.predict.projection import Projection
@@ -70,6 +72,17 @@ def saying(p: list[float], width: int) -> Performance:
     flat = np.tile([0.0, 1.0], (count, 1))
     low, high = np.maximum(chances - 0.1, 0), np.minimum(chances + 0.05, 1)
     return Performance(projection, Logistic(np.zeros((count, width + 1))), flat, chances, low, high)
+
+
+def telling(arms: Arms, p: float, slope: float = 0.0) -> Evidence:
+    """An answer tells of its own arm alone: right with `p` at a confidence of a half, more so above it."""
+    count = len(arms.arms)
+    width = 2 * count + 2
+    weights = np.full((count, count, width + 1), np.nan)
+    weights[range(count), range(count)] = 0.0
+    weights[range(count), range(count), count] = slope
+    weights[range(count), range(count), -1] = math.log(p / (1 - p))
+    return Evidence(np.zeros((count, width)), np.ones((count, width)), weights)
 
 
 def planted(arms: Arms, *, features: str = TEXT, width: int | None = None, **chances: float) -> Estimator:

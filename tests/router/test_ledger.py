@@ -14,7 +14,7 @@ from router.policy import Conditions, Limits
 from router.router import Router
 from tests import bad_server
 from tests.bad_server import serving
-from tests.router.planted_router import QUERY, arms_of, planted, reading, saying, told
+from tests.router.planted_router import QUERY, arms_of, planted, reading, telling, told
 
 
 def test_deciding_is_metered_from_the_end_of_reading_on(route, shared, tmp_path):
@@ -145,7 +145,7 @@ def test_what_left_the_certified_rule_is_said(route, tmp_path):
     ):
         routed = router.answer(QUERY, replace(limits, **more), now)
         assert any("not by the certified rule" in note and said in note for note in routed.notes)
-    weak = replace(estimator, stage=saying([0.2], 2 + 2 * 5))
+    weak = replace(estimator, stage=telling(arms_of(tmp_path), 0.2))
     further = route(estimator=weak)
     told(further, confidence=0.5)
     assert any("a further arm was asked" in note for note in further.answer(QUERY, limits).notes)

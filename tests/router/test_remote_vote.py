@@ -2,18 +2,14 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from engine.predict.performance import Performance
-from engine.predict.projection import Projection
-from engine.predict.scorers import Logistic
 from router.arms import Arms, load_arms
 from router.estimator import Estimator
 from router.policy import Limits
 from router.router import Router
 from tests.bad_server import Reply, completions, serving
-from tests.router.planted_router import ARMS, QUERY, planted
+from tests.router.planted_router import ARMS, QUERY, planted, telling
 
 pytest.importorskip("httpx", reason="remote arms need httpx")
 
@@ -39,11 +35,7 @@ def voting(shared, tmp_path):
 
 def believing(arms: Arms) -> Estimator:
     """That an answer is right is 0.02 at no vote for it and 0.98 at all."""
-    width, grid = 2 + 2 * len(arms.arms), np.array([[0.0, 1.0]])
-    weights = np.zeros((1, width + 1))
-    weights[0, 1], weights[0, -1] = 8.0, -4.0
-    flat = Projection(np.zeros(width), np.ones(width), 1e9)
-    return replace(planted(arms), stage=Performance(flat, Logistic(weights), grid, grid, grid, grid))
+    return replace(planted(arms), stage=telling(arms, 0.5, slope=8.0))
 
 
 def answered(voting, reply: Reply, limits: Limits | None = None):

@@ -12,7 +12,7 @@ from router.policy import Conditions, Limits
 from router.router import Router
 from tests import bad_server
 from tests.bad_server import serving
-from tests.router.planted_router import QUERY, arms_of, planted, reading, saying
+from tests.router.planted_router import QUERY, arms_of, planted, reading, telling
 
 
 def test_the_likeliest_answers_within_its_limit(route):
@@ -131,7 +131,7 @@ def test_a_budget_that_no_arm_can_keep_is_answered_by_the_least_or_strictly_not_
 
 def test_a_weak_answer_goes_on_to_the_next_arm_while_that_pays(route, tmp_path):
     arms = arms_of(tmp_path)
-    estimator = replace(planted(arms, ask=0.1), stage=saying([0.2], 2 + 2 * len(arms.arms)))
+    estimator = replace(planted(arms, ask=0.1), stage=telling(arms, 0.2))
     routed = route(estimator=estimator).answer(QUERY, Limits(joules=2.0))
     assert [stage.arm for stage in routed.stages] == ["think", "brief", "guess"]
     energy = routed.energy()
