@@ -171,7 +171,7 @@ class Router:
             tried = {done.arm for done in routed.stages}
             if stage.error is None:
                 believed = self._seen(stage, chosen.p, believed)
-                p = {one.arm: one.p for one in believed}
+                p = {one.arm: one.p for one in believed if one.p >= 0}  # not where nothing is known
                 sure = [-1.0 if done.error else p.get(done.arm, 0.0) for done in routed.stages]
                 routed.answered_by = sure.index(max(sure))
                 chosen = escalate(max(sure), believed, left(), conditions, tried)
