@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from engine.answerers import Answerers
 from engine.cli import Parser, guarded, leave, seed
 from engine.errors import TokenjouleError, UsageError
 from engine.file_check import refuse_same, writable
-from engine.label import outcomes, read_questions
+from engine.label import collect, read_questions
 from engine.predict.chances import coverage, ece, log_loss, reliability
 from engine.predict.features import text_rows
-from engine.predict.outcomes import Table, read_outcomes, write_outcomes
+from engine.predict.outcomes import Table, read_outcomes
 from engine.predict.scorers import SCORERS
 from engine.predict.texts import shuffled
 from router.arms import DEFAULT, load_arms
@@ -32,7 +33,9 @@ from router.policy import Picks, cheapest_certain, picked, price_for_budget, pri
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="python -m router.calibrate", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    cli.add_argument("outcomes", type=Path, metavar="OUTCOMES.jsonl", help="with --run: where they go")
+    cli.add_argument(
+        "outcomes", type=Path, metavar="OUTCOMES.jsonl", help="with --run: where they go, resumable"
+    )
     cli.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
     cli.add_argument("--arms", type=Path, default=DEFAULT, metavar="arms.toml")
     cli.add_argument("--run", type=Path, metavar="QUESTIONS.jsonl", help="have every arm answer these first")
@@ -67,8 +70,9 @@ def _run(options: argparse.Namespace) -> int:
     ways = {arm.name: (arm.model, arm) for arm in arms.arms}
     with Answerers(arms.models, memory_gb=arms.memory_gb) as answerers:
         if options.run is not None:
-            found = outcomes(answerers, ways, read_questions(options.run), options.grade)
-            write_outcomes(options.outcomes, found, new=True)
+            asked, setting = read_questions(options.run), f"arms {arms.digest}, graded {options.grade}"
+            say = partial(print, file=sys.stderr, flush=True)
+            collect(options.outcomes, answerers, ways, asked, options.grade, setting=setting, say=say)
         table = Table.of(read_outcomes(options.outcomes))
         if set(table.arms) != set(ways):
             told = ", ".join(table.arms)

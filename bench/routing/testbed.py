@@ -11,17 +11,15 @@ processes share the work by --tasks. The test split opens to frozen curves alone
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
 from bench.arguments import counts
 from bench.calibrate import curve_for
-from bench.calibration.log import write
 from bench.calibration.priced import Pricer
 from bench.calibration.tasks import categories_of
 from bench.routing import reading
@@ -33,8 +31,8 @@ from bench.testbed.splits import SEALED, open_split
 from engine.cli import Parser, guarded, leave
 from engine.engine import Engine
 from engine.errors import UsageError
-from engine.predict.outcomes import SCHEMA as OUTCOME
-from engine.predict.outcomes import Outcome, read_outcomes
+from engine.line_file import add, alone, mend
+from engine.predict.outcomes import Outcome, lines_of, read_outcomes
 
 SCHEMA = "tokenjoule.bench.testbed/1"
 _TELL_S = 5.0
@@ -98,7 +96,8 @@ def _main(options: argparse.Namespace) -> int:
         names = [model.name for model in models]
         if len(set(names)) < len(names):
             raise UsageError(f"two models are called alike: {', '.join(names)}")
-        collect(models, chosen, asked, options.split, options.out)
+        with alone(options.out):
+            collect(models, chosen, asked, options.split, options.out)
     print(table(read_outcomes(options.out)), end="\n\n")
     arms = [arm_name(model.name, way) for model in models for way in chosen]
     print(json.dumps({"schema": SCHEMA, "split": options.split, "questions": len(asked), "arms": arms}))
@@ -117,7 +116,7 @@ def collect(
     """Every arm on each question that `out` lacks it of, question by question. Raises `TokenjouleError`."""
     side = reading.beside(out)
     for path in (out, side):
-        _mend(path)
+        mend(path, '{"schema":', "a line of ours")
     known = read_outcomes(out) if out.exists() and out.stat().st_size else []
     _refuse_others(known, models, out)
     _refuse_curves(reading.read_readings([side]) if side.exists() else {}, models, side)
@@ -135,7 +134,7 @@ def collect(
             _with_ledger(began, told), curves={one.name: one.curve for one in models if one.curve}
         )
         reading.append(side, began)  # first: no outcome is without its reading
-        _append(out, [one.outcome for one in new])
+        add(out, lines_of(one.outcome for one in new))
         if monotonic() - told_s >= _TELL_S:
             told_s = monotonic()
             _say(f"{number} of {len(due)} questions")
@@ -144,18 +143,6 @@ def collect(
 def _with_ledger(began: reading.Reading, told: Iterable[Told]) -> reading.Reading:
     booked = {one.outcome.arm: one.ledger_j for one in told}
     return replace(began, ledger_j={**began.ledger_j, **booked})
-
-
-def _append(out: Path, outcomes: Sequence[Outcome]) -> None:
-    """The lines of one question, in one write."""
-    lines = (json.dumps({"schema": OUTCOME, **asdict(one)}, allow_nan=False) + "\n" for one in outcomes)
-    write(out, "".join(lines))
-
-
-def _mend(path: Path) -> None:
-    """Take away the part of a line that a kill left."""
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _refuse_others(known: Sequence[Outcome], models: Sequence[Asked], out: Path) -> None:
