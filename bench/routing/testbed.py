@@ -4,15 +4,16 @@
     python -m bench.routing.testbed … --model DIR --curve L.json        one model more
     python -m bench.routing.testbed … --split test --reason "…" --tasks testbed:chain,verify
 
-Every model answers at once, thinks within four token budgets, and votes. The smallest of them reads each
-question first, for features; that stands in OUTCOMES.readings.jsonl. What --out holds is not run again. Two
-processes share the work by --tasks. The test split opens to frozen curves alone (`bench.testbed.splits`).
+Every model answers at once, thinks within four token budgets, and votes within three. The smallest of them
+reads each question first, for features; that stands in OUTCOMES.readings.jsonl. What --out holds is not run
+again. Two processes share the work by --tasks. The test split opens to frozen curves alone
+(`bench.testbed.splits`).
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,8 @@ from bench.calibrate import curve_for
 from bench.calibration.priced import Pricer
 from bench.calibration.tasks import categories_of
 from bench.routing import reading
-from bench.routing.asked import Asked, Told, question_id, read_question, tell
-from bench.routing.ways import BUDGETS, SAMPLES, Way, arm_name, ways
+from bench.routing.asked import Asked, question_id, read_question, tell
+from bench.routing.ways import BUDGETS, SAMPLES, VOTE_BUDGETS, Way, arm_name, ways
 from bench.tables import markdown
 from bench.testbed.question import Question
 from bench.testbed.splits import SEALED, open_split
@@ -56,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--reason", metavar="TEXT", help="why the test split is opened; goes on record")
     cli.add_argument("--questions", type=int, default=500, metavar="N", help="of each category")
     cli.add_argument("--budgets", type=counts, default=BUDGETS, metavar="N,…", help="tokens of thinking")
+    cli.add_argument(
+        "--vote-budgets", type=counts, default=VOTE_BUDGETS, metavar="N,…", help="of each sample"
+    )
     cli.add_argument("--samples", type=int, default=SAMPLES, metavar="K", help="of a vote")
     cli.add_argument("--out", type=Path, required=True, metavar="OUTCOMES.jsonl", help="resumable")
     return cli
@@ -67,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
-    chosen = ways(options.budgets, options.samples)
+    chosen = ways(options.budgets, options.vote_budgets, options.samples)
     if options.curve and len(options.curve) != len(options.model):
         raise UsageError(f"{len(options.model)} models and {len(options.curve)} curves: each needs its own")
     if options.split == SEALED and not options.curve:
@@ -118,31 +122,37 @@ def collect(
     for path in (out, side):
         mend(path, '{"schema":', "a line of ours")
     known = read_outcomes(out) if out.exists() and out.stat().st_size else []
+    readings = reading.read_readings([side]) if side.exists() else {}
     _refuse_others(known, models, out)
-    _refuse_curves(reading.read_readings([side]) if side.exists() else {}, models, side)
+    _refuse_curves(readings, models, side)
     done = {(one.question, one.arm) for one in known}
     reader = min(models, key=lambda model: model.engine.origin.card.parameters)
-    wanted = {(model.name, way): arm_name(model.name, way) for model in models for way in ways}
-    due = [q for q in asked if any((question_id(q), arm) not in done for arm in wanted.values())]
+    due = [(question, lacking) for question in asked if (lacking := _lacking(question, models, ways, done))]
     _say(f"{len(due)} questions to run, {len(asked) - len(due)} in {out}")
     told_s = monotonic()
-    for number, question in enumerate(due, 1):
+    for number, (question, lacking) in enumerate(due, 1):
         began = read_question(reader, question, split)
-        told = [one for model in models for one in tell(model, question, ways)]
-        new = [one for one in told if (one.outcome.question, one.outcome.arm) not in done]
-        began = replace(
-            _with_ledger(began, told), curves={one.name: one.curve for one in models if one.curve}
-        )
-        reading.append(side, began)  # first: no outcome is without its reading
-        add(out, lines_of(one.outcome for one in new))
+        before = readings.get(began.question)
+        told = [one for model, ways in lacking for one in tell(model, question, ways)]
+        booked = {one.outcome.arm: one.ledger_j for one in told}
+        curves = {model.name: model.curve for model in models if model.curve}
+        ledger_j = {**(before.ledger_j if before else {}), **began.ledger_j, **booked}
+        reading.append(side, replace(began, ledger_j=ledger_j, curves=curves))  # first: none is without one
+        add(out, lines_of(one.outcome for one in told))
         if monotonic() - told_s >= _TELL_S:
             told_s = monotonic()
             _say(f"{number} of {len(due)} questions")
 
 
-def _with_ledger(began: reading.Reading, told: Iterable[Told]) -> reading.Reading:
-    booked = {one.outcome.arm: one.ledger_j for one in told}
-    return replace(began, ledger_j={**began.ledger_j, **booked})
+def _lacking(
+    question: Question, models: Sequence[Asked], ways: Sequence[Way], done: Set[tuple[str, str]]
+) -> list[tuple[Asked, list[Way]]]:
+    """Of each model, the ways that it was not asked in; models that lack none are left out."""
+    told = question_id(question)
+    due = (
+        (model, [way for way in ways if (told, arm_name(model.name, way)) not in done]) for model in models
+    )
+    return [(model, some) for model, some in due if some]
 
 
 def _refuse_others(known: Sequence[Outcome], models: Sequence[Asked], out: Path) -> None:

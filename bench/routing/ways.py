@@ -13,6 +13,7 @@ from engine.errors import UsageError
 from engine.strategy.samples import check_samples
 
 BUDGETS = (16, 32, 64, 128)
+VOTE_BUDGETS = (32, 64, 128)
 SAMPLES = 5
 _NAME = re.compile(r"(?P<model>.+)/(?:direct|cot-(?P<cot>\d+)|vote-(?P<samples>\d+)-(?P<vote>\d+))")
 
@@ -36,14 +37,19 @@ class Way:
         return f"{self.family}-{self.budget_tokens}" if self.budget_tokens else self.family
 
 
-def ways(budgets: Sequence[int] = BUDGETS, samples: int = SAMPLES) -> tuple[Way, ...]:
-    """At once, with each budget, and a vote with the largest. Raises `UsageError`."""
-    if not budgets or min(budgets) < 1 or len(set(budgets)) < len(budgets):
-        raise UsageError(f"token budgets are different numbers of at least 1, not {list(budgets)}")
+def ways(
+    budgets: Sequence[int] = BUDGETS, votes: Sequence[int] = VOTE_BUDGETS, samples: int = SAMPLES
+) -> tuple[Way, ...]:
+    """At once, one thought within each of `budgets`, and a vote of thoughts within each of `votes`. Raises
+    `UsageError`.
+    """
+    for given in (budgets, votes):
+        if not given or min(given) < 1 or len(set(given)) < len(given):
+            raise UsageError(f"token budgets are different numbers of at least 1, not {list(given)}")
     check_samples(samples)
     if samples < 2:
         raise UsageError("a vote needs 2 samples or more")
-    return (Way(), *map(Way, sorted(budgets)), Way(max(budgets), samples))
+    return (Way(), *map(Way, sorted(budgets)), *(Way(tokens, samples) for tokens in sorted(votes)))
 
 
 def arm_name(model: str, way: Way) -> str:

@@ -36,17 +36,22 @@ def frozen(asked, tmp_path_factory) -> Path:
 
 
 def test_an_arm_s_name_tells_its_way():
-    for way in ways((16, 32), 3):
+    for way in ways((16, 32), (32,), 3):
         assert parsed(arm_name("some/model", way)) == ("some/model", way)
-    assert [way.name for way in ways((32, 16), 3)] == ["direct", "cot-16", "cot-32", "vote-3-32"]
+    assert [way.name for way in ways((32, 16), (32, 16), 3)] == [
+        *("direct", "cot-16", "cot-32"),
+        *("vote-3-16", "vote-3-32"),
+    ]
     assert Way(16).family == Way(32).family != Way(32, 3).family
     with pytest.raises(UsageError, match="is no arm"):
         parsed("large")
     for wrong in ((), (16, 16)):
         with pytest.raises(UsageError, match="token budgets"):
-            ways(wrong, 3)
+            ways(wrong, (16,), 3)
+        with pytest.raises(UsageError, match="token budgets"):
+            ways((16,), wrong, 3)
     with pytest.raises(UsageError, match="2 samples"):
-        ways((16,), 1)
+        ways((16,), (16,), 1)
 
 
 def test_what_a_larger_budget_tells_of_a_smaller_one_is_what_running_it_tells(asked):
@@ -92,7 +97,16 @@ def test_a_reading_tells_features_and_what_an_arm_of_the_reader_is_spared(asked)
 def test_outcomes_are_written_once_and_a_line_that_was_cut_is_run_again(asked, frozen, tmp_path, capsys):
     out = tmp_path / "outcomes.jsonl"
     command = ["--model", MODEL, "--curve", str(frozen), "--energy-source", "estimate", "--out", str(out)]
-    command += ["--questions", "1", "--tasks", "testbed:chain,recall-choice", "--budgets", "8,16"]
+    command += [
+        "--questions",
+        "1",
+        "--tasks",
+        "testbed:chain,recall-choice",
+        "--budgets",
+        "8,16",
+        "--vote-budgets",
+        "16",
+    ]
     assert testbed.main(command) == 0
     whole = read_outcomes(out)
     arms = ["direct", "cot-8", "cot-16", "vote-5-16"]
@@ -146,3 +160,15 @@ def test_a_curve_is_the_same_whatever_is_fitted_to_it_later():
     known = replace(curve(), accuracy={"version": 1})
     assert curve_digest(known) == curve_digest(curve()) and len(curve_digest(known)) == 12
     assert curve_digest(replace(curve(), measured=True)) != curve_digest(curve())
+
+
+def test_one_more_way_runs_that_way_alone(asked, tmp_path):
+    [question], out = open_split("development", per_category=1, categories=("chain",)), tmp_path / "o.jsonl"
+    testbed.collect([asked], (Way(), Way(8)), [question], "development", out)
+    before = out.read_text()
+    testbed.collect([asked], (Way(), Way(8), Way(8, 2)), [question], "development", out)
+    assert out.read_text().startswith(before)
+    arms = [one.arm for one in read_outcomes(out)]
+    assert arms == ["testbed-s/direct", "testbed-s/cot-8", "testbed-s/vote-2-8"]
+    [told] = read_readings([beside(out)]).values()
+    assert set(told.ledger_j) == {"reading", *arms}
