@@ -57,7 +57,7 @@ class Performance:
         """
         if len(features if texts is None else set(texts)) < 2 * FOLDS or np.isnan(correct).all(0).any():
             raise ValueError(f"{len(features)} questions, or an arm without any, are too few to learn from")
-        projection = Projection.fit(features)
+        projection = Projection.fit(features).guarded(features)
         z = projection(features)
         numbers = np.arange(len(z)) if texts is None else numbered(texts)
         fold = np.random.default_rng(seed).permutation(numbers.max() + 1)[numbers] % FOLDS
