@@ -42,6 +42,24 @@ def read_questions(path: Path) -> list[Question]:
     return read_lines(path, question)
 
 
+def outcomes_of(path: Path, arms: Collection[str], digest: str) -> list[Outcome]:
+    """A file's, of exactly these arms. Raises `UsageError` for those of others, of which one may be called
+    alike: by the `digest` of the arms, where the file tells it.
+    """
+    found = read_outcomes(path)
+    named = dict.fromkeys(one.arm for one in found)
+    if named.keys() != set(arms):
+        raise UsageError(f"{path} is of the arms {', '.join(named)}; not those at hand, {', '.join(arms)}")
+    for told in dict.fromkeys(one.setting for one in found if one.setting):
+        if not told.startswith(_of_arms(digest)):
+            raise UsageError(f"{path} is of {told}, which have changed: they are {_of_arms(digest)} now")
+    return found
+
+
+def _of_arms(digest: str) -> str:
+    return f"arms {digest}"
+
+
 def collect(
     path: Path,
     answerers: Answerers,
@@ -49,14 +67,16 @@ def collect(
     questions: Sequence[Question],
     kind: str,
     *,
-    setting: str,
+    digest: str,
     say: Callable[[str], None],
 ) -> None:
     """Add to a file of outcomes what it lacks of `arms` and `questions`, a question at a time.
 
-    `setting`: what all outcomes of the file have in common. `say`: of how far it has come. Raises
-    `TokenjouleError` where a question cannot be read, `UsageError` for a file of another setting or question.
+    `digest`: of the arms; with `kind` it is the setting that all outcomes of a file have in common. `say`: of
+    how far it has come. Raises `TokenjouleError` where a question cannot be read, `UsageError` for a file of
+    another setting or question.
     """
+    setting = f"{_of_arms(digest)}, graded {kind}"
     with alone(path):
         mend(path, '{"schema":', "an outcome")
         held = read_outcomes(path) if path.stat().st_size else []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.errors import TokenjouleError, UsageError
-from engine.label import Question, collect, outcomes, read_questions
+from engine.label import Question, collect, outcomes, outcomes_of, read_questions
 from engine.predict.outcomes import read_outcomes
 from engine.strategy.ask import Technique
 from engine.strategy.said import Said
@@ -82,12 +82,12 @@ def test_an_id_that_was_there_before_is_refused_before_anything_is_asked(tmp_pat
 QUESTIONS = [Question(f"q{n}", f"{n}+1=", str(n + 1)) for n in range(4)]
 
 
-def collected(path, said: list[str] | None = None, setting: str = "s", **options) -> list:
+def collected(path, said: list[str] | None = None, digest: str = "d", **options) -> list:
     """What was asked for it."""
     answerers = Scripted(direct=Said(answer="1", **TAKEN), cot=Said(answer="2", **TAKEN))
     given = {"questions": QUESTIONS, "kind": "exact", **options}
     say = (said if said is not None else []).append
-    collect(path, answerers, ARMS, given["questions"], given["kind"], setting=setting, say=say)
+    collect(path, answerers, ARMS, given["questions"], given["kind"], digest=digest, say=say)
     return answerers.asked
 
 
@@ -99,10 +99,10 @@ def test_what_a_file_holds_is_not_asked_again(tmp_path):
     assert collected(path) == []
     found = read_outcomes(path)
     assert [(one.question, one.arm) for one in found] == [(q.id, arm) for q in QUESTIONS for arm in ARMS]
-    assert {one.setting for one in found} == {"s"}
+    assert {one.setting for one in found} == {"arms d, graded exact"}
 
 
-@pytest.mark.parametrize("cut", [1, 40, 300])
+@pytest.mark.parametrize("cut", [1, 40, 500])
 def test_a_line_that_a_kill_cut_is_asked_for_again_and_no_other(tmp_path, cut):
     path = tmp_path / "o.jsonl"
     collected(path)
@@ -111,6 +111,16 @@ def test_a_line_that_a_kill_cut_is_asked_for_again_and_no_other(tmp_path, cut):
     lost = 1 if cut < 300 else 2
     assert collected(path) == [("3+1=", "direct"), ("3+1=", "cot")][-lost:]
     assert path.read_bytes() == whole
+
+
+def test_outcomes_of_other_arms_or_of_arms_that_have_changed_are_refused(tmp_path):
+    path = tmp_path / "o.jsonl"
+    collected(path)
+    assert len(outcomes_of(path, ARMS, "d")) == 8
+    with pytest.raises(UsageError, match="of the arms guess, think; not those at hand, guess"):
+        outcomes_of(path, ["guess"], "d")
+    with pytest.raises(UsageError, match="arms d, graded exact, which have changed: they are arms e now"):
+        outcomes_of(path, ARMS, "e")
 
 
 def test_how_far_it_has_come_is_said_while_it_runs(tmp_path, monkeypatch):
@@ -123,7 +133,8 @@ def test_how_far_it_has_come_is_said_while_it_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"setting": "other"}, "the setting was s, and is other now"),
+        ({"digest": "e"}, "the setting was arms d, graded exact, and is arms e, graded exact now"),
+        ({"kind": "number"}, "graded number now: name another file"),
         ({"questions": [Question("q0", "0+2=", "2")]}, "question 'q0' was another"),
         ({"questions": [Question("q0", "0+1=", "1", "sums")]}, "question 'q0' was another"),
     ],
@@ -146,5 +157,5 @@ def test_a_question_that_cannot_be_read_is_named_and_what_went_before_is_kept(tm
 
     path, answerers = tmp_path / "o.jsonl", Short(direct=Said(answer="1", **TAKEN), cot=Said(**TAKEN))
     with pytest.raises(TokenjouleError, match="question 'q2' cannot be read: too long"):
-        collect(path, answerers, ARMS, QUESTIONS, "exact", setting="s", say=print)
+        collect(path, answerers, ARMS, QUESTIONS, "exact", digest="d", say=print)
     assert {one.question for one in read_outcomes(path)} == {"q0", "q1"}
