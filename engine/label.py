@@ -28,18 +28,25 @@ class Question:
     category: str | None = None
 
 
-def read_questions(path: Path) -> list[Question]:
-    """One JSON object a line. Raises `TokenjouleError` naming file and line."""
+def read_questions(path: Path, least: int = 1) -> list[Question]:
+    """One JSON object a line. Raises `TokenjouleError` naming file and line, and for fewer than `least`
+    different prompts: what is too few is to be said before it has cost anything.
+    """
     seen: set[str] = set()
 
     def question(raw: Any) -> Question:
         found: Question = made(Question, raw)
         if found.id in seen:
             raise ValueError(f"the id {found.id!r} was there before")
+        if not found.prompt.strip():
+            raise ValueError("prompt is empty")
         seen.add(found.id)
         return found
 
-    return read_lines(path, question)
+    questions = read_lines(path, question)
+    if (count := len({one.prompt for one in questions})) < least:
+        raise TokenjouleError(f"{path} has {count} different questions; at least {least} are needed")
+    return questions
 
 
 def outcomes_of(path: Path, arms: Collection[str], digest: str) -> list[Outcome]:

@@ -24,6 +24,7 @@ from engine.plot import check_plot, save_figure
 from engine.predict.chances import coverage, ece, log_loss, reliability
 from engine.predict.features import text_rows
 from engine.predict.outcomes import Table
+from engine.predict.performance import FOLDS
 from engine.predict.scorers import SCORERS
 from engine.predict.texts import shuffled
 from router.arms import DEFAULT, load_arms
@@ -73,7 +74,8 @@ def _run(options: argparse.Namespace) -> int:
     ways = {arm.name: (arm.model, arm) for arm in arms.arms}
     with Answerers(arms.models, memory_gb=arms.memory_gb) as answerers:
         if options.run is not None:
-            asked, say = read_questions(options.run), partial(print, file=sys.stderr, flush=True)
+            say = partial(print, file=sys.stderr, flush=True)
+            asked = read_questions(options.run, least=4 * FOLDS)  # half of them are to fit to
             collect(options.outcomes, answerers, ways, asked, options.grade, digest=arms.digest, say=say)
         table = Table.of(outcomes_of(options.outcomes, ways, arms.digest))
         if table.features is not None:

@@ -159,3 +159,14 @@ def test_a_question_that_cannot_be_read_is_named_and_what_went_before_is_kept(tm
     with pytest.raises(TokenjouleError, match="question 'q2' cannot be read: too long"):
         collect(path, answerers, ARMS, QUESTIONS, "exact", digest="d", say=print)
     assert {one.question for one in read_outcomes(path)} == {"q0", "q1"}
+
+
+def test_questions_too_few_or_empty_are_refused_before_they_cost_anything(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(f'{{"id": "{n}", "prompt": "1+1=", "answer": "2"}}\n' for n in range(9)))
+    assert len(read_questions(path)) == 9
+    with pytest.raises(TokenjouleError, match="has 1 different questions; at least 9 are needed"):
+        read_questions(path, least=9)
+    path.write_text('{"id": "a", "prompt": "  ", "answer": "2"}\n')
+    with pytest.raises(TokenjouleError, match="line 1: prompt is empty"):
+        read_questions(path)

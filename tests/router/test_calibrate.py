@@ -203,13 +203,24 @@ def test_a_run_that_was_killed_goes_on_where_it_was(capsys, tmp_path):
 
 def test_what_cost_joules_is_never_overwritten(capsys, stored):
     outcomes, before = stored / "o.jsonl", (stored / "o.jsonl").read_bytes()
-    (stored / "q.jsonl").write_text('{"id": "a", "prompt": "b", "answer": "c"}')
+    asked = (f'{{"id": "{n}", "prompt": "{n}?", "answer": "c"}}\n' for n in range(20))
+    (stored / "q.jsonl").write_text("".join(asked))
     arms = ("--arms", stored / "arms.toml")
     status, _, err = run(capsys, outcomes, "--out", outcomes, *arms)
     assert status == 2 and "same file" in err
     status, _, err = run(capsys, outcomes, "--run", stored / "q.jsonl", "--out", stored / "e.npz", *arms)
     assert status == 2 and "the setting is not told" in err
     assert outcomes.read_bytes() == before and not (stored / "e.npz").exists()
+
+
+def test_what_cannot_come_to_anything_is_said_before_anything_is_asked(capsys, stored):
+    out = stored / "new.jsonl"
+    given = [out, "--run", stored / "q.jsonl", "--out", stored / "e.npz", "--arms", stored / "arms.toml"]
+    (stored / "q.jsonl").write_text('{"id": "a", "prompt": "b", "answer": "c"}')
+    status, _, err = run(capsys, *given)
+    assert status == 1 and "has 1 different questions; at least 20 are needed" in err and not out.exists()
+    status, _, err = run(capsys, *given, "--plot", stored / "p.txt")
+    assert status == 2 and "a plot ends in" in err and not out.exists()
 
 
 @pytest.mark.parametrize("option", ["--out", "--plot"])
