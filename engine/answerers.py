@@ -1,6 +1,5 @@
 """Models by name, on this machine or on servers: who reads a question, who answers, at what cost."""
 
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -95,6 +94,7 @@ class Answerers:
         self.pool = Pool(local, energy_source=energy_source, memory_gb=memory_gb)
         self._models = models
         self._reader: str | None = None
+        self._costs: dict[tuple[str, int], Cost | None] = {}  # of servers, whose curves are files
 
     def __enter__(self) -> "Answerers":
         return self
@@ -172,9 +172,9 @@ class Answerers:
         """By a loaded engine's operating curve, or what the server is said to take; None where not known."""
         model, samples = self._models[name], way.samples
         if isinstance(model, Server):
-            if model.curve is None and model.joules_per_token is None:
-                return None
-            return lambda n, m: model.joules(max(round(n), 1), max(round(m), 1), samples)[0] or math.nan
+            if (name, samples) not in self._costs:
+                self._costs[name, samples] = model.cost(samples)
+            return self._costs[name, samples]
         engine = self.pool.loaded.get(name)
         curve = None if engine is None else engine.predictor.curve
         return None if curve is None else by_curve(curve, samples)

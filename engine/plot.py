@@ -2,9 +2,13 @@
 
 from itertools import accumulate, groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import TokenjouleError, UsageError
 from engine.result import Generation, format_j
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLOURS = {"think": "#4C78A8", "answer": "#F58518", "probe": "#B279A2", "prefill": "#9D9D9D"}
 
@@ -80,7 +84,12 @@ def draw_request(result: Generation, path: str) -> None:
     total.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     for axes in (each, total):
         axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, Path(path))
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Raises `TokenjouleError`."""
     try:
-        figure.savefig(Path(path), dpi=120)
+        figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
         raise TokenjouleError(f"cannot write {path}: {error}") from error

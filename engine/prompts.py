@@ -1,14 +1,14 @@
 """Many prompts from a JSONL file, one result line each; with an output file the work is resumable."""
 
-import fcntl
 import json
-import os
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from engine.errors import EXIT_CANCELLED, Cancelled, TokenjouleError, UsageError
+from engine.line_file import alone, mend
 from engine.runner import Runner, failure_of
 from engine.steps import StopReason
 from engine.strict import read_lines
@@ -38,10 +38,11 @@ def run_prompts(runner: Runner, items: list[Item], output: str | None) -> int:
     """
     setting = _setting(runner)
     failed = False
-    stream = open(output, "a", encoding="utf-8") if output else sys.stdout  # noqa: SIM115
-    try:
+    with ExitStack() as held:
+        stream: TextIO = sys.stdout
         if output:
-            _alone(stream, output)
+            held.enter_context(alone(Path(output)))
+            stream = held.enter_context(open(output, "a", encoding="utf-8"))
         done = _finished_ids(Path(output), setting, items) if output else set()
         for item in items:
             if item.id in done:
@@ -62,22 +63,9 @@ def run_prompts(runner: Runner, items: list[Item], output: str | None) -> int:
             line = {"id": item.id, "prompt": item.prompt, "setting": setting, **outcome}
             stream.write(json.dumps(line) + "\n")
             stream.flush()
-    finally:
-        if output:
-            stream.close()
     if runner.trace and runner.trace.failure:
         raise TokenjouleError(runner.trace.failure)
     return 1 if failed else 0
-
-
-def _alone(stream: TextIO, output: str) -> None:
-    """Until `stream` is closed. Raises `TokenjouleError` where another process writes results there."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise TokenjouleError(f"{output} is being written by another process") from error
-    except OSError:
-        pass  # a file system without locks
 
 
 def read_items(source: str) -> list[Item]:
@@ -146,7 +134,7 @@ def _finished_ids(output: Path, setting: dict[str, Any], items: list[Item]) -> s
     """
     if not output.is_file():
         return set()
-    *lines, rest = output.read_bytes().split(b"\n")
+    *lines, _ = output.read_bytes().split(b"\n")
     asked = {item.id: item.prompt for item in items}
     done: set[str | int] = set()
     for number, line in enumerate(lines, start=1):
@@ -165,8 +153,5 @@ def _finished_ids(output: Path, setting: dict[str, Any], items: list[Item]) -> s
             if asked.get(value["id"], value.get("prompt")) != value.get("prompt"):
                 raise UsageError(f"{where}: id {value['id']!r} was another prompt: name another --output")
             done.add(value["id"])
-    if rest and not rest.startswith(b'{"id":'[: len(rest)]):
-        raise TokenjouleError(f"{output}, line {len(lines) + 1}: not a result of --prompts")
-    if rest:
-        os.truncate(output, sum(len(line) + 1 for line in lines))
+    mend(output, '{"id":', "a result of --prompts")
     return done

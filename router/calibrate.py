@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from engine.answerers import Answerers
 from engine.cli import Parser, guarded, leave, seed
 from engine.errors import TokenjouleError, UsageError
 from engine.file_check import refuse_same, writable
-from engine.label import outcomes, read_questions
+from engine.label import collect, outcomes_of, read_questions
+from engine.plot import check_plot, save_figure
 from engine.predict.chances import coverage, ece, log_loss, reliability
 from engine.predict.features import text_rows
-from engine.predict.outcomes import Table, read_outcomes, write_outcomes
+from engine.predict.outcomes import Table
+from engine.predict.performance import FOLDS
 from engine.predict.scorers import SCORERS
 from engine.predict.texts import shuffled
 from router.arms import DEFAULT, load_arms
@@ -32,7 +35,9 @@ from router.policy import Picks, cheapest_certain, picked, price_for_budget, pri
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="python -m router.calibrate", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    cli.add_argument("outcomes", type=Path, metavar="OUTCOMES.jsonl", help="with --run: where they go")
+    cli.add_argument(
+        "outcomes", type=Path, metavar="OUTCOMES.jsonl", help="with --run: where they go, resumable"
+    )
     cli.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
     cli.add_argument("--arms", type=Path, default=DEFAULT, metavar="arms.toml")
     cli.add_argument("--run", type=Path, metavar="QUESTIONS.jsonl", help="have every arm answer these first")
@@ -59,6 +64,8 @@ def _run(options: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')} must lie between 0 and 1, not {value}")
     refuse_same({name: getattr(options, name) for name in ("outcomes", "run", "arms", "out", "plot")})
     writable(options.out, options.plot, options.run and options.outcomes)
+    if options.plot is not None:
+        check_plot(str(options.plot))
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
@@ -67,12 +74,10 @@ def _run(options: argparse.Namespace) -> int:
     ways = {arm.name: (arm.model, arm) for arm in arms.arms}
     with Answerers(arms.models, memory_gb=arms.memory_gb) as answerers:
         if options.run is not None:
-            found = outcomes(answerers, ways, read_questions(options.run), options.grade)
-            write_outcomes(options.outcomes, found, new=True)
-        table = Table.of(read_outcomes(options.outcomes))
-        if set(table.arms) != set(ways):
-            told = ", ".join(table.arms)
-            raise UsageError(f"{options.outcomes} is of the arms {told}; not those of {options.arms}")
+            say = partial(print, file=sys.stderr, flush=True)
+            asked = read_questions(options.run, least=4 * FOLDS)  # half of them are to fit to
+            collect(options.outcomes, answerers, ways, asked, options.grade, digest=arms.digest, say=say)
+        table = Table.of(outcomes_of(options.outcomes, ways, arms.digest))
         if table.features is not None:
             source, width = answerers.source(), len(answerers.features("1"))
             if width != table.features.shape[1]:
@@ -137,8 +142,7 @@ def held_out(estimator: Estimator, test: Table) -> dict[str, Any]:
     budgets = np.geomspace(min(each_j) * 1.01, max(each_j), 12).tolist() if each_j else []
     prices = [min(price_for_budget(p, costs.expected, mean_j), 1e9) for mean_j in budgets]
     found: dict[str, Any] = {"questions": len(test.questions), "fallback": estimator.fallback, "arms": by_arm}
-    found["frontier"] = [means(priced(p, costs.expected, price)) for price in prices]
-    found["certificate"] = None
+    found |= {"frontier": [means(priced(p, costs.expected, x)) for x in prices], "certificate": None}
     if (one := estimator.certificate) is not None:
         found["certificate"] = {"target": one.target, "delta": one.delta, "threshold": None}
         if not np.isnan(one.threshold):
@@ -165,10 +169,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     right.plot([0, 1], [0, 1], "k:", linewidth=1)
     right.set(xlabel="probability of being right", ylabel="share that is right")
     left.legend(fontsize=7)
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise TokenjouleError(f"cannot write {path}: {error}") from error
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

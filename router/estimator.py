@@ -105,9 +105,8 @@ class Estimator:
         target, delta = certify
         right = calibration.correct[rows]
         certified = certified_threshold(p[rows], rank[rows], right, target=target, delta=delta)
-        if certified is None:
-            return found
-        return replace(found, certificate=replace(found.certificate, threshold=certified))
+        threshold = np.nan if certified is None else certified
+        return replace(found, certificate=replace(found.certificate, threshold=threshold))
 
     def rank(self, features: Array) -> Array | None:
         """(N, A): joules that the certified rule ranks arms by; None without a certificate."""

@@ -192,7 +192,7 @@ def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Esti
         cap = int(max(other.budget_tokens for other in family) / pressure)
         below = [other for other in family if other.budget_tokens <= cap]
         above = [other.budget_tokens for other in family if other.budget_tokens > cap]
-        if one in below:
+        if one.budget_tokens <= cap:
             kept.append(one)
         elif below and one.budget_tokens == min(above):
             kept.append(_between(max(below, key=lambda other: other.budget_tokens), one, cap))
@@ -245,11 +245,11 @@ def choose(
     known, removed = tightened(estimates, conditions.pressure)
     if not (known := [one for one in known if one.arm not in tried]):
         known, removed = tightened([o for o in estimates if o.arm not in tried], conditions.pressure)
-    if blind is None:
+    limited = any(getattr(limits, name) is not None for name in _TAKEN)
+    if blind is None and limited:
         removed |= {one.arm: why for one in known if (why := over_limit(one, limits, conditions))}
     left = [one for one in known if one.arm not in removed]
     beyond = blind or (None if left else "no arm keeps the limits")
-    limited = any(getattr(limits, name) is not None for name in _TAKEN)
     if limits.strict and (not left or (blind is not None and limited)):
         return Choice(None, 0, f"infeasible: {beyond}", removed)
     if blind is not None:

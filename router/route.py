@@ -93,7 +93,8 @@ def _run(options: argparse.Namespace) -> int:
                 print(routed.answer or "")
                 print("\n".join(explained(routed) if options.explain else [summary(routed)]), file=sys.stderr)
             if routed.answer is None:
-                failures.append("; ".join([routed.choices[-1].why, *routed.notes]))
+                why = "no arm answered" if routed.stages else routed.choices[-1].why
+                failures.append("; ".join([why, *routed.notes]))
     if failures:
         raise TokenjouleError(failures[0] if len(asked) == 1 else f"{len(failures)} queries have no answer")
     return 0

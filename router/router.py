@@ -151,7 +151,8 @@ class Router:
             known = self._read(routed)
             deciding_s, before_j = time.monotonic(), self._meter_j(routed, known)
             features = self.answerers.features(query, known) if known else text_features(query, category)
-            routed.estimates = self._estimates(features[None], timed=limits.latency_s is not None)
+            asked = {"timed": limits.latency_s is not None, "ranked": limits.threshold is not None}
+            routed.estimates = self._estimates(features[None], **asked)
         except TokenjouleError as error:
             blind = str(error)
         fallback = (self.estimator or self.arms).fallback
@@ -239,8 +240,10 @@ class Router:
         routed.features_j = known.energy_j
         return known
 
-    def _estimates(self, features: Array, *, timed: bool) -> list[Estimate]:
-        """features (1, F). `timed`: with seconds. Raises `TokenjouleError` where nothing is known."""
+    def _estimates(self, features: Array, *, timed: bool, ranked: bool) -> list[Estimate]:
+        """features (1, F). `timed`: with seconds. `ranked`: with what a certificate ranks by. Raises
+        `TokenjouleError` where nothing is known.
+        """
         assert self.estimator is not None, "there would be no features"
         estimator, projection = self.estimator, self.estimator.performance.projection
         if features.shape[1] != len(projection.mean):
@@ -253,13 +256,10 @@ class Router:
         costs = estimator.energy.predict(features, curves)
         seconds = estimator.seconds.predict(features).q90 if timed and estimator.seconds else None
         parts = [chances.p, chances.low, chances.high, costs.expected, costs.median, costs.q90]
-        unknown = np.full_like(chances.p, np.nan)
-        parts += [unknown if part is None else part for part in (seconds, estimator.rank(features))]
-        rows = np.concatenate(parts).T.tolist()
-        told: dict[str, list[Any]] = {
-            name: [None if math.isnan(value) else value for value in row]
-            for name, row in zip(estimator.arms, rows, strict=True)
-        }
+        rank, unknown = estimator.rank(features) if ranked else None, np.full_like(chances.p, np.nan)
+        parts += [unknown if part is None else part for part in (seconds, rank)]
+        rows = np.concatenate(parts).T
+        told = dict(zip(estimator.arms, np.where(np.isnan(rows), None, rows).tolist(), strict=True))  # type: ignore[call-overload]
         return [Estimate(arm.name, arm.family, arm.budget_tokens, *told[arm.name]) for arm in self.arms.arms]
 
     def _seen(self, stage: Stage, p: float | None, believed: list[Estimate]) -> list[Estimate]:

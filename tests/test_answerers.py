@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.answerers import Answerers, Local, refusal
-from engine.energy.curve_store import save_curve
+from engine.energy.curve_store import load_curve, save_curve
 from engine.errors import TokenjouleError
 from engine.strategy.ask import Technique
 from engine.strategy.server import Server
@@ -59,6 +59,18 @@ def test_an_unreadable_curve_is_an_error_and_not_a_cost(tmp_path):
     server = Server("http://127.0.0.1:9/v1", "big", curve=str(tmp_path / "none.json"))
     with Answerers({"far": server}) as answerers, pytest.raises(TokenjouleError, match=r"none\.json"):
         answerers.cost("far", WAY)(1, 1)
+
+
+def test_a_servers_curve_is_read_once_for_all_queries(tmp_path, monkeypatch):
+    server = Server("http://127.0.0.1:9/v1", "big", curve=str(save_curve(curve(), tmp_path / "curve.json")))
+    read: list[Path] = []
+    monkeypatch.setattr(
+        "engine.strategy.server.load_curve", lambda path: read.append(path) or load_curve(path)
+    )
+    with Answerers({"far": server}) as answerers:
+        found = [answerers.cost("far", WAY) for _ in range(5)]
+        assert len(read) == 1 and len({cost(100, 60) for cost in found if cost}) == 1
+        assert answerers.cost("far", VOTE)(100, 60) == curve().predict(100, 20, 3, prompts=1)[0]
 
 
 def test_the_meter_of_the_reader_only_goes_up():

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from bench.calibration.log import lines_of, write
+from bench.calibration.log import lines_of
 from engine.errors import TokenjouleError
+from engine.line_file import add
 
 SCHEMA = "tokenjoule.stop/1"
 
@@ -51,7 +52,7 @@ class Played:
 def append(path: Path, played: Played) -> None:
     """One line, in one write. Raises `TokenjouleError`."""
     line = json.dumps({"schema": SCHEMA, **asdict(played)}, allow_nan=False) + "\n"
-    write(path, line)
+    add(path, line)
 
 
 def read(paths: Iterable[Path]) -> list[Played]:

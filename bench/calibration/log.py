@@ -6,7 +6,6 @@ itself (`closed`) or where the context ran out; the others are forced answers at
 0) and at the end of each step.
 """
 
-import errno
 import gzip
 import json
 import math
@@ -18,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from engine.errors import TokenjouleError, UsageError
+from engine.line_file import add
 from engine.stop.rule import Axes, Cell
 from engine.stop.signals import Signals
 
@@ -121,21 +121,6 @@ def refuse_packed(path: Path) -> None:
         raise UsageError(f"{path} is packed, and lacks runs that would have to be added: unpack it first")
 
 
-def write(path: Path, lines: str) -> None:
-    """Add lines that belong together, all of them or none. Raises `TokenjouleError`."""
-    data = lines.encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab", buffering=0) as file:
-            before = file.tell()
-            written = os.write(file.fileno(), data)
-            if written < len(data):  # a full disk takes a part, and says nothing
-                file.truncate(before)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise TokenjouleError(f"cannot write {path}: {error.strerror}") from error
-
-
 def mend(path: Path) -> None:
     """Take away what a kill cut short: a last line, and the lines before it of a question without its end.
 
@@ -165,7 +150,7 @@ def append(path: Path, entries: Sequence[Entry]) -> None:
     lines = "".join(
         json.dumps({"schema": SCHEMA, **asdict(entry)}, allow_nan=False) + "\n" for entry in entries
     )
-    write(path, lines)
+    add(path, lines)
 
 
 def read(paths: Iterable[Path]) -> list[Trace]:

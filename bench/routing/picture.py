@@ -9,8 +9,7 @@ from bench.experiments import picture
 from bench.experiments.point_names import name_points
 from bench.record import Record
 from bench.routing.played import Kind
-from bench.routing.record import POINT
-from bench.routing.table import of_group, studies
+from bench.routing.record import POINT, of_group, studies
 
 
 def draw(records: Sequence[Record], path: Path) -> None:

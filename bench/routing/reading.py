@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.calibration.log import lines_of, write
+from bench.calibration.log import lines_of
 from engine.energy.curve import OperatingCurve
 from engine.energy.curve_json import to_json
 from engine.errors import TokenjouleError
+from engine.line_file import add
 from engine.strict import an_object, made
 
 SCHEMA = "tokenjoule.bench.reading/1"
@@ -54,7 +55,7 @@ def beside(outcomes: Path) -> Path:
 
 def append(path: Path, reading: Reading) -> None:
     """One line, in one write. Raises `TokenjouleError`."""
-    write(path, json.dumps({"schema": SCHEMA, **asdict(reading)}, allow_nan=False) + "\n")
+    add(path, json.dumps({"schema": SCHEMA, **asdict(reading)}, allow_nan=False) + "\n")
 
 
 def read_readings(paths: Sequence[Path]) -> dict[str, Reading]:

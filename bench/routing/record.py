@@ -1,6 +1,6 @@
 """The router's study as records: every rule at every knob, every rule's verdict, every arm's checks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,24 @@ class Study:
     promised: tuple[Promised, ...] = ()
     again: int = 0
     pressed: tuple[Pressed, ...] = ()
+
+
+ORDER = (Kind.OURS, Kind.BASELINE, Kind.FIXED, Kind.ORACLE)
+
+
+def studies(records: Sequence[Record], *benchmarks: str) -> dict[str, list[Record]]:
+    """The router's records by file of outcomes; of some `benchmarks`, by default of all."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if record.benchmark in (benchmarks or (BENCHMARK, FROZEN)):
+            found.setdefault(record.case.model, []).append(record)
+    return found
+
+
+def of_group(records: Sequence[Record], group: str) -> list[Record]:
+    """Ours first, then baselines, fixed arms and the oracle."""
+    found = [record for record in records if record.group == group]
+    return sorted(found, key=lambda record: ORDER.index(Kind(record.arm.engine)))
 
 
 def records(study: Study, stamp: Stamp) -> Iterator[Record]:

@@ -12,17 +12,15 @@ again. Two processes share the work by --tasks. The test split opens to frozen c
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
 from bench.arguments import counts
 from bench.calibrate import curve_for
-from bench.calibration.log import write
 from bench.calibration.priced import Pricer
 from bench.calibration.tasks import categories_of
 from bench.routing import reading
@@ -34,8 +32,8 @@ from bench.testbed.splits import SEALED, open_split
 from engine.cli import Parser, guarded, leave
 from engine.engine import Engine
 from engine.errors import UsageError
-from engine.predict.outcomes import SCHEMA as OUTCOME
-from engine.predict.outcomes import Outcome, read_outcomes
+from engine.line_file import add, alone, mend
+from engine.predict.outcomes import Outcome, lines_of, read_outcomes
 
 SCHEMA = "tokenjoule.bench.testbed/1"
 _TELL_S = 5.0
@@ -106,7 +104,8 @@ def _main(options: argparse.Namespace) -> int:
         names = [model.name for model in models]
         if len(set(names)) < len(names):
             raise UsageError(f"two models are called alike: {', '.join(names)}")
-        collect(models, chosen, asked, options.split, options.out)
+        with alone(options.out):
+            collect(models, chosen, asked, options.split, options.out)
     print(table(read_outcomes(options.out)), end="\n\n")
     arms = [arm_name(model.name, way) for model in models for way in chosen]
     print(json.dumps({"schema": SCHEMA, "split": options.split, "questions": len(asked), "arms": arms}))
@@ -125,7 +124,7 @@ def collect(
     """Every arm on each question that `out` lacks it of, question by question. Raises `TokenjouleError`."""
     side = reading.beside(out)
     for path in (out, side):
-        _mend(path)
+        mend(path, '{"schema":', "a line of ours")
     known = read_outcomes(out) if out.exists() and out.stat().st_size else []
     readings = reading.read_readings([side]) if side.exists() else {}
     _refuse_others(known, models, out)
@@ -143,7 +142,7 @@ def collect(
         curves = {model.name: model.curve for model in models if model.curve}
         ledger_j = {**(before.ledger_j if before else {}), **began.ledger_j, **booked}
         reading.append(side, replace(began, ledger_j=ledger_j, curves=curves))  # first: none is without one
-        _append(out, [one.outcome for one in told])
+        add(out, lines_of(one.outcome for one in told))
         if monotonic() - told_s >= _TELL_S:
             told_s = monotonic()
             _say(f"{number} of {len(due)} questions")
@@ -158,18 +157,6 @@ def _lacking(
         (model, [way for way in ways if (told, arm_name(model.name, way)) not in done]) for model in models
     )
     return [(model, some) for model, some in due if some]
-
-
-def _append(out: Path, outcomes: Sequence[Outcome]) -> None:
-    """The lines of one question, in one write."""
-    lines = (json.dumps({"schema": OUTCOME, **asdict(one)}, allow_nan=False) + "\n" for one in outcomes)
-    write(out, "".join(lines))
-
-
-def _mend(path: Path) -> None:
-    """Take away the part of a line that a kill left."""
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _refuse_others(known: Sequence[Outcome], models: Sequence[Asked], out: Path) -> None:

@@ -79,7 +79,10 @@ class Grid:
         try:
             found = self._csv() if self.spec.endswith(".csv") else self._service()
         except _MALFORMED as error:
-            found = Intensity(None, source=self.spec, problem=f"{self.spec}: {type(error).__name__}: {error}")
+            plain = isinstance(error, ValueError | TokenjouleError)
+            why = str(error) if plain else f"{type(error).__name__}: {error}"
+            told = getattr(error, "strerror", None) or why  # which names the file as well
+            found = Intensity(None, source=self.spec, problem=f"{self.spec}: {told}")
         self._kept = time.monotonic(), found
         return found
 
@@ -87,8 +90,8 @@ class Grid:
         with open(Path(self.spec), encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         kinds = [kind for kind in (AVERAGE, MARGINAL) if rows and f"{kind}_g_per_kwh" in rows[0]]
-        if len(kinds) != 1:
-            raise ValueError("needs rows, and one column of average_g_per_kwh and marginal_g_per_kwh")
+        if len(kinds) != 1 or "time" not in rows[0]:
+            raise ValueError("needs rows, a column time, and one of average_g_per_kwh and marginal_g_per_kwh")
         past = [(at, row) for row in rows if (at := _time(row["time"])) <= self.clock()]
         if not past:
             raise ValueError("tells of no time before now")

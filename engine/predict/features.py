@@ -26,7 +26,23 @@ _SIZES = 12  # of a text; the others of its plain columns are spare
 
 def text_features(query: str, category: str | None = None) -> Array:
     """(144,): 16 plain, then words and the category by hash (CRC-32, so equal on every machine)."""
-    words = re.findall(r"[a-z]+|\d+", query.lower())
+    words = _words(query)
+    found = np.zeros(PLAIN + BUCKETS + CATEGORIES)
+    found[:_SIZES] = _sizes(query, words)
+    for word in words:
+        found[PLAIN + zlib.crc32(word.encode()) % BUCKETS] += 1 / math.sqrt(len(words))
+    if category is not None:
+        found[PLAIN + BUCKETS + zlib.crc32(category.encode()) % CATEGORIES] = 1.0
+    return found
+
+
+def _words(query: str) -> list[str]:
+    """And numbers."""
+    return re.findall(r"[a-z]+|\d+", query.lower())
+
+
+def _sizes(query: str, words: Sequence[str]) -> list[float]:
+    """(_SIZES,), as logarithms."""
     numbers = [word for word in words if word.isdigit()]
     lines = query.count("\n") + 1
     sizes = (
@@ -43,13 +59,7 @@ def text_features(query: str, category: str | None = None) -> Array:
         sum(character.isupper() for character in query),
         len(re.findall(r"^\s*\(?[A-J][.)]", query, re.MULTILINE)),
     )
-    found = np.zeros(PLAIN + BUCKETS + CATEGORIES)
-    found[:_SIZES] = [math.log1p(value) for value in sizes]
-    for word in words:
-        found[PLAIN + zlib.crc32(word.encode()) % BUCKETS] += 1 / math.sqrt(len(words))
-    if category is not None:
-        found[PLAIN + BUCKETS + zlib.crc32(category.encode()) % CATEGORIES] = 1.0
-    return found
+    return [math.log1p(value) for value in sizes]
 
 
 def text_rows(queries: Iterable[str], categories: Iterable[str | None]) -> Array:
@@ -61,12 +71,14 @@ def prefill_features(query: str, found: "Prefilled", layers: Sequence[int]) -> A
     """(F,): first the plain ones: next token's entropy (nats) and top-2 margin (log-probability), the
     prompt's mean NLL, log of its tokens, sizes of the text. Then hidden states of `layers`, last and mean.
     """
+    import torch
+
     log_p = found.logits.double().log_softmax(-1)
-    best = log_p.topk(2).values
-    entropy = -float((log_p.exp() * log_p).nan_to_num().sum())
+    entropy = -(log_p.exp() * log_p).nan_to_num().sum(0, keepdim=True)
+    states = torch.cat([part[layer] for layer in layers for part in (found.last, found.mean)])
+    # All at once: a device is waited for a single time.
+    told = torch.cat([entropy, log_p.topk(2).values, states.double()]).cpu().numpy()
     nll = 0.0 if math.isnan(found.nll) else found.nll
-    plain = [entropy, float(best[0] - best[1]), nll, math.log(len(found.token_ids))]
-    plain += list(text_features(query)[:_SIZES])
+    plain = [told[0], told[1] - told[2], nll, math.log(len(found.token_ids)), *_sizes(query, _words(query))]
     assert len(plain) == PLAIN
-    states = [part[layer].cpu().numpy() for layer in layers for part in (found.last, found.mean)]
-    return np.concatenate([plain, *states]).astype(np.float64)
+    return np.concatenate([plain, told[3:]])

@@ -26,6 +26,7 @@ class Outcome:
 
     `energy_source`: what told the joules ("measured", "curve", "table", "estimate", …). `confidence`: of the
     answer, its probability or its share of the vote. `features`: of the query, the same for all arms.
+    `setting`: what outcomes have in common that may stand in one file, where that is known.
     """
 
     question: str
@@ -41,6 +42,7 @@ class Outcome:
     elapsed_s: float | None = None
     confidence: float | None = None
     features: tuple[float, ...] | None = None
+    setting: str | None = None
 
     def __post_init__(self) -> None:
         if self.correct not in (0, 1, None):
@@ -68,17 +70,16 @@ def read_outcomes(path: Path) -> list[Outcome]:
     return read_lines(path, outcome)
 
 
-def write_outcomes(path: Path, outcomes: Iterable[Outcome], *, new: bool = False) -> None:
-    """As they come; `new`: only into a file that is not there yet. Raises `TokenjouleError`; a number that is
-    not finite is a `ValueError`.
-    """
+def lines_of(outcomes: Iterable[Outcome]) -> str:
+    """As a file has them. A number that is not finite is a `ValueError`."""
+    lines = (json.dumps({"schema": SCHEMA, **asdict(one)}, allow_nan=False) for one in outcomes)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """In place of what the file holds. Raises `TokenjouleError`."""
     try:
-        with open(path, "x" if new else "w", encoding="utf-8") as file:
-            for outcome in outcomes:
-                file.write(json.dumps({"schema": SCHEMA, **asdict(outcome)}, allow_nan=False) + "\n")
-                file.flush()
-    except FileExistsError as error:
-        raise TokenjouleError(f"{path} is there already, and what it holds has cost joules") from error
+        path.write_text(lines_of(outcomes), encoding="utf-8")
     except OSError as error:
         raise TokenjouleError(f"cannot write {path}: {error.strerror}") from error
 

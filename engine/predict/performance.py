@@ -57,7 +57,7 @@ class Performance:
         """
         if len(features if texts is None else set(texts)) < 2 * FOLDS or np.isnan(correct).all(0).any():
             raise ValueError(f"{len(features)} questions, or an arm without any, are too few to learn from")
-        projection = Projection.fit(features)
+        projection = Projection.fit(features).guarded(features)
         z = projection(features)
         numbers = np.arange(len(z)) if texts is None else numbered(texts)
         fold = np.random.default_rng(seed).permutation(numbers.max() + 1)[numbers] % FOLDS
@@ -76,12 +76,26 @@ class Performance:
 
     def predict(self, features: Array) -> Probabilities:
         """features (N, F)."""
-        scores = self.scorer(self.projection(features)).T
+        scores = self.scorer(self.projection(features))
+        return Probabilities(*_between(scores, self.grid, (self.p, self.low, self.high)))
 
-        def mapped(values: Array) -> Array:
-            return np.stack([np.interp(*arm) for arm in zip(scores, self.grid, values, strict=True)], axis=1)
 
-        return Probabilities(mapped(self.p), mapped(self.low), mapped(self.high))
+def _between(scores: Array, grid: Array, values: Sequence[Array]) -> list[Array]:
+    """np.interp of each arm's column, of all arms and `values` at once: it takes 36 calls for 12 arms.
+
+    scores (N, A); grid, values (A, GRID) -> (N, A) each.
+    """
+    arms = np.arange(len(grid))
+    reached = (grid <= scores[..., None]).sum(-1)  # points of the grid
+    at = np.clip(reached - 1, 0, grid.shape[1] - 2)
+    low, high = grid[arms, at], grid[arms, at + 1]
+    inside = (reached > 0) & (reached < grid.shape[1])
+    past, width = np.where(inside, scores - low, 0.0 * scores), np.where(inside, high - low, 1.0)  # nan: nan
+    at += reached == grid.shape[1]  # beyond the last point its own value stands
+    ends = np.minimum(at + 1, grid.shape[1] - 1)
+    return [
+        (of_arms[arms, ends] - of_arms[arms, at]) / width * past + of_arms[arms, at] for of_arms in values
+    ]
 
 
 def _calibrated(scores: Array, labels: Array) -> tuple[Array, Array, Array, Array]:

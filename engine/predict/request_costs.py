@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.energy.curve import request_features
 from engine.energy.nnls import nnls
 from engine.predict.features import Array
 from engine.predict.projection import Projection
@@ -28,7 +29,8 @@ Cost = Callable[[float, float], float]  # of (prompt tokens, new tokens)
 
 def by_curve(curve: "OperatingCurve", rows: int) -> Cost:
     """J of one prefill and `rows` decodes from it, which write m new tokens together, each as many."""
-    return lambda n, m: curve.predict(max(round(n), 1), max(round(m / rows), 1), rows, prompts=1)[0]
+    expected = curve.energy.expected  # without its band, which nobody asks for here
+    return lambda n, m: expected(request_features([max(round(n), 1)], max(round(m / rows), 1), rows))
 
 
 @dataclass(frozen=True)

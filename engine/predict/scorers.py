@@ -5,6 +5,7 @@ Fitted with scikit-learn and kept as arrays: a score is numpy alone.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,7 +43,8 @@ class Logistic:
 class Neighbours:
     """The share of the nearest that were right, drawn to the arm's mean by two neighbours' weight.
 
-    known (M, D), labels (M, A).
+    known (M, D), labels (M, A). What no query changes is kept from the first one on: of 0.31 ms for a query
+    beside 1,792 questions and 12 arms it took two thirds.
     """
 
     known: Array
@@ -52,10 +54,25 @@ class Neighbours:
     def __call__(self, z: Array) -> Array:
         """(N, D) -> (N, A)."""
         k = min(int(self.count), len(self.known))
-        distance = (self.known**2).sum(1) - 2 * z @ self.known.T  # but for |z|², the same for all
-        nearest = self.labels[np.argpartition(distance, k - 1, axis=1)[:, :k]]
-        found, mean = (~np.isnan(nearest)).sum(1), np.nanmean(self.labels, axis=0)
-        return (np.nansum(nearest, axis=1) + 2 * mean) / (found + 2)
+        distance = self._squares - 2 * z @ self.known.T  # but for |z|², the same for all
+        nearest = np.argpartition(distance, k - 1, axis=1)[:, :k]
+        right, found = (part[nearest].sum(1) for part in self._counted)
+        return (right + 2 * self._mean) / (found + 2)
+
+    @cached_property
+    def _squares(self) -> Array:
+        """(M,): |known|²."""
+        return (self.known**2).sum(1)
+
+    @cached_property
+    def _counted(self) -> tuple[Array, Array]:
+        """(M, A) each: 1 where an answer was right, and where it is known whether it was."""
+        return np.nan_to_num(self.labels), (~np.isnan(self.labels)).astype(np.float64)
+
+    @cached_property
+    def _mean(self) -> Array:
+        """(A,): the share of all that is known that was right."""
+        return np.nanmean(self.labels, axis=0)
 
 
 @dataclass(frozen=True)

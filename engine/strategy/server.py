@@ -10,7 +10,7 @@ from typing import Any
 from engine.energy.curve_store import content_digest, load_curve
 from engine.errors import TokenjouleError
 from engine.fetch import Reply, fetch
-from engine.predict.request_costs import by_curve
+from engine.predict.request_costs import Cost, by_curve
 from engine.strategy.ask import Technique
 from engine.strategy.ballot import majority
 from engine.strategy.completion import Completion
@@ -57,13 +57,20 @@ class Server:
         """(J, where from) of a request, `new_tokens` of all samples together; None where tokens or cost are
         not known. Raises `TokenjouleError`.
         """
-        if min(prompt_tokens, new_tokens) < 1:
+        cost = None if min(prompt_tokens, new_tokens) < 1 else self.cost(samples)
+        if cost is None:
             return None, ""
+        return cost(prompt_tokens, new_tokens), "table" if self.curve is None else "curve"
+
+    def cost(self, samples: int = 1) -> Cost | None:
+        """What a request takes, in J, as `joules` says; None where not known. Reads the curve's file once for
+        all requests. Raises `TokenjouleError`.
+        """
         if self.curve is not None:
-            return by_curve(load_curve(Path(self.curve)), samples)(prompt_tokens, new_tokens), "curve"
-        if self.joules_per_token is None:
-            return None, ""
-        return self.joules_per_token * (prompt_tokens + new_tokens), "table"
+            return by_curve(load_curve(Path(self.curve)), samples)
+        if (each_j := self.joules_per_token) is None:
+            return None
+        return lambda n, m: each_j * (max(round(n), 1) + max(round(m), 1))
 
 
 class _Problem(Exception):

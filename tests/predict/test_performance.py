@@ -5,8 +5,8 @@ import pytest
 
 from engine.predict import performance
 from engine.predict.chances import ece, log_loss, logit
-from engine.predict.performance import Performance
-from engine.predict.scorers import Both
+from engine.predict.performance import Performance, _between
+from engine.predict.scorers import Both, Neighbours
 from tests.router.planted import plant
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
@@ -138,3 +138,28 @@ def test_equal_texts_lie_in_one_fold(monkeypatch):
     apart.clear()
     Performance.fit(features, correct, kind="probe")
     assert not all(apart), "torn apart where nobody says which are equal"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_all_arms_are_mapped_at_once_as_numpy_maps_one(seed):
+    rng = np.random.default_rng(seed)
+    grid = np.sort(rng.random((5, 64)).round(1 + seed), axis=1)  # with few digits many points are equal
+    grid[0] = grid[0, 0]  # an arm whose scores were all alike
+    values = [rng.random((5, 64)) for _ in range(3)]
+    scores = rng.uniform(-0.2, 1.2, (40, 5))
+    scores[::3] = grid[:, seed]
+    scores[1] = np.nan
+    for found, of_arms in zip(_between(scores, grid, values), values, strict=True):
+        expected = np.stack([np.interp(*arm) for arm in zip(scores.T, grid, of_arms, strict=True)], axis=1)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_neighbours_are_the_nearest_by_distance_and_count_what_is_known():
+    rng = np.random.default_rng(0)
+    known, z, labels = rng.normal(size=(50, 4)), rng.normal(size=(7, 4)), rng.integers(0, 2, (50, 3)) * 1.0
+    labels[rng.random(labels.shape) < 0.3] = np.nan
+    found = Neighbours(known, labels, 9.0)(z)
+    for query, told in zip(z, found, strict=True):
+        near = labels[np.argsort(np.linalg.norm(known - query, axis=1))[:9]]
+        by_hand = (np.nansum(near, 0) + 2 * np.nanmean(labels, 0)) / ((~np.isnan(near)).sum(0) + 2)
+        np.testing.assert_allclose(told, by_hand, rtol=0, atol=1e-12)

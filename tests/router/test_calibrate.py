@@ -183,15 +183,44 @@ def test_features_of_another_model_are_refused(capsys, tmp_path):
     assert status == 1 and "2 features" in err
 
 
+def test_a_run_that_was_killed_goes_on_where_it_was(capsys, tmp_path):
+    (tmp_path / "arms.toml").write_text(LOCAL)
+    out, asked = tmp_path / "o.jsonl", tmp_path / "q.jsonl"
+    sums = [f"{a}+{b}=" for a in range(10, 16) for b in range(4, 8)]
+    lines = [json.dumps({"id": s, "prompt": s, "answer": str(eval(s[:-1]))}) for s in sums]
+    asked.write_text("\n".join(lines))
+    given = [out, "--run", asked, "--out", tmp_path / "e.npz", "--arms", tmp_path / "arms.toml"]
+    status, _, err = run(capsys, *given)
+    assert status == 0 and "24 questions to run, 0 in" in err
+    whole = out.read_text().splitlines(keepends=True)
+    out.write_text("".join(whole[:41]) + whole[41][:30])
+    status, report, err = run(capsys, *given)
+    assert status == 0 and "4 questions to run, 20 in" in err and json.loads(report)["questions"] == 6
+    assert out.read_text().splitlines(keepends=True)[:41] == whole[:41] and len(read_outcomes(out)) == 48
+    status, _, err = run(capsys, *given, "--grade", "number")
+    assert status == 2 and "graded exact, and is" in err
+
+
 def test_what_cost_joules_is_never_overwritten(capsys, stored):
     outcomes, before = stored / "o.jsonl", (stored / "o.jsonl").read_bytes()
-    (stored / "q.jsonl").write_text('{"id": "a", "prompt": "b", "answer": "c"}')
+    asked = (f'{{"id": "{n}", "prompt": "{n}?", "answer": "c"}}\n' for n in range(20))
+    (stored / "q.jsonl").write_text("".join(asked))
     arms = ("--arms", stored / "arms.toml")
     status, _, err = run(capsys, outcomes, "--out", outcomes, *arms)
     assert status == 2 and "same file" in err
     status, _, err = run(capsys, outcomes, "--run", stored / "q.jsonl", "--out", stored / "e.npz", *arms)
-    assert status == 1 and "is there already" in err
+    assert status == 2 and "the setting is not told" in err
     assert outcomes.read_bytes() == before and not (stored / "e.npz").exists()
+
+
+def test_what_cannot_come_to_anything_is_said_before_anything_is_asked(capsys, stored):
+    out = stored / "new.jsonl"
+    given = [out, "--run", stored / "q.jsonl", "--out", stored / "e.npz", "--arms", stored / "arms.toml"]
+    (stored / "q.jsonl").write_text('{"id": "a", "prompt": "b", "answer": "c"}')
+    status, _, err = run(capsys, *given)
+    assert status == 1 and "has 1 different questions; at least 20 are needed" in err and not out.exists()
+    status, _, err = run(capsys, *given, "--plot", stored / "p.txt")
+    assert status == 2 and "a plot ends in" in err and not out.exists()
 
 
 @pytest.mark.parametrize("option", ["--out", "--plot"])
