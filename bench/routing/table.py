@@ -1,4 +1,4 @@
-"""The study's tables together, for the terminal, README and the test bed's results: from records alone."""
+"""The study's tables together, for terminal, README and the test bed's results: from records alone."""
 
 from collections.abc import Sequence
 
