@@ -1,4 +1,6 @@
-"""What each part of a decode step saves: graph, dependent launch, the late host, fused kernels."""
+"""What each part of a decode step saves: graph, dependent launch, the late host, fused kernels; and what
+several steps in one graph would save.
+"""
 
 from functools import partial
 from typing import Any
@@ -9,7 +11,7 @@ from bench.contender import Contender
 from bench.cuda.cases import filled, made, run_case
 from bench.cuda.decode import ours
 from bench.cuda.device_source import DeviceSource
-from bench.cuda.loop_contender import Way
+from bench.cuda.loop_contender import GRAPH_STEPS, Way
 from bench.cuda.readers import fastest_readers
 from bench.cuda.setting import NO_DEPENDENT, Setting, arm_of
 from bench.engine_contender import EngineContender
@@ -17,10 +19,12 @@ from bench.record import Case
 
 NO_GRAPH = "gpu none, no graph"
 IN_TURN = "gpu none, not ahead"
+SEVERAL = f"gpu none, {GRAPH_STEPS} steps a graph"
 NO_FUSION = "torch none, no fusion"
 # What is asked about dependent launch comes first.
 HOW: dict[str, dict[str, Any]] = {
     NO_DEPENDENT: {"dependent": False},
+    SEVERAL: {"graph_steps": GRAPH_STEPS},
     IN_TURN: {"way": Way.IN_TURN},
     NO_GRAPH: {"way": Way.LAUNCHED},
 }

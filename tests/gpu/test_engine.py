@@ -20,6 +20,7 @@ from tests.kernels.interpreted.test_engine import (  # noqa: F401
     test_a_row_that_ends_by_itself_costs_one_step_more,
     test_forks_of_any_prompt_are_the_references,
     test_forks_read_what_they_share_once_and_go_ways_of_their_own,
+    test_graphs_of_several_steps_choose_what_single_ones_do,
     test_greedy_tokens_are_the_references,
     test_hidden_states_come_from_single_forwards,
     test_policies_that_need_to_know_get_to_know,
