@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import tables
+from bench.aot_table import aot_section, aot_tables
 from bench.attribution.table import attribution_section, attribution_tables
 from bench.fidelity_table import fidelity_table
 from bench.gpu_table import everything_gpu, gpu_section
@@ -29,7 +30,6 @@ ELSEWHERE = {
         name: f"`python -m bench.experiments.{name} --from FILE` shows them."
         for name in ("fig1", "fig2", "fig3", "fig4")
     },
-    "aot": "the table of `bench.aot` is printed while it compiles.",
 }
 
 
@@ -85,7 +85,7 @@ def everything(records: Sequence[Record]) -> str:
     if any(record.benchmark == "decode" for record in records):
         parts += [tables.decode_tables(records), tables.target_table(records), tables.alone_table(records)]
     parts += [_kernels(records), fidelity_table(records), tables.bandwidth_table(records)]
-    parts.append(everything_gpu(records))
+    parts += [everything_gpu(records), aot_tables(records)]
     parts += [attribution_tables(records), recorded_table(records), router_tables(records)]
     parts += elsewhere(records)
     stamps = {record.stamp.run: record.stamp for record in records}
@@ -136,6 +136,7 @@ SECTIONS = {
     "decode": summary,
     "fidelity": fidelity,
     "gpu": gpu_section,
+    "aot": aot_section,
     "attribution": attribution_section,
     "router": router_section,
     "testbed": testbed_section,

@@ -19,12 +19,10 @@ from bench.record import Case
 
 NO_GRAPH = "gpu none, no graph"
 IN_TURN = "gpu none, not ahead"
-SEVERAL = f"gpu none, {GRAPH_STEPS} steps a graph"
 NO_FUSION = "torch none, no fusion"
 # What is asked about dependent launch comes first.
 HOW: dict[str, dict[str, Any]] = {
     NO_DEPENDENT: {"dependent": False},
-    SEVERAL: {"graph_steps": GRAPH_STEPS},
     IN_TURN: {"way": Way.IN_TURN},
     NO_GRAPH: {"way": Way.LAUNCHED},
 }
@@ -38,7 +36,9 @@ def run(setting: Setting) -> None:
         context = sorted(setting.scale.contexts)[len(setting.scale.contexts) // 2]
         case = Case(source.model, source.shape_only, "decode", 1, context)
         arms: list[Contender] = [ours(setting, source)]
-        for name, how in HOW.items() if setting.backend == "gpu" else ():
+        at_once = min(GRAPH_STEPS, setting.scale.steps)
+        several = {f"gpu none, {at_once} steps a graph": {"graph_steps": at_once}}
+        for name, how in (HOW | several).items() if setting.backend == "gpu" else ():
             arm = arm_of(setting, "none", name)
             changed = made(setting, arm, case, partial(ours, setting, source, name=name, **how))
             if changed is not None:
