@@ -2,8 +2,9 @@
 
     python -m bench.report FILE.jsonl… [--figure FILE.png] [--update FILE.md]
 
-Of each benchmark the newest run counts; `--run ID` takes another. `--update` replaces what stands between
-`<!-- bench:decode -->` and `<!-- end bench:decode -->`, as in README.md and docs/results.md.
+Of each benchmark, and of `bench.aot` of each variant, the newest run counts; `--run ID` takes another.
+`--update` replaces what stands between `<!-- bench:decode -->` and `<!-- end bench:decode -->`, as in README.md
+and docs/results.md.
 """
 
 import argparse
@@ -72,11 +73,16 @@ def newest(records: Sequence[Record], run: str | None) -> list[Record]:
             known = ", ".join(dict.fromkeys(record.stamp.run for record in records)) or "no run at all"
             raise UsageError(f"there is no run {run!r}; the files hold {known}")
         return chosen
-    latest = {record.benchmark: record.stamp.run for record in sorted(records, key=lambda r: r.stamp.utc)}
-    chosen = [record for record in records if record.stamp.run == latest[record.benchmark]]
+    latest = {_subject(record): record.stamp.run for record in sorted(records, key=lambda r: r.stamp.utc)}
+    chosen = [record for record in records if record.stamp.run == latest[_subject(record)]]
     if not chosen:
         raise UsageError("the files hold no records")
     return chosen
+
+
+def _subject(record: Record) -> tuple[str, ...]:
+    """What runs of are newer or older: a benchmark; but of kernels that were compiled each by itself."""
+    return (record.benchmark, *((record.arm.name, record.arm.note) if record.benchmark == "aot" else ()))
 
 
 def everything(records: Sequence[Record]) -> str:

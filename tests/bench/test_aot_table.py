@@ -1,10 +1,11 @@
 """The table of compiled kernels is made from the records of `bench.aot` alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from bench.aot_table import aot_section, aot_tables
 from bench.record import Arm, Case, Record, Value, append
-from bench.report import main
+from bench.report import main, newest
 from tests.bench.records import STAMP
 
 
@@ -54,6 +55,15 @@ def test_what_fails_is_named_with_its_variant() -> None:
     assert table.count("| head_kernel sm_89 | BATCH=1 | ") == 2
     assert "| 8 bytes of stack |" in table and "| does not compile: PTXASError |" in table
     assert "Fails" not in aot_tables(RECORDS)
+
+
+def test_runs_of_other_variants_stand_beside_each_other_and_a_newer_one_of_the_same_replaces() -> None:
+    later = replace(STAMP, run="r2", utc="2026-01-03T00:00:00+00:00")
+    again = replace(compiled("add_kernel", 80, 140), stamp=later)
+    more = replace(compiled("merge_kernel", 80, 64), stamp=later)
+    found = cells(aot_tables(newest([*RECORDS, again, more], None)))
+    assert found["add_kernel sm_80"][:2] == ["1 of 1", "140"] and found["begin_kernel sm_80"][0] == "1 of 1"
+    assert found["all sm_80"][0] == "3 of 3"
 
 
 def test_a_document_is_filled_from_the_records_of_a_file(tmp_path: Path) -> None:
