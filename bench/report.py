@@ -3,8 +3,8 @@
     python -m bench.report FILE.jsonl… [--figure FILE.png] [--update FILE.md]
 
 Of each benchmark, and of `bench.aot` of each variant, the newest run counts; `--run ID` takes another.
-`--update` replaces what stands between `<!-- bench:decode -->` and `<!-- end bench:decode -->`, as in README.md
-and docs/results.md.
+`--update` replaces what stands between `<!-- bench:decode -->` and `<!-- end bench:decode -->`, as in
+README.md and docs/results.md.
 """
 
 import argparse

@@ -44,10 +44,12 @@ def check_graph_steps(steps: int, backend: Backend) -> None:
 class Chosen:
     """What one step chose, in the order of the loaded rows, and when it ran, on the ledger's clock.
 
-    `logits` (B, V) fp32, where they are kept. `timed_together`: steps whose times are parts of one.
+    `log_probabilities` of the tokens by the model's own logits. `logits` (B, V) fp32, where they are kept.
+    `timed_together`: steps whose times are parts of one.
     """
 
     tokens: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
     begun_s: float
     ended_s: float
     logits: Tensor | None = None
@@ -157,6 +159,7 @@ class Ahead:
         for index, row in enumerate(self._loaded):
             if going[index]:
                 row.chosen, row.last_forward = chosen.tokens[index], len(self._ledger.marks) - 1
+                row.log_probability = chosen.log_probabilities[index]
                 row.logits = None if chosen.logits is None else chosen.logits[index]
             elif not wanted[index]:
                 self._ledger.count(Phase.DISCARDED, 1)

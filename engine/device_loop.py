@@ -145,17 +145,20 @@ class GpuLoop:
 
     def collect(self) -> Chosen:
         launch = self._flying[0]  # still to be collected where Ctrl-C ends the wait
-        tokens = self._captured.ring.receive(launch.first + launch.told).tokens[: len(self._rows)].tolist()
+        chosen = self._captured.ring.receive(launch.first + launch.told)
+        count = len(self._rows)
+        tokens, scores = chosen.tokens[:count], (chosen.logits - chosen.logsumexp)[:count]
         follows = launch.begun is None or launch.told
         begun_s = self._ended_s if follows else self._clock.seconds(launch.begun)
         left_s = self._clock.seconds(launch.ended) - begun_s
         # Of the latest step: whoever asks for logits lets none run ahead.
-        logits = self._captured.step.logits[: len(self._rows)].clone() if self._keep_logits else None
+        logits = self._captured.step.logits[:count].clone() if self._keep_logits else None
         self._ended_s = begun_s + left_s / (launch.steps - launch.told)
         launch.told += 1
         if launch.told == launch.steps:
             del self._flying[0]
-        return Chosen(tuple(tokens), begun_s, self._ended_s, logits, launch.steps)
+        told = tuple(tokens.tolist()), tuple(scores.tolist())
+        return Chosen(*told, begun_s, self._ended_s, logits, launch.steps)
 
     def _sized(self, rows: int) -> StepShape:
         parts = self._steps.parts

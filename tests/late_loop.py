@@ -63,7 +63,8 @@ class LateLoop:
         self.launched.append(fed)
         chosen = tuple(tokens[-1] for _, _, _, tokens in self._rows)
         kept = logits if self.keep_logits else None
-        self._waiting.append(Chosen(chosen, begun_s, time.monotonic(), kept, together))
+        scores = tuple(float(row[token]) for row, token in zip(logits.log_softmax(-1), chosen, strict=True))
+        self._waiting.append(Chosen(chosen, scores, begun_s, time.monotonic(), kept, together))
         self.most_waiting = max(self.most_waiting, len(self._waiting))
 
     def collect(self) -> Chosen:

@@ -24,6 +24,7 @@ from tests.kernels.interpreted.test_engine import (  # noqa: F401
     test_greedy_tokens_are_the_references,
     test_hidden_states_come_from_single_forwards,
     test_policies_that_need_to_know_get_to_know,
+    test_rows_of_a_request_read_their_prompt_once,
     test_sampled_tokens_depend_on_seed_and_row_alone,
     test_the_pool_outlives_requests_and_grows,
 )

@@ -183,13 +183,15 @@ class Forks:
         self.loop.launch()
         chosen = self.loop.collect()
         assert chosen.logits is not None
-        for row, token, logits in zip(self.loop._rows, chosen.tokens, chosen.logits, strict=True):
+        told = zip(self.loop._rows, chosen.tokens, chosen.log_probabilities, chosen.logits, strict=True)
+        for row, token, score, logits in told:
             alone = self.apart.add_row()
             layout = self.apart.extend({alone: len(row.tokens)})
             expected = self.reference.forward(row.tokens, layout, self.apart)[0][0]
             self.apart.free(alone)
             assert (logits - expected).abs().max() <= bound(2.0**-16) * expected.abs().max()
             assert token == int(logits.argmax())
+            assert score == pytest.approx(float(logits.log_softmax(-1)[token]), abs=1e-4)
             row.emit(token, forward=None)
 
 
