@@ -28,10 +28,10 @@ def aot_tables(records: Sequence[Record]) -> str:
     found = [r for r in records if r.benchmark == "aot"]
     if not found:
         return ""
-    names = list(dict.fromkeys(r.arm.name for r in found))
-    rows = [_row(*name.split(), [r for r in found if r.arm.name == name]) for name in sorted(names)]
-    for architecture in sorted({name.split()[1] for name in names}):
-        rows.append(_row("all", architecture, [r for r in found if r.arm.name.endswith(architecture)]))
+    names = {r.arm.name for r in found}
+    rows = [_row(name, [r for r in found if r.arm.name == name]) for name in sorted(names)]
+    for architecture in sorted({name.partition(" ")[2] for name in names}):
+        rows.append(_row(f"all {architecture}", [r for r in found if r.arm.name.endswith(architecture)]))
     failing = [[r.arm.name, r.arm.note, r.derived["holds"].source] for r in found if not _holds(r)]
     parts = [markdown(HEADER, rows)]
     parts += [markdown(("Fails", "variant", "what is wrong"), failing)] if failing else []
@@ -42,8 +42,8 @@ def _holds(record: Record) -> bool:
     return record.derived["holds"].value == 1
 
 
-def _row(kernel: str, architecture: str, variants: Sequence[Record]) -> list[str]:
-    """`ahead`: of the variants that ask for weights before they wait, the fewest bytes a thread asks for."""
+def _row(name: str, variants: Sequence[Record]) -> list[str]:
+    """Of a kernel and architecture. Ahead: bytes that a thread asks for before it waits, where it does."""
 
     def values(name: str) -> list[float]:
         return [value for r in variants if (value := r.derived[name].value) is not None]
@@ -57,8 +57,7 @@ def _row(kernel: str, architecture: str, variants: Sequence[Record]) -> list[str
 
     ahead = [size for size in values("weights_before_wait") if size]
     return [
-        kernel,
-        architecture,
+        *name.split(),
         f"{sum(map(_holds, variants))} of {len(variants)}",
         between("registers"),
         between("stack"),
