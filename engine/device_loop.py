@@ -148,8 +148,9 @@ class GpuLoop:
         chosen = self._captured.ring.receive(launch.first + launch.told)
         count = len(self._rows)
         tokens, scores = chosen.tokens[:count], (chosen.logits - chosen.logsumexp)[:count]
-        follows = launch.begun is None or launch.told
-        begun_s = self._ended_s if follows else self._clock.seconds(launch.begun)
+        begun_s = self._ended_s
+        if launch.begun is not None and not launch.told:
+            begun_s = self._clock.seconds(launch.begun)
         left_s = self._clock.seconds(launch.ended) - begun_s
         # Of the latest step: whoever asks for logits lets none run ahead.
         logits = self._captured.step.logits[:count].clone() if self._keep_logits else None
