@@ -2,8 +2,9 @@
 
     python -m bench.report FILE.jsonl… [--figure FILE.png] [--update FILE.md]
 
-Of each benchmark the newest run counts; `--run ID` takes another. `--update` replaces what stands between
-`<!-- bench:decode -->` and `<!-- end bench:decode -->`, as in README.md and docs/results.md.
+Of each benchmark, and of `bench.aot` of each variant, the newest run counts; `--run ID` takes another.
+`--update` replaces what stands between `<!-- bench:decode -->` and `<!-- end bench:decode -->`, as in
+README.md and docs/results.md.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import tables
+from bench.aot_table import aot_section, aot_tables
 from bench.attribution.table import attribution_section, attribution_tables
 from bench.fidelity_table import fidelity_table
 from bench.gpu_table import everything_gpu, gpu_section
@@ -29,7 +31,6 @@ ELSEWHERE = {
         name: f"`python -m bench.experiments.{name} --from FILE` shows them."
         for name in ("fig1", "fig2", "fig3", "fig4")
     },
-    "aot": "the table of `bench.aot` is printed while it compiles.",
 }
 
 
@@ -72,11 +73,16 @@ def newest(records: Sequence[Record], run: str | None) -> list[Record]:
             known = ", ".join(dict.fromkeys(record.stamp.run for record in records)) or "no run at all"
             raise UsageError(f"there is no run {run!r}; the files hold {known}")
         return chosen
-    latest = {record.benchmark: record.stamp.run for record in sorted(records, key=lambda r: r.stamp.utc)}
-    chosen = [record for record in records if record.stamp.run == latest[record.benchmark]]
+    latest = {_subject(record): record.stamp.run for record in sorted(records, key=lambda r: r.stamp.utc)}
+    chosen = [record for record in records if record.stamp.run == latest[_subject(record)]]
     if not chosen:
         raise UsageError("the files hold no records")
     return chosen
+
+
+def _subject(record: Record) -> tuple[str, ...]:
+    """What runs of are newer or older: a benchmark; but of kernels that were compiled each by itself."""
+    return (record.benchmark, *((record.arm.name, record.arm.note) if record.benchmark == "aot" else ()))
 
 
 def everything(records: Sequence[Record]) -> str:
@@ -85,7 +91,7 @@ def everything(records: Sequence[Record]) -> str:
     if any(record.benchmark == "decode" for record in records):
         parts += [tables.decode_tables(records), tables.target_table(records), tables.alone_table(records)]
     parts += [_kernels(records), fidelity_table(records), tables.bandwidth_table(records)]
-    parts.append(everything_gpu(records))
+    parts += [everything_gpu(records), aot_tables(records)]
     parts += [attribution_tables(records), recorded_table(records), router_tables(records)]
     parts += elsewhere(records)
     stamps = {record.stamp.run: record.stamp for record in records}
@@ -136,6 +142,7 @@ SECTIONS = {
     "decode": summary,
     "fidelity": fidelity,
     "gpu": gpu_section,
+    "aot": aot_section,
     "attribution": attribution_section,
     "router": router_section,
     "testbed": testbed_section,

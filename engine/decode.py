@@ -77,7 +77,7 @@ class Decoder:
         needs = frozenset[str]().union(*asked)
         self._taps = tapped_layers(needs)
         self._scores = "logprob" in needs
-        self._keep_logits = "logits" in needs or self._scores
+        self._keep_logits = "logits" in needs
         if self._taps and max(self._taps) >= model.config.n_layers:
             raise UsageError(f"hidden:{max(self._taps)} of a model with {model.config.n_layers} layers")
         context = model.config.max_context
@@ -104,7 +104,7 @@ class Decoder:
         self._ahead: Ahead | None = None
         loop = self._device_loop()
         if loop is not None:
-            late = needs.isdisjoint({"logits", "logprob", "probe", "sync"})
+            late = needs.isdisjoint({"logits", "probe", "sync"})
             self._ahead = Ahead(loop, self._cache, ledger, late=late)
         wanted = "probe" in needs
         self._probing = Probing(model, tokenizer, self._cache, ledger, probe_mode, wanted=wanted)
@@ -206,9 +206,6 @@ class Decoder:
         lacking = {len(row.tokens) - self._cache.length(row.cache_row) for row in rows}
         if ahead is not None and (ahead.is_busy or lacking == {1}):
             ahead.next(rows)
-            chosen = [row for row in rows if row.chosen is not None and row.logits is not None]
-            if self._scores and chosen:
-                _score(chosen, torch.stack([row.logits for row in chosen if row.logits is not None]))
         else:
             self._forward(rows)
 
@@ -279,7 +276,7 @@ class Decoder:
             _predict=self._predict,
             _budget_j=self._dial.budget_j,
             _logits=row.logits if chosen else None,
-            _log_probability=row.log_probability if chosen else None,
+            _log_probability=row.log_probability if chosen and self._scores else None,
             _hidden=row.hidden if chosen else {},
         )
 

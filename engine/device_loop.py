@@ -5,11 +5,12 @@ begins and kept for later ones, over a pool of pages that outlives requests: cap
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
-from engine.ahead import Chosen
+from engine.ahead import MOST_GRAPH_STEPS, Chosen
 from engine.cache import KVCache
 from engine.rows import Row
 from engine.sampler import Sampling
@@ -24,19 +25,33 @@ FEWEST_PAGES = 64  # of a row that a step is captured for
 
 
 class CapturedStep:
-    """A step, its graph, and where the host reads what it chose."""
+    """A step, its graph, that of `graph_steps` of it in a row, and where the host reads what they chose."""
 
-    def __init__(self, parts: Parts, shape: StepShape) -> None:
+    def __init__(self, parts: Parts, shape: StepShape, graph_steps: int = 1) -> None:
         self.step = DecodeStep(parts, shape)
-        self.launch = Captured(self.step.run, parts.backend.device)
+        self.graphs: dict[int, Callable[[], None]] = {
+            steps: Captured(partial(_in_a_row, self.step, steps), parts.backend.device)
+            for steps in {1, graph_steps}
+        }
         self.ring = HostRing(self.step.state.ring)
+        kept = len(self.step.state.ring)
+        assert kept >= 2 * MOST_GRAPH_STEPS, "what is read must outlast what is under way"
+
+    def launch(self, steps: int = 1) -> None:
+        """Begin `steps`, for which there is a graph."""
+        self.graphs[steps]()
+
+
+def _in_a_row(step: DecodeStep, steps: int) -> None:
+    for _ in range(steps):
+        step.run()
 
 
 class CapturedSteps:
-    """The captured steps of one model over one pool of pages."""
+    """The captured steps of one model over one pool of pages; `graph_steps` of them also as one graph."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+    def __init__(self, parts: Parts, *, graph_steps: int = 1) -> None:
+        self.parts, self.graph_steps = parts, graph_steps
         self._kept: dict[StepShape, CapturedStep] = {}
 
     @property
@@ -47,8 +62,19 @@ class CapturedSteps:
     def of(self, shape: StepShape) -> CapturedStep:
         """Captured on first use."""
         if shape not in self._kept:
-            self._kept[shape] = CapturedStep(self.parts, shape)
+            self._kept[shape] = CapturedStep(self.parts, shape, self.graph_steps)
         return self._kept[shape]
+
+
+@dataclass(slots=True)
+class _Launch:
+    """Steps from number `first` on, `told` of which were collected; `begun` None: behind what came before."""
+
+    first: int
+    steps: int
+    begun: "torch.cuda.Event | float | None"
+    ended: "torch.cuda.Event | float"
+    told: int = 0
 
 
 class GpuLoop:
@@ -71,6 +97,7 @@ class GpuLoop:
         prefix: int | None = None,
     ) -> None:
         self._steps, self._cache, self._keep_logits = steps, cache, keep_logits
+        self.graph_steps = steps.graph_steps
         self._shape = StepShape(
             rows=_power_of_two(len(rows)),
             pages=max(_power_of_two(-(-max(row.limit for row in rows) // cache.page_size)), FEWEST_PAGES),
@@ -82,7 +109,7 @@ class GpuLoop:
             steps.of(self._sized(1 << power))
         self._clock = DeviceClock(steps.parts.backend.device, clock)
         self._rows: tuple[Row, ...] = ()
-        self._flying: list[tuple[int, torch.cuda.Event | float | None, torch.cuda.Event | float]] = []
+        self._flying: list[_Launch] = []
         self._launched, self._ended_s = 0, 0.0
 
     def load(self, rows: Sequence[Row]) -> None:
@@ -106,24 +133,33 @@ class GpuLoop:
         prefix = self._captured.step.rows.prefix
         return 0 if prefix is None else int(prefix)
 
-    def launch(self) -> None:
+    def launch(self, steps: int = 1) -> None:
         begun = None if self._flying else self._clock.mark()
-        self._captured.launch()
-        self._flying.append((self._launched, begun, self._clock.mark()))
-        self._captured.ring.send(self._launched)
-        self._launched += 1
-        for row in self._rows:
-            self._cache.advance(row.cache_row)
+        self._captured.launch(steps)
+        self._flying.append(_Launch(self._launched, steps, begun, self._clock.mark()))
+        for _ in range(steps):
+            self._captured.ring.send(self._launched)
+            self._launched += 1
+            for row in self._rows:
+                self._cache.advance(row.cache_row)
 
     def collect(self) -> Chosen:
-        number, begun, ended = self._flying[0]  # still to be collected where Ctrl-C ends the wait
-        tokens = self._captured.ring.receive(number).tokens[: len(self._rows)].tolist()
-        begun_s = self._ended_s if begun is None else self._clock.seconds(begun)
-        self._ended_s = self._clock.seconds(ended)
+        launch = self._flying[0]  # still to be collected where Ctrl-C ends the wait
+        chosen = self._captured.ring.receive(launch.first + launch.told)
+        count = len(self._rows)
+        tokens, scores = chosen.tokens[:count], (chosen.logits - chosen.logsumexp)[:count]
+        begun_s = self._ended_s
+        if launch.begun is not None and not launch.told:
+            begun_s = self._clock.seconds(launch.begun)
+        left_s = self._clock.seconds(launch.ended) - begun_s
         # Of the latest step: whoever asks for logits lets none run ahead.
-        logits = self._captured.step.logits[: len(self._rows)].clone() if self._keep_logits else None
-        del self._flying[0]
-        return Chosen(tuple(tokens), begun_s, self._ended_s, logits)
+        logits = self._captured.step.logits[:count].clone() if self._keep_logits else None
+        self._ended_s = begun_s + left_s / (launch.steps - launch.told)
+        launch.told += 1
+        if launch.told == launch.steps:
+            del self._flying[0]
+        told = tuple(tokens.tolist()), tuple(scores.tolist())
+        return Chosen(*told, begun_s, self._ended_s, logits, launch.steps)
 
     def _sized(self, rows: int) -> StepShape:
         parts = self._steps.parts

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 from types import TracebackType
 
+from engine.ahead import check_graph_steps
 from engine.chat import ChatTemplate
 from engine.decode import Decoder
 from engine.device_errors import device_failures
@@ -101,6 +102,7 @@ class Engine:
         require_measured_energy: bool = False,
         meter: Meter | None = None,
         profile: bool = False,
+        graph_steps: int = 1,
         curve: str | Path = AUTO,
         on_progress: OnProgress = ignore,
     ) -> "Engine":
@@ -113,7 +115,8 @@ class Engine:
         needs `random_weights`. `device`: a CUDA index, "cpu", or None for the first CUDA device if there is
         one. `quantize`: "none", "int8" or "int4", None for what the directory holds. `meter` replaces
         `energy_source`. `profile`: every stage is timed, see `engine.profile`. `on_progress` hears of every
-        part of the work that takes time. Raises `TokenjouleError` (`UsageError`, `MeterError`) with one line.
+        part of the work that takes time. `graph_steps`: decode steps that a GPU may take in one launch, see
+        `engine.ahead`. Raises `TokenjouleError` (`UsageError`, `MeterError`) with one line.
         """
         begun = time.monotonic()
         place = choose_device(device)
@@ -135,6 +138,7 @@ class Engine:
             chosen = choose_backend(backend, place, kind)
             if profile:
                 chosen = ProfiledBackend(chosen)
+            check_graph_steps(graph_steps, chosen)
             scheme = choose_scheme(quantize, config.quantization)
             check_memory(config, kind, scheme, place)
             curve_key = CurveKey(
@@ -155,7 +159,7 @@ class Engine:
             )
             with compilations(chosen, lambda done: on_progress(LoadStep(Work.KERNELS, done, None))):
                 try:
-                    loaded = Model(config, weights, chosen)
+                    loaded = Model(config, weights, chosen, graph_steps=graph_steps)
                 except BackendUnavailable as error:
                     raise TokenjouleError(str(error)) from error
                 warmed, power_w = warm_up(loaded, tokenizer, poller)
@@ -272,18 +276,11 @@ class Engine:
             raise MeterError(f"the meter failed: {self.poller.failure}")
         if isinstance(prompts, str):
             raise UsageError("prompts must be a list; for one prompt there is generate()")
-        counts = {
-            "max_new_tokens": max_new_tokens,
-            "answer_tokens": answer_tokens,
-            "rows_at_once": rows_at_once,
-        }
-        for name, value in counts.items():
+        for name, value in {"answer_tokens": answer_tokens, "rows_at_once": rows_at_once}.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
         if probe_mode not in MODES:
             raise UsageError(f"unknown probe mode {probe_mode!r}; known: {', '.join(MODES)}")
-        if any(not sequence for sequence in stop_sequences):
-            raise UsageError("a stop sequence must not be empty")
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, answer_temperature)
         if answer_temperature is not None and self.thinking is None:
             raise UsageError("an answer temperature needs a model that marks its thinking")
@@ -390,7 +387,7 @@ class Engine:
             )
         return Request(
             prompt_ids=tuple(ids),
-            max_new_tokens=max_new_tokens or NEW_TOKENS,
+            max_new_tokens=NEW_TOKENS if max_new_tokens is None else max_new_tokens,
             sampling=sampling,
             stop_sequences=tuple(stop_sequences),
             eos_ids=frozenset() if ignore_eos else frozenset(config.eos_ids),

@@ -66,6 +66,13 @@ def parser() -> argparse.ArgumentParser:
         choices=("none", "int8", "int4"),
         help="pack the weights (default: as the checkpoint is)",
     )
+    model.add_argument(
+        "--graph-steps",
+        type=_count,
+        default=1,
+        metavar="K",
+        help="steps that a GPU takes in one launch where no policy steers (default 1)",
+    )
     text = cli.add_argument_group("generation")
     text.add_argument("--max-new-tokens", type=_count, metavar="N", help="default: 512, context permitting")
     text.add_argument("--ignore-eos", action="store_true", help="go on behind an end-of-sequence token")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from engine.ahead import DeviceLoop
+from engine.ahead import DeviceLoop, check_graph_steps
 from engine.cache import KVCache, new_pool
 from engine.config import ModelConfig
 from engine.rope import angles, inverse_frequencies
@@ -27,7 +27,12 @@ PAGE_SIZE = 16  # tokens; vLLM's default: little waste per row, few table entrie
 class Model:
     """A config, its weights prepared for one backend, and the forward over them."""
 
-    def __init__(self, config: ModelConfig, weights: ModelWeights, backend: Backend) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: ModelWeights, backend: Backend, *, graph_steps: int = 1
+    ) -> None:
+        """`graph_steps`: decode steps that one launch may take, see `engine.ahead`."""
+        check_graph_steps(graph_steps, backend)
+        self._graph_steps = graph_steps
         self.config = config
         self.backend = backend
         self.dtype = weights.dtype
@@ -117,7 +122,8 @@ class Model:
         positions = torch.arange(self.config.max_context, device=self.backend.device)
         cos, sin = angles(positions, self._frequencies.to(positions.device), self._rope_factor)
         return CapturedSteps(
-            Parts(self.backend, self._embedding, self._layers, self._head, pool, cos, sin, PAGE_SIZE)
+            Parts(self.backend, self._embedding, self._layers, self._head, pool, cos, sin, PAGE_SIZE),
+            graph_steps=self._graph_steps,
         )
 
     def _roomy_pool(self, pages: int) -> tuple[LayerCache, ...]:

@@ -19,7 +19,7 @@ from engine.tokenizer import TextStream, Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What one row is asked for. `policies` are this row's own copies."""
+    """What one row is asked for. `policies` are this row's own copies. Raises `UsageError` for nothing."""
 
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
@@ -29,6 +29,12 @@ class Request:
     policies: tuple[StopPolicy, ...] = ()
     question: str | None = None
     category: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if not all(self.stop_sequences):
+            raise UsageError("a stop sequence must not be empty")
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class Runner:
                 energy_source=options.energy_source,
                 require_measured_energy=options.require_measured,
                 profile=options.profile,
+                graph_steps=options.graph_steps,
                 curve=options.curve,
                 on_progress=line,
             )

@@ -4,8 +4,8 @@ A hook or policy names what it `needs`; what no one asks for is neither computed
 "logits" (V,) fp32 that the token was chosen from; "logprob" the token's log-probability by these; "hidden:L"
 (E,) state after layer L at the position that gave the token; "probe" the policy returns `Probe`; "sync" it
 must act before the next token is computed.
-On a GPU steps run one ahead of what the host has read: a policy with none of these needs acts one step late,
-and what was fed in vain is booked as `discarded`.
+On a GPU steps run one ahead of what the host has read: a policy with no need but "logprob" acts one step
+late, and what was fed in vain is booked as `discarded`.
 """
 
 from __future__ import annotations

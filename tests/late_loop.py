@@ -18,12 +18,17 @@ from engine.sampler import sample
 class LateLoop:
     """Runs any backend as a device would run itself: it hears of rows when they are loaded, not again.
 
-    `launched`: the tokens fed by every step. `fails_at`: the number of the step whose result never comes.
+    `launched`: the tokens fed by every step; `sizes`: the steps of every launch, `most_waiting` of them
+    told of at once. `fails_at`: the number of the step whose result never comes.
     """
+
+    graph_steps = 1
 
     def __init__(self, model: Model, cache: KVCache, *, keep_logits: bool) -> None:
         self.model, self.cache, self.keep_logits = model, cache, keep_logits
         self.launched: list[list[int]] = []
+        self.sizes: list[int] = []
+        self.most_waiting = 0
         self.loads = 0
         self.fails_at: int | None = None
         self.rows_of_request: list[Row] = []
@@ -40,7 +45,13 @@ class LateLoop:
         self.rows_of_request = self.rows_of_request or list(rows)
         self._rows = [(r.cache_row, r.request.sampling, r.number, list(r.tokens)) for r in rows]
 
-    def launch(self) -> None:
+    def launch(self, steps: int) -> None:
+        assert steps in (1, self.graph_steps)
+        self.sizes.append(steps)
+        for _ in range(steps):
+            self._step(steps)
+
+    def _step(self, together: int) -> None:
         begun_s = time.monotonic()
         fed = [tokens[-1] for _, _, _, tokens in self._rows]
         layout = self.cache.extend({cache_row: 1 for cache_row, _, _, _ in self._rows})
@@ -52,7 +63,9 @@ class LateLoop:
         self.launched.append(fed)
         chosen = tuple(tokens[-1] for _, _, _, tokens in self._rows)
         kept = logits if self.keep_logits else None
-        self._waiting.append(Chosen(chosen, begun_s, time.monotonic(), kept))
+        scores = tuple(float(row[token]) for row, token in zip(logits.log_softmax(-1), chosen, strict=True))
+        self._waiting.append(Chosen(chosen, scores, begun_s, time.monotonic(), kept, together))
+        self.most_waiting = max(self.most_waiting, len(self._waiting))
 
     def collect(self) -> Chosen:
         if self.fails_at is not None and len(self.launched) >= self.fails_at:

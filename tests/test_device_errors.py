@@ -145,9 +145,9 @@ class FailingLoop(LateLoop):
         if self.error_in == place and len(self.launched) >= self.at - (place == "launch"):
             raise self.error
 
-    def launch(self) -> None:
+    def launch(self, steps: int) -> None:
         self._fail_in("launch")
-        super().launch()
+        super().launch(steps)
 
     def collect(self) -> Any:
         self._fail_in("collect")

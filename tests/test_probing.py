@@ -1,12 +1,14 @@
 """Probes read alone and riding along: the same answers, the same tokens, the joules in their place."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from engine.engine import Engine
+from engine.probing import Probing
 from engine.steps import Phase, Probe, ProbeReading, Step, Stop, StopReason
 from engine.stop import AnswerStability, Policy
 from tests.letters import CountedMeter
@@ -117,6 +119,20 @@ def test_a_backend_without_the_promise_reads_probes_alone_and_says_so(letters_di
     assert result.token_ids == plain.token_ids
     assert (result.stop.probes, result.stop.probes_ridden) == (len(heard), 0)
     assert result.stop.probe_mode == "truncate: rows of the torch backend change with their number"
+
+
+def test_the_gpu_backend_promises_riders_nothing_and_probes_truncate() -> None:
+    """Several new tokens go through torch's products there, whose sums change with the number of rows."""
+    pytest.importorskip("triton")
+    from kernels.gpu.backend import GpuBackend
+    from kernels.gpu.tiles import Chip
+
+    backend = GpuBackend(torch.device("meta"), chip=Chip(132, 90))
+    nothing: Any = None
+    model: Any = SimpleNamespace(backend=backend)
+    probing = Probing(model, nothing, nothing, nothing, "piggyback", wanted=True)
+    assert probing.mode == "truncate: rows of the gpu backend change with their number"
+    assert not probing.riders.admit([], nothing, nothing, (), nothing)
 
 
 def test_riders_share_the_forwards_of_their_row() -> None:

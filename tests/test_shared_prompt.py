@@ -232,6 +232,35 @@ def test_probes_hooks_and_log_probabilities_see_forked_rows_as_their_own(engine:
     assert all(log_probability < 0 for log_probability, _ in forked.seen.values())
 
 
+class Scores:
+    """The log-probability of every token, and nothing else."""
+
+    needs = frozenset({"logprob"})
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_prefill(self, prefill: Prefill) -> None:
+        """Nothing."""
+
+    def on_step(self, step: Step) -> None:
+        self.seen.append(step.log_probability())
+
+    def on_end(self, result: Generation) -> None:
+        """Nothing."""
+
+
+def test_log_probabilities_do_not_keep_a_device_from_running_ahead(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, late = Scores(), Scores()
+    engine.generate_many([PROMPT] * 3, hooks=[alone], **SAMPLED)
+    loops = run_late(engine, monkeypatch)
+    engine.generate_many([PROMPT] * 3, hooks=[late], **SAMPLED)
+    assert late.seen == pytest.approx(alone.seen, abs=1e-5) and len(set(late.seen)) > 24
+    assert loops[0].most_waiting == 2 and not loops[0].keep_logits
+
+
 def test_a_log_probability_is_the_models_own(engine: Engine) -> None:
     class Both:
         needs = frozenset({"logprob", "logits"})

@@ -1,4 +1,6 @@
-"""What each part of a decode step saves: graph, dependent launch, the late host, fused kernels."""
+"""What each part of a decode step saves: graph, dependent launch, the late host, fused kernels; and what
+several steps in one graph would save.
+"""
 
 from functools import partial
 from typing import Any
@@ -9,7 +11,7 @@ from bench.contender import Contender
 from bench.cuda.cases import filled, made, run_case
 from bench.cuda.decode import ours
 from bench.cuda.device_source import DeviceSource
-from bench.cuda.loop_contender import Way
+from bench.cuda.loop_contender import GRAPH_STEPS, Way
 from bench.cuda.readers import fastest_readers
 from bench.cuda.setting import NO_DEPENDENT, Setting, arm_of
 from bench.engine_contender import EngineContender
@@ -34,7 +36,9 @@ def run(setting: Setting) -> None:
         context = sorted(setting.scale.contexts)[len(setting.scale.contexts) // 2]
         case = Case(source.model, source.shape_only, "decode", 1, context)
         arms: list[Contender] = [ours(setting, source)]
-        for name, how in HOW.items() if setting.backend == "gpu" else ():
+        at_once = min(GRAPH_STEPS, setting.scale.steps)
+        several = {f"gpu none, {at_once} steps a graph": {"graph_steps": at_once}}
+        for name, how in (HOW | several).items() if setting.backend == "gpu" else ():
             arm = arm_of(setting, "none", name)
             changed = made(setting, arm, case, partial(ours, setting, source, name=name, **how))
             if changed is not None:

@@ -19,7 +19,8 @@ from kernels.cost import RowWork
 from kernels.gpu.backend import GpuBackend
 from kernels.gpu.decode_step import StepShape
 
-ROOM = 6  # positions beyond those of a sample: steps that ran ahead, and one to wake up
+GRAPH_STEPS = 8  # of the arm that takes several in one launch
+ROOM = GRAPH_STEPS + 2  # positions beyond those of a sample: steps that ran ahead, and those that wake up
 
 
 class Way(Enum):
@@ -39,12 +40,15 @@ class LaunchedSteps(CapturedSteps):
 
     def of(self, shape: StepShape) -> CapturedStep:
         captured = super().of(shape)
-        captured.launch = captured.step.run  # type: ignore[assignment]
+        captured.graphs = {1: captured.step.run}
         return captured
 
 
 class GpuContender(EngineContender):
-    """The backend `gpu` over the source's weights in `scheme`. `dependent` False: no dependent launch."""
+    """The backend `gpu` over the source's weights in `scheme`. `dependent` False: no dependent launch.
+
+    `graph_steps`: of every launch, ahead as far as an engine goes where the end is known.
+    """
 
     def __init__(
         self,
@@ -53,11 +57,12 @@ class GpuContender(EngineContender):
         *,
         way: Way = Way.AHEAD,
         dependent: bool = True,
+        graph_steps: int = 1,
         name: str | None = None,
     ) -> None:
         super().__init__(source, "gpu", scheme, name=name, note=f"steps {way.value}")
         assert isinstance(self.model.backend, GpuBackend)
-        self.way = way
+        self.way, self.graph_steps = way, graph_steps
         if not dependent:
             self.model.backend.dependent = False
 
@@ -67,6 +72,7 @@ class GpuContender(EngineContender):
     def captured(self, filled: Filled) -> CapturedSteps:
         """Steps over the pages of `filled`."""
         made = self.model.captured_steps(filled.cache.layers)
+        made.graph_steps = self.graph_steps
         return LaunchedSteps(made.parts) if self.way is Way.LAUNCHED else made
 
 
@@ -74,7 +80,7 @@ class LoopDecoding:
     """See `bench.contender.Decoding`. The host reads the tokens of a step when the next one is under way."""
 
     def __init__(self, owner: GpuContender, filled: Filled, steps: int) -> None:
-        self._filled, self._way = filled, owner.way
+        self._filled, self._way, self._at_once = filled, owner.way, owner.graph_steps
         self._dims, self._length = owner.model.dims(), filled.start + 1 + steps
         config = owner.model.config
         request = Request((1,) * (filled.start + 1), steps + ROOM)
@@ -86,7 +92,7 @@ class LoopDecoding:
         ]
         self._steps = owner.captured(filled)
         self._loop = self._new_loop(keep_logits=False)
-        self._flying = 0
+        self._flying = self._asked = 0
         self.tokens: list[tuple[int, ...]] = []  # what the steps since the last rollback chose
 
     @property
@@ -107,16 +113,18 @@ class LoopDecoding:
             self._loop.load(self._rows)
 
     def step(self) -> None:
-        self._loop.launch()
-        self._flying += 1
-        if self._way is not Way.REPLAYED and (self._flying > 1 or self._way is Way.IN_TURN):
+        if self._asked % self._at_once == 0:
+            self._loop.launch(self._at_once)
+            self._flying += self._at_once
+        self._asked += 1
+        if self._way is not Way.REPLAYED and (self._flying > self._at_once or self._way is Way.IN_TURN):
             self._collect()
 
     def rollback(self) -> None:
         while self._flying:
             self._collect()
         self._truncate()
-        self.tokens = []
+        self.tokens, self._asked = [], 0
         self._loop.load(self._rows)
 
     def logits(self) -> Tensor:

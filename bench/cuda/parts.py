@@ -30,7 +30,7 @@ PARTS = (
         "decode", 300, "steps of the 1B and the 8B at three contexts beside torch and transformers, J/token"
     ),
     Part("kernels", 300, "every decode kernel cold, share of the read bandwidth, beside torch's own"),
-    Part("ablations", 60, "graph, dependent launch, fused kernels and the late host, each left out"),
+    Part("ablations", 70, "graph, dependent launch, fused kernels, late host left out; 8 steps a graph"),
     Part("quantized", 75, "int8 and int4 decode beside our own bf16"),
     Part("rows", 90, "samples of a shared prompt in one batch, and whether rows change each other"),
     Part("overhead", 60, "what hooks and the meter cost, in time and in joules"),

@@ -55,6 +55,7 @@ class Ledger:
         self._listener = poller.meter if isinstance(poller.meter, PhaseListener) else None
         self._delay_s = self._sensor.delay_s
         self._marks: list[StepMark] = []
+        self._together = 1
         self._kind = "idle"
         self._tokens: dict[str, int] = {}
         self._work: list[RowWork] = []
@@ -95,9 +96,20 @@ class Ledger:
             self._listener.enter(kind)
 
     def record(
-        self, kind: str, begun_s: float, ended_s: float, shares: Sequence[Share], rows: Sequence[RowWork]
+        self,
+        kind: str,
+        begun_s: float,
+        ended_s: float,
+        shares: Sequence[Share],
+        rows: Sequence[RowWork],
+        *,
+        together: int = 1,
     ) -> None:
-        """A forward of `kind` over `rows` ran from `begun_s` to `ended_s`, behind all recorded before."""
+        """A forward of `kind` over `rows` ran from `begun_s` to `ended_s`, behind all recorded before.
+
+        `together`: forwards whose times are equal parts of one.
+        """
+        self._together = max(self._together, together)
         if self._marks:  # a device's own clock may differ from ours by microseconds
             begun_s = max(begun_s, self._marks[-1].end_s)
         ended_s = max(ended_s, begun_s)
@@ -210,6 +222,7 @@ class Ledger:
             problem=problem,
             not_identifiable=account.refusal,
             other_processes=tuple(sorted(self._shared)),
+            steps_timed_together=self._together,
             doubts=found.doubts if found else (),
         )
 

@@ -59,7 +59,8 @@ class EnergyReport:
     `attribution` is "model" or "interpolated"; where a model was wanted and refused, `not_identifiable` says
     why, and the phases have no intervals. `ticks`: changes of the reading inside `total_j`. `doubts`: what
     speaks against the sensor's figures or the powers behind the model, one line each. `other_processes` were
-    computing on the device, too, so that their joules are in every figure.
+    computing on the device, too, so that their joules are in every figure. `steps_timed_together`: decode
+    steps that had one time, of which each has an equal part, and with it of the joules; the most of any.
     """
 
     source: str
@@ -83,6 +84,7 @@ class EnergyReport:
     problem: str | None
     not_identifiable: str | None = None
     other_processes: tuple[int, ...] = ()
+    steps_timed_together: int = 1
     doubts: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -95,6 +97,7 @@ class EnergyReport:
             "doubts": list(self.doubts),
             "tick_ms": self.tick_s * 1e3,
             "ticks": self.ticks,
+            "steps_timed_together": self.steps_timed_together,
             "note": self.note,
             "complete": self.complete,
             "problem": self.problem,

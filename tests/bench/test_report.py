@@ -180,7 +180,7 @@ def test_markdown_is_a_table() -> None:
     assert markdown(("a", "b"), [("x", "y")]) == "| a | b |\n|---|---:|\n| x | y |"
 
 
-@pytest.mark.parametrize("benchmark", ["curves", "fig1", "fig2", "fig3", "fig4", "aot"])
+@pytest.mark.parametrize("benchmark", ["curves", "fig1", "fig2", "fig3", "fig4"])
 def test_records_that_have_their_tables_elsewhere_are_not_passed_over_in_silence(benchmark: str) -> None:
     text = everything([dataclasses.replace(RUN[0], benchmark=benchmark)] * 3)
     assert f"3 records of {benchmark}:" in text

@@ -23,6 +23,7 @@ from tests.kernels.interpreted.test_engine import (  # noqa: F401
     test_greedy_tokens_are_the_references,
     test_hidden_states_come_from_single_forwards,
     test_policies_that_need_to_know_get_to_know,
+    test_rows_of_a_request_read_their_prompt_once,
     test_sampled_tokens_depend_on_seed_and_row_alone,
     test_the_pool_outlives_requests_and_grows,
 )
@@ -47,6 +48,22 @@ def test_a_graph_is_replayed_over_pages_and_parts(engine: Engine, reference: Eng
     prompt = [5 + i % 80 for i in range(60)]
     expected = reference.generate(prompt, max_new_tokens=150, ignore_eos=True).token_ids
     assert engine.generate(prompt, max_new_tokens=150, ignore_eos=True).token_ids == expected
+
+
+@pytest.mark.parametrize("steps", [2, 8])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.1, "seed": 3}, {"stop_sequences": ["a"]}])
+def test_graphs_of_several_steps_choose_what_single_ones_do(
+    path: Path,  # noqa: F811
+    engine: Engine,  # noqa: F811
+    steps: int,
+    settings: dict[str, Any],
+) -> None:
+    expected = [r.token_ids for r in engine.generate_many(PROMPTS, max_new_tokens=45, **settings)]
+    with load(path, "gpu", graph_steps=steps) as several:
+        for _ in range(2):  # the second over the graphs of the first
+            found = several.generate_many(PROMPTS, max_new_tokens=45, **settings)
+            assert [r.token_ids for r in found] == expected
+            assert found[0].energy.steps_timed_together == steps
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])

@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("triton", reason="kernels.gpu imports Triton, which is published for Linux alone")
 
-from engine.device_loop import GpuLoop
+from engine.device_loop import GpuLoop, _Launch
 from kernels.gpu.captured import Captured, DeviceClock
 from kernels.gpu.host_ring import HostRing
 
@@ -122,9 +122,28 @@ def test_a_step_whose_wait_was_interrupted_is_collected_by_the_next_one() -> Non
     loop = object.__new__(GpuLoop)
     loop._captured, loop._rows = SimpleNamespace(ring=ring), (None,)  # type: ignore[assignment]
     loop._clock, loop._keep_logits = SimpleNamespace(seconds=lambda mark: mark), False  # type: ignore[assignment]
-    loop._flying, loop._ended_s = [(0, 1.0, 2.0)], 0.0
+    loop._flying, loop._ended_s = [_Launch(0, 1, 1.0, 2.0)], 0.0
     with pytest.raises(KeyboardInterrupt):
         loop.collect()
     chosen = loop.collect()
     assert (chosen.tokens, chosen.begun_s, chosen.ended_s) == ((7,), 1.0, 2.0)
+    assert not loop._flying
+
+
+def test_steps_of_one_launch_have_equal_parts_of_its_time() -> None:
+    kept = torch.arange(20).reshape(5, 1, 4).int()
+    ring, cache = HostRing(kept), SimpleNamespace(advance=lambda row: None)
+    loop, times = object.__new__(GpuLoop), iter([1.0, 2.5, 3.5])
+    loop._captured = SimpleNamespace(ring=ring, launch=lambda steps: None)  # type: ignore[assignment]
+    loop._rows, loop._cache = (SimpleNamespace(cache_row=0),), cache  # type: ignore[assignment]
+    clock = SimpleNamespace(seconds=lambda mark: mark, mark=lambda: next(times))
+    loop._clock, loop._keep_logits = clock, False  # type: ignore[assignment]
+    loop._flying, loop._ended_s, loop._launched = [], 0.0, 0
+    loop.launch(3)
+    loop.launch(2)  # behind the other: no time of its own to begin at
+    found = [loop.collect() for _ in range(5)]
+    assert [chosen.tokens for chosen in found] == [(0,), (4,), (8,), (12,), (16,)]
+    assert [chosen.begun_s for chosen in found] == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert [chosen.ended_s for chosen in found] == [1.5, 2.0, 2.5, 3.0, 3.5]
+    assert [chosen.timed_together for chosen in found] == [3, 3, 3, 2, 2]
     assert not loop._flying

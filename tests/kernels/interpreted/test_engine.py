@@ -112,6 +112,27 @@ def test_sampled_tokens_depend_on_seed_and_row_alone(engine: Engine, settings: d
 
 
 @pytest.mark.slow
+def test_graphs_of_several_steps_choose_what_single_ones_do(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 5, "temperature": 1.2, "seed": 7}
+    expected = engine.generate(PROMPTS[0], **options).token_ids
+    sizes: list[int] = []
+    right = GpuLoop.launch
+
+    def launch(loop: GpuLoop, steps: int = 1) -> None:
+        sizes.append(steps)
+        right(loop, steps)
+
+    monkeypatch.setattr(GpuLoop, "launch", launch)
+    monkeypatch.setattr(engine.model, "_graph_steps", 3)
+    monkeypatch.setattr(engine.model, "_steps", None)  # captured anew
+    found = engine.generate(PROMPTS[0], **options)
+    assert found.token_ids == expected
+    assert sizes == [3, 1] and found.energy.steps_timed_together == 3
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_packed_weights_give_the_references_tokens(path: Path, scheme: str) -> None:
     with load(path, "torch", quantize=scheme) as reference, load(path, "gpu", quantize=scheme) as engine:
@@ -162,13 +183,15 @@ class Forks:
         self.loop.launch()
         chosen = self.loop.collect()
         assert chosen.logits is not None
-        for row, token, logits in zip(self.loop._rows, chosen.tokens, chosen.logits, strict=True):
+        told = zip(self.loop._rows, chosen.tokens, chosen.log_probabilities, chosen.logits, strict=True)
+        for row, token, score, logits in told:
             alone = self.apart.add_row()
             layout = self.apart.extend({alone: len(row.tokens)})
             expected = self.reference.forward(row.tokens, layout, self.apart)[0][0]
             self.apart.free(alone)
             assert (logits - expected).abs().max() <= bound(2.0**-16) * expected.abs().max()
             assert token == int(logits.argmax())
+            assert score == pytest.approx(float(logits.log_softmax(-1)[token]), abs=1e-4)
             row.emit(token, forward=None)
 
 

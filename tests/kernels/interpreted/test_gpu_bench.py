@@ -100,7 +100,8 @@ def test_a_reader_sums_all_it_reads() -> None:
         read(words[:1000], out, Cut(1024, 2, 4, 1))
 
 
-def test_the_loop_chooses_the_tokens_of_the_reference_and_rolls_back(path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_loop_chooses_the_tokens_of_the_reference_and_rolls_back(path: Path, at_once: int) -> None:
     source = DeviceSource.open(str(path), CPU, torch.float32)
     held = fill(source.config, source.dtype, 2, 9, room=2 + ROOM)
     expected = EngineContender(source, "torch", "none").start(held, 2)
@@ -110,7 +111,7 @@ def test_the_loop_chooses_the_tokens_of_the_reference_and_rolls_back(path: Path)
         expected.step()
         wanted.append(tuple(expected._tokens))
     expected.rollback()
-    found = GpuContender(source, "none").start(held, 2)
+    found = GpuContender(source, "none", graph_steps=at_once).start(held, 2)
     assert torch.allclose(found.logits(), first, atol=1e-4)
     found.ready()
     for _ in range(2):
