@@ -3,7 +3,6 @@
 The file is bound to its arms by a digest.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from engine.predict.performance import Performance
 from engine.predict.request_costs import CostEstimator
 from engine.predict.texts import firsts
 from router.certificate import certified_threshold
-from router.policy import Array, dear
+from router.policy import Array, Estimate, dear
 
 SCHEMA = "tokenjoule.router/4"
 TEXT = "text"  # features of the text alone
@@ -112,12 +111,15 @@ class Estimator:
         """(N, A): joules that the certified rule ranks arms by; None without a certificate."""
         return None if self.certificate is None else self.energy.point(features, {}) * self.certificate.scale
 
-    def after_stage(self, arm: str, p: Mapping[str, float], confidence: float | None) -> dict[str, float]:
-        """By arm, that it is right, now that `arm` has answered with this confidence. `p`: before it did."""
-        if self.stage is None or confidence is None:
-            return dict(p)
-        before, at = np.array([[p[name] for name in self.arms]]), self.arms.index(arm)
-        return dict(zip(self.arms, self.stage(at, before, np.array([confidence]))[0].tolist(), strict=True))
+    def told(self, believed: list[Estimate], arm: str, p: float, confidence: float | None) -> list[Estimate]:
+        """What is believed now that `arm`, of which `p` was believed, has answered with this confidence."""
+        now = {**{one.arm: one.p for one in believed}, arm: p}
+        if self.stage is not None and confidence is not None:
+            before, at = np.array([[now[name] for name in self.arms]]), self.arms.index(arm)
+            now = dict(
+                zip(self.arms, self.stage(at, before, np.array([confidence]))[0].tolist(), strict=True)
+            )
+        return [replace(one, p=now[one.arm]) for one in believed]
 
     def save(self, path: Path) -> None:
         """Raises `TokenjouleError`."""

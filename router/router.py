@@ -171,7 +171,8 @@ class Router:
             self._book(stage, routed)
             tried = {done.arm for done in routed.stages}
             if stage.error is None:
-                believed = self._seen(stage, chosen.p, believed)
+                if self.estimator and chosen.p is not None:
+                    believed = self.estimator.told(believed, stage.arm, chosen.p, stage.confidence)
                 p = {one.arm: one.p for one in believed if one.p >= 0}  # not where nothing is known
                 sure = [-1.0 if done.error else p.get(done.arm, 0.0) for done in routed.stages]
                 routed.answered_by = sure.index(max(sure))
@@ -261,14 +262,6 @@ class Router:
         rows = np.concatenate(parts).T
         told = dict(zip(estimator.arms, np.where(np.isnan(rows), None, rows).tolist(), strict=True))  # type: ignore[call-overload]
         return [Estimate(arm.name, arm.family, arm.budget_tokens, *told[arm.name]) for arm in self.arms.arms]
-
-    def _seen(self, stage: Stage, p: float | None, believed: list[Estimate]) -> list[Estimate]:
-        """With what the stage's answer tells of every arm; `p`, of its choice, was known then."""
-        if self.estimator is None or p is None:
-            return believed
-        before = {**{one.arm: one.p for one in believed}, stage.arm: p}
-        now = self.estimator.after_stage(stage.arm, before, stage.confidence)
-        return [replace(one, p=now[one.arm]) for one in believed]
 
     def _book(self, stage: Stage, routed: Routed) -> None:
         """A finished stage teaches, unless something cut it. Where its joules are not known, limits count

@@ -163,3 +163,13 @@ def test_neighbours_are_the_nearest_by_distance_and_count_what_is_known():
         near = labels[np.argsort(np.linalg.norm(known - query, axis=1))[:9]]
         by_hand = (np.nansum(near, 0) + 2 * np.nanmean(labels, 0)) / ((~np.isnan(near)).sum(0) + 2)
         np.testing.assert_allclose(told, by_hand, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [20, 60])
+def test_few_answers_make_nobody_certain(count):
+    """Laplace's rule: of `count` that were all right, the next one is in (count + 1) / (count + 2)."""
+    x = np.random.default_rng(count).normal(size=(count, 3))
+    p = Performance.fit(x, np.stack([np.ones(count), np.zeros(count)], axis=1)).predict(x).p
+    np.testing.assert_allclose(
+        p, np.tile([(count + 1) / (count + 2), 1 / (count + 2)], (count, 1)), atol=1e-3
+    )

@@ -5,8 +5,8 @@ import pytest
 
 from engine.errors import TokenjouleError
 from router.estimator import Estimator
-from router.policy import most_accurate, picked, price_for_budget, priced
-from tests.router.planted import plant
+from router.policy import Estimate, most_accurate, picked, price_for_budget, priced
+from tests.router.planted import ARMS, plant
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
 
@@ -22,6 +22,10 @@ def estimator(data) -> Estimator:
     return Estimator.fit(data[0].table, data[1].table, digest="d1", certify=(0.7, 0.1))
 
 
+def believing(*p: float) -> list[Estimate]:
+    return [Estimate(arm, arm, 0, p=chance) for arm, chance in zip(ARMS, p, strict=True)]
+
+
 def test_a_file_holds_all_of_it(estimator, data, tmp_path):
     path = tmp_path / "estimator.npz"
     estimator.save(path)
@@ -35,9 +39,9 @@ def test_a_file_holds_all_of_it(estimator, data, tmp_path):
         read.performance.predict(features).p, estimator.performance.predict(features).p
     )
     np.testing.assert_array_equal(read.energy.predict(features).q90, estimator.energy.predict(features).q90)
-    before, asked = dict.fromkeys(read.arms, 0.5), read.arms[1]
-    after = read.after_stage(asked, before, 0.9)
-    assert before != after == estimator.after_stage(asked, before, 0.9)
+    before = believing(0.5, 0.5, 0.5)
+    after = read.told(before, "middle", 0.5, 0.9)
+    assert before != after == estimator.told(before, "middle", 0.5, 0.9)
     assert [file.name for file in tmp_path.iterdir()] == ["estimator.npz"]
 
 
@@ -48,8 +52,8 @@ def test_what_is_not_there_stays_away(data, tmp_path):
     found.save(tmp_path / "e.npz")
     read = Estimator.load(tmp_path / "e.npz")
     assert read.stage is None and read.certificate is None
-    before = dict.fromkeys(read.arms, 0.5)
-    assert read.after_stage(read.arms[0], before, 0.9) == before
+    before = believing(0.5, 0.5, 0.5)
+    assert read.told(before, "small", 0.5, 0.9) == before
     np.testing.assert_array_equal(
         read.performance.predict(train.features).p, found.performance.predict(train.features).p
     )
@@ -92,11 +96,12 @@ def test_a_folder_that_cannot_be_written_is_one_line(estimator, tmp_path):
 
 
 def test_a_stage_that_was_sure_of_its_answer_is_likelier_right(estimator, data):
-    table, p = data[2].table, {"small": 0.5, "middle": 0.73, "large": 0.88}
-    sure, unsure = (estimator.after_stage("small", p, seen)["small"] for seen in (0.95, 0.05))
+    table, before = data[2].table, believing(0.5, 0.73, 0.88)
+    sure, unsure = (estimator.told(before, "small", 0.5, seen)[0].p for seen in (0.95, 0.05))
     assert sure > 0.7 > 0.35 > unsure
-    assert estimator.after_stage("small", p, None) == p
-    rows = np.abs(data[2].p[:, 0] - p["small"]) < 0.1
+    assert estimator.told(before, "small", 0.5, None) == before
+    assert estimator.told(before, "small", 0.4, None) == believing(0.4, 0.73, 0.88), "as it was chosen"
+    rows = np.abs(data[2].p[:, 0] - 0.5) < 0.1
     told = table.confidence[rows, 0] > 0.9
     assert sure == pytest.approx(table.correct[rows, 0][told].mean(), abs=0.15)
 
