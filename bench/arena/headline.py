@@ -80,7 +80,7 @@ def _above(name: str, found: Estimate | None) -> list[str]:
 
 def _asked(name: str, found: Estimate, asked: str, held: bool) -> list[str]:
     """Shares in percent, accuracies in points."""
-    text = shown(found, 100, ".1f", " %") if asked.endswith("%") else shown(found, POINTS, "+.2f")
+    text = shown(found, 100, "z.1f", " %") if asked.endswith("%") else shown(found, POINTS, "+z.2f")
     return _plain(name, text, asked, held)
 
 
@@ -96,9 +96,9 @@ def _category(arena: Arena) -> list[str]:
         arena.category,
         f"{full.score.accuracy:.1%}, {full.score.energy_j:.3g} J",
         f"{ours.score.accuracy:.1%}, {ours.score.energy_j:.3g} J",
-        shown(ours.score.saved, 100, ".1f", " %"),
-        shown(ours.score.gained, POINTS, "+.2f"),
-        shown(ours.score.at_equal_joules, POINTS, "+.2f"),
+        shown(ours.score.saved, 100, "z.1f", " %"),
+        shown(ours.score.gained, POINTS, "+z.2f"),
+        shown(ours.score.at_equal_joules, POINTS, "+z.2f"),
     ]
 
 
