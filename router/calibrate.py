@@ -24,6 +24,7 @@ from engine.predict.features import text_rows
 from engine.predict.outcomes import Table, read_outcomes, write_outcomes
 from engine.predict.scorers import SCORERS
 from engine.predict.texts import shuffled
+from engine.price import price_for_budget
 from router.arms import DEFAULT, load_arms
 from router.estimator import TEXT, Estimator
 from router.policy import Picks, cheapest_certain, dear, picked, priced

@@ -1,11 +1,11 @@
-"""A document's part of an arena: the arms that matter, and what the default policy has to hold.
+"""A document's part of an arena: what played and the controls, and what the default policy has to hold.
 
 Shares of joules and of the gap are asked of the value itself, all else of the end of its interval.
 """
 
 from collections.abc import Sequence
 
-from bench.arena.arms import DIRECT, FULL, MARGINAL, TOKENS
+from bench.arena.arms import FULL, MARGINAL
 from bench.arena.compare import Arena, Line
 from bench.arena.scores import Estimate
 from bench.arena.table import ROW_HEADER, row, shown
@@ -25,8 +25,7 @@ def headline(arenas: Sequence[Arena], setting: tuple[str, str, str, str]) -> str
     """Of `parts`: all questions first, then the categories. `setting`: as `compare.setting_of` tells it."""
     model, quantization, source, split = setting
     whole, by_category = arenas[0], arenas[1:]
-    names = (FULL, DIRECT, MARGINAL, *_CONTROLS)
-    lines = [line for line in whole.lines if line.name in names or line.name.startswith(TOKENS)]
+    lines = [line for line in whole.lines if line.played is not None or line.name in _CONTROLS]
     parts = [
         f"{model} (weights {quantization}), {len(whole.grid.clusters)} questions of the {split} split, at "
         f"{whole.price:.4g} accuracy points per joule. Joules: {source}. Intervals: 95 %, paired by "

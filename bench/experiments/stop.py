@@ -12,13 +12,14 @@ same questions, which is made first where it lacks some. docs/stopping.md has th
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from bench.arena import outcomes
-from bench.arena.arms import Arm, arm, usual
+from bench.arena.arms import FULL, Arm, arm, usual
 from bench.arena.compare import Arena, parts, setting_of
 from bench.arena.headline import headline
 from bench.arena.play import play
@@ -38,6 +39,7 @@ from engine.errors import UsageError
 from engine.stop.rule import StoppingRule
 
 SCHEMA = "tokenjoule.bench.stop/1"
+PARTS = ("stop", "policies")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--curve", type=Path, metavar="FILE.json", help="curve with rule (default: the cache's)")
     cli.add_argument("--price-joules", type=float, metavar="L", help="tell utilities at this price")
     cli.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it (needs matplotlib)")
-    cli.add_argument("--update", type=Path, metavar="FILE.md", help="write its part, <!-- bench:stop -->")
+    cli.add_argument("--update", type=Path, metavar="FILE.md", help="write its part, <!-- bench:PART -->")
+    cli.add_argument("--part", choices=PARTS, default=PARTS[0], help="of --update (default: stop)")
     return cli
 
 
@@ -87,7 +90,7 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
         draw(arenas, f"Where thinking stops: {made.played[0].model}. Joules: {source}", options.plot)
     if options.update:
-        fill(options.update, {"stop": partial(headline, arenas, setting)})
+        fill(options.update, {options.part: partial(headline, arenas, setting)})
     print(tables(arenas, source), end="\n\n")
     print(json.dumps(summary(arenas, source)), flush=True)
     return 0
@@ -95,13 +98,15 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     if options.files:
-        refuse_beside_from(parser(), options, kept=("log", "curve", "price_joules", "update"))
+        refuse_beside_from(parser(), options, kept=("log", "curve", "price_joules", "update", "part"))
     if not options.files and options.out is None:
         raise UsageError("name the file for what the arms do with --out, or one made before with --from")
     if options.questions is not None and options.questions < 1:
         raise UsageError(f"--questions must be at least 1, not {options.questions}")
     if options.price_joules is not None and not options.price_joules >= 0:
         raise UsageError(f"--price-joules must be a number of at least 0, not {options.price_joules}")
+    if options.part != PARTS[0] and options.update is None:
+        raise UsageError("--part says what --update writes, and there is no --update")
     if options.plot:
         from engine.plot import check_plot
 
@@ -113,7 +118,13 @@ def _read(options: argparse.Namespace) -> _Made:
     if not played:
         raise UsageError("the files hold no outcomes")
     rule = load_curve(options.curve).stopping if options.curve else None
-    return _Made(log.read([options.log]), played, rule)
+    counts = Counter(line.arm for line in played)
+    full = {(line.category, line.seed) for line in played if line.arm == FULL}
+    for name in [name for name, count in counts.items() if full and count < len(full)]:
+        _say(f"{name} is left out: it played {counts[name]} of {len(full)} questions")
+    # A log may hold more questions than were played: of 800 a category the first 200, say.
+    traces = [t for t in log.read([options.log]) if not full or (t.end.category, t.end.seed) in full]
+    return _Made(traces, played, rule)
 
 
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> _Made:
