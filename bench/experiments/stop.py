@@ -11,10 +11,11 @@ same questions, which is made first where it lacks some. docs/stopping.md has th
 
 import argparse
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from bench.arena.arms import FULL, Arm, arm, usual
 from bench.arena.compare import Arena, parts, setting_of
 from bench.arena.headline import headline
 from bench.arena.play import play
+from bench.arena.scores import Estimate, Score
 from bench.arena.table import tables
 from bench.arguments import add_engine, refuse_beside_from
 from bench.calibrate import collect, curve_for
@@ -92,7 +94,7 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if options.update:
         fill(options.update, {options.part: partial(headline, arenas, setting)})
     print(tables(arenas, source), end="\n\n")
-    print(json.dumps(summary(arenas, source)), flush=True)
+    print(json.dumps(summary(arenas, source), allow_nan=False), flush=True)
     return 0
 
 
@@ -184,16 +186,30 @@ def summary(arenas: Sequence[Arena], source: str) -> dict[str, object]:
         "categories": {
             arena.category: {
                 "questions": len(arena.grid.clusters),
-                "arms": {line.name: asdict(line.score) for line in arena.lines},
-                "permuted": None if arena.permuted is None else asdict(arena.permuted),
-                "permuted_within": None if arena.permuted_within is None else asdict(arena.permuted_within),
-                "over_fixed": None if arena.over_fixed is None else asdict(arena.over_fixed),
+                "arms": {line.name: _told(line.score) for line in arena.lines},
+                "permuted": _told(arena.permuted),
+                "permuted_within": _told(arena.permuted_within),
+                "over_fixed": _told(arena.over_fixed),
                 "replay": arena.replay,
                 "verify_regret": None if arena.verify is None else arena.verify.share,
             }
             for arena in arenas
         },
     }
+
+
+def _told(found: Score | Estimate | None) -> dict[str, object] | None:
+    """Its fields; null, as JSON has no NaN, where one has no meaning."""
+    if found is None:
+        return None
+    told: dict[str, object] = {}
+    for field in fields(found):
+        value = getattr(found, field.name)
+        if isinstance(value, Estimate):
+            told[field.name] = _told(value)
+        else:
+            told[field.name] = None if math.isnan(value) else value
+    return told
 
 
 def _say(line: str) -> None:

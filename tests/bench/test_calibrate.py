@@ -165,7 +165,7 @@ def test_the_arena_plays_compares_and_tells_again_from_its_files(made, tmp_path,
     ]
     assert stop.main(arguments) == 0
     first = capsys.readouterr().out
-    found = json.loads(first.splitlines()[-1])["categories"]["chain"]
+    found = json.loads(first.splitlines()[-1], parse_constant=pytest.fail)["categories"]["chain"]
     assert set(found["arms"]) >= {
         "full",
         "direct",
