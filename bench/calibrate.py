@@ -20,9 +20,8 @@ from bench.arguments import add_engine, refuse_beside_from
 from bench.calibration import log
 from bench.calibration.fit import Finding, accuracy_by_joules, by_category, find, fit_rule
 from bench.calibration.log import Trace
-from bench.calibration.price import price_of_budget
 from bench.calibration.priced import Pricer
-from bench.calibration.replay import replay_all
+from bench.calibration.replay import at_stops, replay_all
 from bench.calibration.report import findings_table
 from bench.calibration.run import entries_of
 from bench.calibration.tasks import questions, refuse_test
@@ -32,6 +31,7 @@ from engine.energy.curve import OperatingCurve
 from engine.energy.curve_store import load_curve, save_curve, user_curves
 from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
+from engine.price import price_for_budget
 from engine.stop.rule import StoppingRule
 
 SCHEMA = "tokenjoule.bench.calibrate/1"
@@ -114,10 +114,20 @@ def _check(options: argparse.Namespace) -> None:
 
 def _price_of(traces: Sequence[Trace], rule: StoppingRule, mean_j: float) -> float:
     """In points per joule. Raises `UsageError` for a mean that no price comes down to."""
-    try:
-        return price_of_budget(lambda price: float(replay_all(traces, rule, price).energy_j.mean()), mean_j)
-    except ValueError as error:
-        raise UsageError(f"--mean-joules {mean_j:g}: {error}") from error
+
+    def spent_j(price: float) -> float:
+        return float(replay_all(traces, rule, price).energy_j.mean())
+
+    if spent_j(0.0) <= mean_j:
+        return 0.0
+    price = price_for_budget(spent_j, mean_j)
+    if math.isinf(price):
+        least_j = at_stops(traces, [0] * len(traces)).energy_j.mean()
+        raise UsageError(
+            f"--mean-joules {mean_j:g}: no price brings the mean down to that; answering at once takes "
+            f"{least_j:.3g} J"
+        )
+    return price
 
 
 def run(options: argparse.Namespace) -> tuple[list[Trace], Path | None, OperatingCurve]:

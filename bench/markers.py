@@ -7,8 +7,9 @@ from pathlib import Path
 from engine.errors import TokenjouleError, UsageError
 
 MARK = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- end bench:\2 -->)", re.DOTALL)
-# "stop" is the part of `bench.experiments.stop`, all others are those of `bench.report`.
-NAMES = ("decode", "fidelity", "gpu", "aot", "attribution", "router", "testbed", "kernels", "stop")
+# "stop" and "policies" are parts of `bench.experiments.stop`, all others are those of `bench.report`.
+_REPORTED = ("decode", "fidelity", "gpu", "aot", "attribution", "router", "testbed", "kernels")
+NAMES = (*_REPORTED, "stop", "policies")
 
 
 def fill(path: Path, parts: Mapping[str, Callable[[], str]]) -> None:

@@ -19,6 +19,7 @@ from engine.device_errors import device_failures
 from engine.energy.curve import CurveKey, OperatingCurve
 from engine.energy.curve_predict import choose_predictor
 from engine.energy.curve_store import AUTO, choose_curve, fingerprint
+from engine.energy.forecast import Forecast
 from engine.energy.ledger import Ledger
 from engine.energy.meter import Meter, source_key
 from engine.energy.nvml import uuid_of_cuda_device
@@ -35,7 +36,7 @@ from engine.placement import check_memory, choose_backend, choose_device, choose
 from engine.probe import MODES, TRUNCATE
 from engine.profile import ProfiledBackend
 from engine.result import Generation, ModelCard
-from engine.rows import Request, own_copy
+from engine.rows import Marks, Request, own_copy
 from engine.sampler import Sampling
 from engine.schemes import NONE, choose_scheme
 from engine.session import Origin, Session
@@ -82,7 +83,8 @@ class Engine:
     ) -> None:
         self.model, self.tokenizer, self.poller, self.origin = model, tokenizer, poller, origin
         self.directory, self.thinking = directory, thinking
-        self.predictor, self._power_w, self._setup_j, self._host = predictor, power_w, setup_j, host
+        self.predictor, self._setup_j, self._host = predictor, setup_j, host
+        self.forecast = Forecast(predictor, power_w, poller.meter.name)
         self.curve, self.curve_key = curve, curve_key
         self._running = Lock()
 
@@ -255,6 +257,7 @@ class Engine:
         chat: bool = False,
         system: str | None = None,
         rows_at_once: int | None = None,
+        rows_by_budget: bool = False,
         share_prompts: bool = True,
     ) -> Session:
         """Check the request and make its session; nothing has been computed yet.
@@ -262,6 +265,8 @@ class Engine:
         Rows with the same prompt share one prefill, in equal parts of its joules, unless `share_prompts` is
         False; their tokens are the same either way, but for the last bits of a GPU's shared attention.
         `rows_at_once`: rows begin in waves of so many; a later wave finds the prompt computed and paid for.
+        `rows_by_budget`: and no more of them at once than a joule budget is predicted to hold answers of, but
+        one at least; for rows that could be fewer, as samples can.
         `answer_tokens` bounds the answer behind thinking that was cut short; `answer_temperature` is that of
         answers where it is not `temperature`. Every row gets its own deep copy of `policies`; a string among
         them is a name, as `--stop` has them ("confidence:threshold=0.9", "auto"). Named policies spend at
@@ -302,17 +307,23 @@ class Engine:
         ]
         if not requests:
             raise UsageError("no prompt was given")
+        lengths = [len(request.prompt_ids) for request in requests]
         ledger = Ledger(
             self.poller,
             predictor=copy.copy(self.predictor),
-            prior_w=self._prior_w(requests),
+            prior_w=self.forecast.prior_w(lengths),
             setup_j=self._setup_j,
             host=self._host,
             dims=self.origin.dims,
             power=self.curve.power if self.curve and not self.curve.mismatch(self.curve_key) else None,
         )
         if dial.budget_j is not None:
-            self._check_budget(dial.budget_j, requests, share=share_prompts)
+            computed = [lengths[group[0]] for group in by_prompt(requests, share=share_prompts)]
+            self.forecast.require(dial.budget_j, computed)
+            if rows_by_budget:
+                tokens = min(self._answer_cost(answer_tokens), requests[0].max_new_tokens)
+                held = self.forecast.rows_held(dial.budget_j, computed, lengths, tokens)
+                rows_at_once = min(rows_at_once or held, held)
         decoder = Decoder(
             self.model,
             self.tokenizer,
@@ -330,33 +341,11 @@ class Engine:
         profiled = backend if isinstance(backend, ProfiledBackend) else None
         return Session(decoder, ledger, self.origin, hooks, self._running, profiled=profiled)
 
-    def _check_budget(self, budget_j: float, requests: Sequence[Request], *, share: bool) -> None:
-        """Refuse what cannot be kept."""
-        computed = [requests[group[0]] for group in by_prompt(requests, share=share)]
-        minimum_j = self._minimum_j([len(request.prompt_ids) for request in computed])
-        if budget_j < minimum_j:
-            raise TokenjouleError(
-                f"a budget of {budget_j:g} J is less than the predicted minimum of {minimum_j:.3g} J, "
-                "which the prompt's prefill alone will take"
-            )
-
-    def _minimum_j(self, prompts: Sequence[int]) -> float:
-        """What prefilling prompts of so many tokens takes at least.
-
-        By the operating curve; without one, power and speed are what the warm-up saw, or the device's limit.
-        """
-        if self.predictor.curve is not None:
-            return self.predictor.curve.minimum_j(prompts)
-        if self._power_w is None:
-            name = self.poller.meter.name
-            raise TokenjouleError(f"a joule budget needs the device's power, and {name} has told none so far")
-        return self._power_w * sum(self.predictor.prefill_seconds(tokens) for tokens in prompts)
-
-    def _prior_w(self, requests: Sequence[Request]) -> float | None:
-        """The power that a request is believed to draw until its first tick has come."""
-        if self.predictor.curve is None:
-            return self._power_w
-        return self.predictor.curve.power_w([len(request.prompt_ids) for request in requests])
+    def _answer_cost(self, answer_tokens: int) -> int:
+        """Tokens of an answer behind thinking that was cut short, or of a text of an unmarked model."""
+        if self.thinking is None:
+            return answer_tokens
+        return Marks.of(self.thinking, self.tokenizer, answer_tokens).answer_cost_tokens
 
     def _request(
         self,

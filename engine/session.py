@@ -102,6 +102,11 @@ class Session:
         """Before the first step: `reading` hears of every position of the prompt, of which there is one."""
         self._decoder.prompts.reading = reading
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows begin together."""
+        return len(self._decoder.prompts.first_wave)
+
     def ended(self, row: int) -> StopReason | None:
         """Why a row has ended; None while it runs or waits."""
         return self._decoder.rows[row].ended

@@ -27,9 +27,10 @@ from engine.predict.outcomes import Table
 from engine.predict.performance import FOLDS
 from engine.predict.scorers import SCORERS
 from engine.predict.texts import shuffled
+from engine.price import price_for_budget
 from router.arms import DEFAULT, load_arms
 from router.estimator import TEXT, Estimator
-from router.policy import Picks, cheapest_certain, picked, price_for_budget, priced
+from router.policy import Picks, cheapest_certain, dear, picked, priced
 
 
 def parser() -> argparse.ArgumentParser:
@@ -140,7 +141,12 @@ def held_out(estimator: Estimator, test: Table) -> dict[str, Any]:
         }
     each_j = [told["mean_j"] for told in by_arm.values() if told["mean_j"] is not None]
     budgets = np.geomspace(min(each_j) * 1.01, max(each_j), 12).tolist() if each_j else []
-    prices = [min(price_for_budget(p, costs.expected, mean_j), 1e9) for mean_j in budgets]
+    cost = dear(costs.expected)
+
+    def spent_j(price: float) -> float:
+        return float(picked(cost, priced(p, cost, price)).mean())
+
+    prices = [min(price_for_budget(spent_j, budget_j), 1e9) for budget_j in budgets]
     found: dict[str, Any] = {"questions": len(test.questions), "fallback": estimator.fallback, "arms": by_arm}
     found |= {"frontier": [means(priced(p, costs.expected, x)) for x in prices], "certificate": None}
     if (one := estimator.certificate) is not None:

@@ -61,21 +61,6 @@ def picked(values: Array, arms: Picks) -> Array:
     return np.take_along_axis(values, arms[:, None], axis=1)[:, 0]
 
 
-def price_for_budget(p: Array, cost: Array, mean_j: float) -> float:
-    """The least price whose choices cost `mean_j` on average; inf where not even the cheapest arms do."""
-    cost = dear(cost)
-    if cost.min(axis=1).mean() > mean_j:
-        return math.inf
-    low, high = 0.0, 1e-9
-    while picked(cost, priced(p, cost, high)).mean() > mean_j:
-        low, high = high, high * 4
-    for _ in range(60):
-        middle = (low + high) / 2
-        fits = picked(cost, priced(p, cost, middle)).mean() <= mean_j
-        low, high = (low, middle) if fits else (middle, high)
-    return high
-
-
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What an arm is believed to do with one query. `family`: arms that differ in token budget alone.

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine.energy.forecast import Forecast
 from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
 from engine.model import Model
@@ -116,11 +117,11 @@ def test_a_shared_prefill_is_split_equally_and_nothing_is_lost(engine: Engine) -
 def test_a_budget_needs_the_prefill_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Sequence[int]] = []
 
-    def minimum_j(self: Engine, prompts: Sequence[int]) -> float:
+    def minimum_j(self: Forecast, prompts: Sequence[int]) -> float:
         asked.append(list(prompts))
         return 10.0 * len(prompts)
 
-    monkeypatch.setattr(Engine, "_minimum_j", minimum_j)
+    monkeypatch.setattr(Forecast, "minimum_j", minimum_j)
     engine.start([PROMPT] * 4, budget_joules=15.0)
     engine.start([PROMPT, OTHER, PROMPT], budget_joules=25.0)
     assert asked == [[37], [37, 3]]

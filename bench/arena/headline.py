@@ -1,11 +1,11 @@
-"""A document's part of an arena: the arms that matter, and what the default policy has to hold.
+"""A document's part of an arena: what played and the controls, and what the default policy has to hold.
 
 Shares of joules and of the gap are asked of the value itself, all else of the end of its interval.
 """
 
 from collections.abc import Sequence
 
-from bench.arena.arms import DIRECT, FULL, MARGINAL, TOKENS
+from bench.arena.arms import FULL, MARGINAL
 from bench.arena.compare import Arena, Line
 from bench.arena.scores import Estimate
 from bench.arena.table import ROW_HEADER, row, shown
@@ -25,8 +25,7 @@ def headline(arenas: Sequence[Arena], setting: tuple[str, str, str, str]) -> str
     """Of `parts`: all questions first, then the categories. `setting`: as `compare.setting_of` tells it."""
     model, quantization, source, split = setting
     whole, by_category = arenas[0], arenas[1:]
-    names = (FULL, DIRECT, MARGINAL, *_CONTROLS)
-    lines = [line for line in whole.lines if line.name in names or line.name.startswith(TOKENS)]
+    lines = [line for line in whole.lines if line.played is not None or line.name in _CONTROLS]
     parts = [
         f"{model} (weights {quantization}), {len(whole.grid.clusters)} questions of the {split} split, at "
         f"{whole.price:.4g} accuracy points per joule. Joules: {source}. Intervals: 95 %, paired by "
@@ -80,7 +79,7 @@ def _above(name: str, found: Estimate | None) -> list[str]:
 
 def _asked(name: str, found: Estimate, asked: str, held: bool) -> list[str]:
     """Shares in percent, accuracies in points."""
-    text = shown(found, 100, ".1f", " %") if asked.endswith("%") else shown(found, POINTS, "+.2f")
+    text = shown(found, 100, "z.1f", " %") if asked.endswith("%") else shown(found, POINTS, "+z.2f")
     return _plain(name, text, asked, held)
 
 
@@ -96,9 +95,9 @@ def _category(arena: Arena) -> list[str]:
         arena.category,
         f"{full.score.accuracy:.1%}, {full.score.energy_j:.3g} J",
         f"{ours.score.accuracy:.1%}, {ours.score.energy_j:.3g} J",
-        shown(ours.score.saved, 100, ".1f", " %"),
-        shown(ours.score.gained, POINTS, "+.2f"),
-        shown(ours.score.at_equal_joules, POINTS, "+.2f"),
+        shown(ours.score.saved, 100, "z.1f", " %"),
+        shown(ours.score.gained, POINTS, "+z.2f"),
+        shown(ours.score.at_equal_joules, POINTS, "+z.2f"),
     ]
 
 

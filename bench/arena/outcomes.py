@@ -56,8 +56,11 @@ def append(path: Path, played: Played) -> None:
 
 
 def read(paths: Iterable[Path]) -> list[Played]:
-    """Lines of other schemas are left out. Raises `TokenjouleError` naming file and line of a bad one."""
-    found = []
+    """Lines of other schemas are left out.
+
+    Raises `TokenjouleError` naming file and line of a bad one, and of a run that stands there twice.
+    """
+    found: dict[tuple[str, str, int], Played] = {}
     names = {field.name for field in fields(Played)}
     for path in paths:
         for number, line in enumerate(filter(str.strip, lines_of(path)), 1):
@@ -67,7 +70,10 @@ def read(paths: Iterable[Path]) -> list[Played]:
                     continue
                 if set(given) != names:
                     raise ValueError(f"wrong fields: {', '.join(sorted(set(given) ^ names))}")
-                found.append(Played(**given))
+                played = Played(**given)
+                if played.key in found:
+                    raise ValueError(f"{played.arm} on {played.question!r} stands in these files twice")
+                found[played.key] = played
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise TokenjouleError(f"{path}:{number}: not an outcome of {SCHEMA}: {error}") from error
-    return found
+    return list(found.values())

@@ -16,6 +16,8 @@ from bench.calibration.hull import hull
 from bench.calibration.replay import Outcome
 from engine.stop.rule import POINTS
 
+_LEAST_GAP = 1e-9  # below it is rounding: where the first budget is always right there is nothing to close
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -76,7 +78,8 @@ class Reference:
         cheaper = np.array([1 - e / corners.energy_at(y) for corners, e, y in pairs])
         gap = self._oracle - self._fixed
         way = right - self.price / POINTS * joules - self._fixed
-        closed = np.where(gap > 0, way / np.where(gap > 0, gap, 1.0), np.nan)
+        there = gap > _LEAST_GAP
+        closed = np.where(there, way / np.where(there, gap, 1.0), np.nan)
         return Score(
             accuracy=float(right[0]),
             energy_j=float(joules[0]),

@@ -34,7 +34,7 @@ def findings(arena: Arena) -> list[str]:
     ):
         if estimate is not None:
             found.append(
-                f"Marginal value over {name}, in points of utility: {shown(estimate, POINTS, '+.2f')}."
+                f"Marginal value over {name}, in points of utility: {shown(estimate, POINTS, '+z.2f')}."
             )
     if arena.replay is not None:
         ratio, same = arena.replay
@@ -57,11 +57,11 @@ def row(line: Line) -> list[str]:
         line.name,
         f"{score.accuracy:.1%}",
         f"{score.energy_j:.3g}",
-        shown(score.saved, 100, ".1f", " %"),
-        shown(score.gained, POINTS, "+.2f"),
-        shown(score.at_equal_joules, POINTS, "+.2f"),
-        shown(score.at_equal_accuracy, 100, ".1f", " %"),
-        shown(score.closed, 100, ".0f", " %"),
+        shown(score.saved, 100, "z.1f", " %"),
+        shown(score.gained, POINTS, "+z.2f"),
+        shown(score.at_equal_joules, POINTS, "+z.2f"),
+        shown(score.at_equal_accuracy, 100, "z.1f", " %"),
+        shown(score.closed, 100, "z.0f", " %"),
         "from the log" if line.probes is None else f"{line.probes:.1%}",
         "" if line.tokens is None else f"{line.tokens:.1f}",
         "" if line.elapsed_s is None else f"{1e3 * line.elapsed_s:.1f}",

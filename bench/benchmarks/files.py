@@ -68,8 +68,10 @@ def members(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[str, re.Matc
             match = pattern.search(name)
             assert match is not None
             found.append((name, match, data))
+    except tarfile.ReadError as error:  # which names every packing that it tried, a line each
+        raise TokenjouleError(f"cannot read {path}: it is no directory, no zip and no tar") from error
     except (OSError, zipfile.BadZipFile, tarfile.TarError, RuntimeError, EOFError) as error:
-        raise TokenjouleError(f"cannot read {path}: {error}") from error
+        raise TokenjouleError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     for name, match, data in sorted(found, key=lambda one: one[0]):
         where = f"{path}: {name}"
         try:

@@ -133,6 +133,8 @@ def _replayed(options: argparse.Namespace, arguments: Sequence[str]) -> Iterator
 
 def data_root(given: Path | None) -> Path:
     """The folder given, else data/ below the test data. Raises `UsageError` where there is neither."""
+    if given is not None and not given.is_dir():
+        raise UsageError(f"--data {given} is no directory")
     if given is not None:
         return given
     if not os.environ.get(DATA):

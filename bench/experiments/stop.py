@@ -11,17 +11,20 @@ same questions, which is made first where it lacks some. docs/stopping.md has th
 
 import argparse
 import json
+import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 from bench.arena import outcomes
-from bench.arena.arms import Arm, arm, usual
+from bench.arena.arms import FULL, Arm, arm, usual
 from bench.arena.compare import Arena, parts, setting_of
 from bench.arena.headline import headline
 from bench.arena.play import play
+from bench.arena.scores import Estimate, Score
 from bench.arena.table import tables
 from bench.arguments import add_engine, refuse_beside_from
 from bench.calibrate import collect, curve_for
@@ -38,6 +41,7 @@ from engine.errors import UsageError
 from engine.stop.rule import StoppingRule
 
 SCHEMA = "tokenjoule.bench.stop/1"
+PARTS = ("stop", "policies")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--curve", type=Path, metavar="FILE.json", help="curve with rule (default: the cache's)")
     cli.add_argument("--price-joules", type=float, metavar="L", help="tell utilities at this price")
     cli.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it (needs matplotlib)")
-    cli.add_argument("--update", type=Path, metavar="FILE.md", help="write its part, <!-- bench:stop -->")
+    cli.add_argument("--update", type=Path, metavar="FILE.md", help="write its part, <!-- bench:PART -->")
+    cli.add_argument("--part", choices=PARTS, default=PARTS[0], help="of --update (default: stop)")
     return cli
 
 
@@ -87,21 +92,23 @@ def _main(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
         draw(arenas, f"Where thinking stops: {made.played[0].model}. Joules: {source}", options.plot)
     if options.update:
-        fill(options.update, {"stop": partial(headline, arenas, setting)})
+        fill(options.update, {options.part: partial(headline, arenas, setting)})
     print(tables(arenas, source), end="\n\n")
-    print(json.dumps(summary(arenas, source)), flush=True)
+    print(json.dumps(summary(arenas, source), allow_nan=False), flush=True)
     return 0
 
 
 def _check(options: argparse.Namespace) -> None:
     if options.files:
-        refuse_beside_from(parser(), options, kept=("log", "curve", "price_joules", "update"))
+        refuse_beside_from(parser(), options, kept=("log", "curve", "price_joules", "update", "part"))
     if not options.files and options.out is None:
         raise UsageError("name the file for what the arms do with --out, or one made before with --from")
     if options.questions is not None and options.questions < 1:
         raise UsageError(f"--questions must be at least 1, not {options.questions}")
     if options.price_joules is not None and not options.price_joules >= 0:
         raise UsageError(f"--price-joules must be a number of at least 0, not {options.price_joules}")
+    if options.part != PARTS[0] and options.update is None:
+        raise UsageError("--part says what --update writes, and there is no --update")
     if options.plot:
         from engine.plot import check_plot
 
@@ -113,7 +120,13 @@ def _read(options: argparse.Namespace) -> _Made:
     if not played:
         raise UsageError("the files hold no outcomes")
     rule = load_curve(options.curve).stopping if options.curve else None
-    return _Made(log.read([options.log]), played, rule)
+    counts = Counter(line.arm for line in played)
+    full = {(line.category, line.seed) for line in played if line.arm == FULL}
+    for name in [name for name, count in counts.items() if full and count < len(full)]:
+        _say(f"{name} is left out: it played {counts[name]} of {len(full)} questions")
+    # A log may hold more questions than were played: of 800 a category the first 200, say.
+    traces = [t for t in log.read([options.log]) if not full or (t.end.category, t.end.seed) in full]
+    return _Made(traces, played, rule)
 
 
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> _Made:
@@ -173,16 +186,30 @@ def summary(arenas: Sequence[Arena], source: str) -> dict[str, object]:
         "categories": {
             arena.category: {
                 "questions": len(arena.grid.clusters),
-                "arms": {line.name: asdict(line.score) for line in arena.lines},
-                "permuted": None if arena.permuted is None else asdict(arena.permuted),
-                "permuted_within": None if arena.permuted_within is None else asdict(arena.permuted_within),
-                "over_fixed": None if arena.over_fixed is None else asdict(arena.over_fixed),
+                "arms": {line.name: _told(line.score) for line in arena.lines},
+                "permuted": _told(arena.permuted),
+                "permuted_within": _told(arena.permuted_within),
+                "over_fixed": _told(arena.over_fixed),
                 "replay": arena.replay,
                 "verify_regret": None if arena.verify is None else arena.verify.share,
             }
             for arena in arenas
         },
     }
+
+
+def _told(found: Score | Estimate | None) -> dict[str, object] | None:
+    """Its fields; null, as JSON has no NaN, where one has no meaning."""
+    if found is None:
+        return None
+    told: dict[str, object] = {}
+    for field in fields(found):
+        value = getattr(found, field.name)
+        if isinstance(value, Estimate):
+            told[field.name] = _told(value)
+        else:
+            told[field.name] = None if math.isnan(value) else value
+    return told
 
 
 def _say(line: str) -> None:

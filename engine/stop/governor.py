@@ -22,10 +22,20 @@ class ProbeGovernor(Wrapper):
             raise UsageError(f"a probe share must lie in (0, 1], not {probe_share}")
         super().__init__(inner)
         self.probe_share = probe_share
+        self._withheld = 0
+
+    @property
+    def description(self) -> str:
+        """With how many probes were wished for in vain: a policy that never probed has judged nothing."""
+        if not self._withheld:
+            return super().description
+        told = f"probes that a share of {self.probe_share:.0%} did not grant: {self._withheld}"
+        return "; ".join(part for part in (super().description, told) if part)
 
     def reset(self, context: Context) -> None:
         super().reset(context)
         self._earned_j = self._seen_j = self._largest_j = 0.0
+        self._withheld = 0
 
     def on_token(self, step: Step) -> Stop | Probe | Inject | None:
         spent_j = step.energy().spent_j
@@ -34,7 +44,10 @@ class ProbeGovernor(Wrapper):
         action = super().on_token(step)
         if isinstance(action, Probe):
             expected_j = self._largest_j or step.predicted_upper_j(action.max_tokens)
-            return action if self._earned_j >= expected_j else None
+            if self._earned_j >= expected_j:
+                return action
+            self._withheld += 1
+            return None
         return action
 
     def on_probe(self, step: Step, reading: ProbeReading) -> Stop | None:

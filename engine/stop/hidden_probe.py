@@ -68,8 +68,8 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
 
         held: dict[str, np.ndarray] = load_file(path)
         return held
-    except OSError as error:
-        raise TokenjouleError(f"cannot read {path}: {error.strerror or error}") from error
+    except OSError as error:  # a wrong argument, as a policy's missing FILE.py is
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # both libraries raise their own for a file that is not theirs
         raise TokenjouleError(f"{path} is no hidden probe: {error}") from error
 

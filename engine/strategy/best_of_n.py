@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.result import Generation
 from engine.steps import Step
 from engine.strategy.base import Attempt, Outcome
-from engine.strategy.samples import Read, Samples, as_written, check_samples
+from engine.strategy.samples import ALL_DRAWN, Read, Samples, as_written, check_samples
 
 if TYPE_CHECKING:
     from engine.engine import Engine, Prompt
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class BestOfN:
     """`samples` rows on one prefill. `read`: what of an answer counts; a sample without one comes last.
 
-    `independent`: each row computes the prompt by itself.
+    `independent`: each row computes the prompt by itself. A joule budget is kept as by a vote.
     """
 
     samples: int = 16
@@ -42,8 +42,13 @@ class BestOfN:
             **options,
         )
 
+        ended = ALL_DRAWN
+
         def watch(step: Step) -> None:
-            rows.catch_up(self.samples)
+            nonlocal ended
+            if rows.catch_up(step) and (why := rows.over_budget(step)):
+                ended = why
+                rows.cancel_others()
 
         def conclude(results: Sequence[Generation]) -> Outcome:
             found = rows.settled(results)
@@ -62,7 +67,7 @@ class BestOfN:
                 replace(best, answer=answer),
                 temperature,
                 samples=tuple(sample for _, sample in found),
-                ended="all samples were drawn",
+                ended=ended,
             )
 
         return Attempt(rows.session, conclude, watch)

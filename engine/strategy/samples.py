@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UsageError
 from engine.result import Generation
-from engine.steps import StopReason
+from engine.steps import Step, StopReason
 from engine.strategy.base import Sample, has_begun, row_j
 from engine.strategy.likelihood import Likelihood
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from engine.engine import Engine, Prompt
     from engine.session import Session
 
+ALL_DRAWN = "all samples were drawn"
 MOST_SAMPLES = 16  # the paper's, and the rows that a step on a GPU takes
 
 Read = Callable[[str], str | None]
@@ -38,12 +39,19 @@ def check_temperature(strategy: str, temperature: float) -> None:
 
 @dataclass(slots=True)
 class Samples:
-    """The rows of a running session. `read` makes of a row's answer what is counted, None for no answer."""
+    """The rows of a running session. `read` makes of a row's answer what is counted, None for no answer.
+
+    Under a joule budget no more of them begin together than it is predicted to hold answers of. `wave_j`:
+    joules of the rows that began together and ended last, without the prefill, which is paid once.
+    """
 
     session: "Session"
     likelihood: Likelihood
     read: Read
+    count: int
     answers: dict[int, str | None] = field(default_factory=dict)
+    wave_j: float = 0.0
+    _wave_from_j: float | None = None
 
     @classmethod
     def begin(
@@ -60,14 +68,43 @@ class Samples:
         check_temperature(strategy, options.get("temperature", 0.0))
         likelihood = Likelihood()
         hooks = [*options.pop("hooks", ()), likelihood]
-        return cls(engine.start([prompt] * samples, hooks=hooks, **options), likelihood, read)
+        session = engine.start([prompt] * samples, hooks=hooks, rows_by_budget=True, **options)
+        return cls(session, likelihood, read, samples)
 
-    def catch_up(self, samples: int) -> None:
-        """The answers of rows that have ended: by a token, or by what a probe behind one said."""
-        for row in range(samples):
+    @property
+    def wave(self) -> int:
+        """How many rows begin together."""
+        return self.session.rows_at_once
+
+    def catch_up(self, step: Step) -> bool:
+        """The answers of rows that have ended: by a token, or by what a probe behind one said.
+
+        Returns whether a wave is over now, and others wait.
+        """
+        if self._wave_from_j is None and self.wave < self.count:
+            self._wave_from_j = step.energy().spent_j
+        before = len(self.answers)
+        for row in range(self.count):
             reason = None if row in self.answers else self.session.ended(row)
             if reason is not None:
                 self.answers[row] = self._answer(row, reason)
+        ended = len(self.answers)
+        if self._wave_from_j is None or ended == self.count or ended // self.wave == before // self.wave:
+            return False
+        spent_j = step.energy().spent_j
+        self.wave_j, self._wave_from_j = spent_j - self._wave_from_j, spent_j
+        return True
+
+    def over_budget(self, step: Step) -> str | None:
+        """Behind a wave: why no other begins, where the budget may not hold one like the last."""
+        left_j = step.budget_left_j()
+        if left_j is None or left_j >= self.wave_j:
+            return None
+        return f"budget: {len(self.answers)} of {self.count} samples; another wave may not fit in it"
+
+    def cancel_others(self) -> None:
+        """Those that run or wait."""
+        self.session.cancel(set(range(self.count)) - self.answers.keys())
 
     def settled(self, results: Sequence[Generation]) -> list[tuple[Generation, Sample]]:
         """Of every row that began, in order, with the answer that it came to."""

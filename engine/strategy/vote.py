@@ -16,7 +16,7 @@ from engine.strategy.ballot import TIE_RULE, adaptive_stop, is_decided, is_unani
 from engine.strategy.base import Attempt, Outcome, Sample, row_j
 from engine.strategy.choices import check_answers
 from engine.strategy.direct import ReadChoices, begin_choices
-from engine.strategy.samples import Read, Samples, as_written, check_samples
+from engine.strategy.samples import ALL_DRAWN, Read, Samples, as_written, check_samples
 
 if TYPE_CHECKING:
     from engine.engine import Engine, Prompt
@@ -33,7 +33,6 @@ class Until(StrEnum):
 
 
 _IN_WAVES = (Until.POSTERIOR, Until.UNANIMOUS, Until.PRICE)
-_ALL = "all samples were drawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,8 @@ class Vote:
     a majority that they could not change; or in waves of `wave` rows, until the lead is certain by the
     "posterior" (95 %), a wave is "unanimous", or no number of further samples is expected to gain
     `price_joules` accuracy points a joule ("price"). What a sample costs is what those of the last wave did.
-    A wave that the joule budget may not hold does not begin.
+    Under a joule budget no more rows begin together than it is predicted to hold answers of, one at least,
+    and no further wave that it may not hold; the outcome says how many of the samples that made.
 
     `choices`: answers of one token each, drawn from the distribution behind the prompt, thinking closed.
     """
@@ -138,43 +138,37 @@ class Watch:
 
     def __init__(self, vote: Vote, rows: Samples) -> None:
         self._vote, self._rows = vote, rows
-        self._wave_from_j: float | None = None
-        self.ended = _ALL
+        self.ended = ALL_DRAWN
 
     def __call__(self, step: Step) -> None:
-        if self._wave_from_j is None and self._vote.until in _IN_WAVES:
-            self._wave_from_j = step.energy().spent_j  # the prefill is paid once, whatever follows
         before = len(self._rows.answers)
-        self._rows.catch_up(self._vote.samples)
+        wave_over = self._rows.catch_up(step)
         ended = len(self._rows.answers)
-        if ended == before or self._vote.until is Until.ALL or ended == self._vote.samples:
+        if ended in (before, self._vote.samples):
             return
         left = self._vote.samples - ended
-        if is_decided(self._counts(), left):
+        if self._vote.until is not Until.ALL and is_decided(self._counts(), left):
             self._end("decided: the others could not change the majority")
-        elif self._vote.until in _IN_WAVES and ended // self._vote.wave > before // self._vote.wave:
+        elif wave_over:
             self._after_wave(step, left)
 
     def _after_wave(self, step: Step, left: int) -> None:
-        vote, counts = self._vote, self._counts()
-        spent_j = step.energy().spent_j
-        wave_j, self._wave_from_j = spent_j - (self._wave_from_j or 0.0), spent_j
-        latest = list(self._rows.answers.values())[-vote.wave :]
+        vote, rows, counts = self._vote, self._rows, self._counts()
+        latest = list(rows.answers.values())[-vote.wave :]  # of a budget's smaller waves, several
         if vote.until is Until.POSTERIOR and adaptive_stop(counts):
             self._end("posterior: the lead is certain to 95 %")
-        elif vote.until is Until.UNANIMOUS and is_unanimous(latest):
+        elif vote.until is Until.UNANIMOUS and len(latest) == vote.wave and is_unanimous(latest):
             self._end("unanimous: the last wave agreed")
-        elif vote.price_joules is not None and not pays(counts, left, wave_j / vote.wave, vote.price_joules):
+        elif vote.price_joules is not None and not pays(
+            counts, left, rows.wave_j / rows.wave, vote.price_joules
+        ):
             self._end("price: no further sample is expected to be worth its joules")
-        else:
-            budget_left_j = step.budget_left_j()
-            if budget_left_j is not None and budget_left_j < wave_j:
-                self._end("budget: another wave may not fit in it")
+        elif why := rows.over_budget(step):
+            self._end(why)
 
     def _end(self, why: str) -> None:
         self.ended = why
-        unfinished = set(range(self._vote.samples)) - self._rows.answers.keys()
-        self._rows.session.cancel(unfinished)
+        self._rows.cancel_others()
 
     def _counts(self) -> list[int]:
         answers = [answer for answer in self._rows.answers.values() if answer is not None]

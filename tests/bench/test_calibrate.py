@@ -165,7 +165,7 @@ def test_the_arena_plays_compares_and_tells_again_from_its_files(made, tmp_path,
     ]
     assert stop.main(arguments) == 0
     first = capsys.readouterr().out
-    found = json.loads(first.splitlines()[-1])["categories"]["chain"]
+    found = json.loads(first.splitlines()[-1], parse_constant=pytest.fail)["categories"]["chain"]
     assert set(found["arms"]) >= {
         "full",
         "direct",
@@ -183,6 +183,20 @@ def test_the_arena_plays_compares_and_tells_again_from_its_files(made, tmp_path,
     assert (tmp_path / "arena.png").read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out == first
     assert stop.main(arguments) == 0 and played.read_bytes() == before
+    capsys.readouterr()
+    lines = [json.loads(line) for line in before.decode().splitlines()]
+    four = sorted({line["seed"] for line in lines})[:4]
+    fewer = [one for one in lines if one["seed"] in four and (one["arm"], one["seed"]) != ("tail", four[0])]
+    some = tmp_path / "some.jsonl"
+    some.write_text("".join(json.dumps(line) + "\n" for line in fewer))
+    assert stop.main(["--from", str(some), *files]) == 0
+    out, err = capsys.readouterr()
+    assert "### chain: 4 questions" in out, "of a log of six"
+    assert "tail is left out: it played 3 of 4 questions" in err
+    assert stop.main(["--from", str(some), "--part", "policies", *files]) == 2
+    capsys.readouterr()
+    assert stop.main(["--from", str(some), str(played), *files]) == 1
+    assert "stands in these files twice" in capsys.readouterr().err
 
 
 def test_a_model_without_a_curve_is_told_the_command(tmp_path, capsys):

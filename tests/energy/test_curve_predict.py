@@ -104,7 +104,10 @@ def test_a_named_curve_predicts_where_it_was_fitted_and_nowhere_else(
             session = engine.start([IDS], max_new_tokens=3, budget_joules=100, policies=[Watching()])
             assert session.ledger._power == (power if device == key.device else None)
             assert sum(1 for _ in session.steps()) == 3
-            assert engine._minimum_j([200]) != pytest.approx(made.minimum_j([200])) or device == key.device
+            assert (
+                engine.forecast.minimum_j([200]) != pytest.approx(made.minimum_j([200]))
+                or device == key.device
+            )
         told[device] = (session.results()[0].budget.predictor, Watching.seen[0])
     assert told == {
         key.device: ("curve", replace(made, fits=key)),
@@ -154,7 +157,7 @@ def test_a_curve_far_off_keeps_no_budget_and_the_result_says_so(letters_director
     Watching.seen.clear()
     with load(letters_directory) as engine:
         assert engine.curve is not None and engine.predictor.curve is None
-        assert engine._minimum_j([200]) != pytest.approx(made.minimum_j([200]), rel=1e-6)
+        assert engine.forecast.minimum_j([200]) != pytest.approx(made.minimum_j([200]), rel=1e-6)
         told = engine.generate(IDS, max_new_tokens=9, budget_joules=100, policies=[Watching()])
     assert told.budget.predictor == "warm-up (curve refused)"
     assert Watching.seen[0] is None, "a policy is not to predict by it, either"

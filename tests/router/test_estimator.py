@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from engine.errors import TokenjouleError
+from engine.price import price_for_budget
 from router.estimator import Estimator
-from router.policy import Estimate, most_accurate, picked, price_for_budget, priced
+from router.policy import Estimate, most_accurate, picked, priced
 from tests.router.planted import ARMS, plant
 
 pytest.importorskip("sklearn", reason="fitting needs scikit-learn")
@@ -111,7 +112,10 @@ def test_choices_by_it_beat_every_mix_of_fixed_arms(estimator, data):
     table = data[2].table
     p, costs = estimator.performance.predict(table.features).p, estimator.energy.predict(table.features)
     middle_j = table.energy_j[:, 1].mean()
-    arms = priced(p, costs.expected, price_for_budget(p, costs.expected, middle_j))
+    price = price_for_budget(
+        lambda price: picked(costs.expected, priced(p, costs.expected, price)).mean(), middle_j
+    )
+    arms = priced(p, costs.expected, price)
     assert picked(table.energy_j, arms).mean() <= middle_j * 1.05
     mix = np.interp(middle_j, table.energy_j.mean(0), table.correct.mean(0))
     assert picked(table.correct, arms).mean() > mix + 0.01

@@ -19,7 +19,6 @@ from router.policy import (
     escalate,
     most_accurate,
     picked,
-    price_for_budget,
     priced,
     tightened,
 )
@@ -73,15 +72,6 @@ def test_a_price_moves_choices_towards_the_cheap():
     spent = [picked(J, priced(P, J, price)).mean() for price in (0.0, 0.5, 2.0, 20.0, 100.0)]
     assert all(a >= b for a, b in pairwise(spent))
     assert (spent[0], spent[-1]) == (7.0, 1.0)
-
-
-def test_the_price_for_a_budget_spends_no_more_and_the_next_lower_does():
-    rng = np.random.default_rng(0)
-    p, j = rng.random((500, 4)), rng.lognormal(size=(500, 4))
-    price = price_for_budget(p, j, 1.0)
-    assert picked(j, priced(p, j, price)).mean() <= 1.0
-    assert picked(j, priced(p, j, price * 0.999)).mean() > 0.99
-    assert price_for_budget(p, j, 0.0) == np.inf
 
 
 @pytest.mark.parametrize(
@@ -229,7 +219,6 @@ def test_joules_that_are_not_known_are_dearer_than_any():
     assert cheapest_certain(P, j, 0.85).tolist() == [2, 1, 2]
     assert priced(P, j, 1.0).tolist() == [1, 1, 2], "of none that is known the likeliest"
     assert priced(P, j, 0.0).tolist() == [2, 0, 2]
-    assert np.isfinite(price_for_budget(P[:2], j[:2], 3.0))
 
 
 def test_the_fewest_joules_that_any_limit_leaves():

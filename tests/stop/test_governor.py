@@ -84,3 +84,12 @@ def test_it_is_called_what_it_governs() -> None:
 def test_a_share_lies_between_nothing_and_all(share: float) -> None:
     with pytest.raises(UsageError, match="share"):
         ProbeGovernor(Eager(), share)
+
+
+def test_probes_that_were_not_granted_are_told() -> None:
+    [result], _ = play(script(30), ProbeGovernor(Eager(), 0.1))
+    asked = result.stop.probes + int(result.stop.policies[0].description.rpartition(" ")[2])
+    assert result.stop.policies[0].description.startswith("probes that a share of 10% did not grant: ")
+    [free], _ = play(script(30), Eager())
+    assert asked == free.stop.probes
+    assert free.stop.policies[0].description == ""

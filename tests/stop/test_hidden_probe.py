@@ -61,7 +61,7 @@ def test_a_file_that_holds_something_else_is_refused(
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.npz or \.safetensors"):
         HiddenProbe("probe.txt")
-    with pytest.raises(TokenjouleError, match="cannot read"):
+    with pytest.raises(UsageError, match="cannot read"):
         HiddenProbe(str(tmp_path / "none.npz"))
     for name in ("wrong.npz", "wrong.safetensors"):
         (tmp_path / name).write_text("no such thing")

@@ -3,23 +3,19 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from engine.energy.forecast import Forecast
 from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
 from engine.model import Model
 from engine.result import Generation
-from engine.steps import EnergySoFar, Phase, Step, StopReason
+from engine.steps import Step, StopReason
 from engine.strategy import BestOfN, Cot, Direct, Outcome, Vote, run
-from engine.strategy.ballot import POINTS, expected_gain
-from engine.strategy.likelihood import Likelihood
-from engine.strategy.samples import Samples, as_written
-from engine.strategy.vote import Until, Watch
+from engine.strategy.vote import Until
 from tests.cli import run as run_cli
 from tests.letters import CountedMeter
 
@@ -169,7 +165,8 @@ def test_samples_that_disagree_are_drawn_to_the_end(engine: Engine) -> None:
     assert (len(outcome.samples), outcome.ended) == (8, "all samples were drawn")
 
 
-def test_a_budget_covers_all_rows(engine: Engine) -> None:
+def test_a_budget_covers_all_rows(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Forecast, "rows_held", lambda *given: 4)  # this meter's joules are no watts
     free = run(engine, CHAIN, Vote(4, until=Until.ALL), **WILD)
     assert free.result.energy.window_j is not None
     budget_j = free.result.energy.window_j / 2
@@ -178,78 +175,6 @@ def test_a_budget_covers_all_rows(engine: Engine) -> None:
     assert outcome.result.budget is not None
     assert outcome.result.budget.overshoot_j == 0
     assert outcome.result.budget.spent_j == outcome.result.energy.window_j
-
-
-class Scripted:
-    """A session whose rows answer what they are told to, for `Watch` alone."""
-
-    def __init__(self, answers: Sequence[str]) -> None:
-        self.answers, self.cancelled = answers, set[int]()
-        self.over: dict[int, StopReason] = {}
-
-    def answer(self, row: int) -> str:
-        return self.answers[row]
-
-    def ended(self, row: int) -> StopReason | None:
-        return self.over.get(row)
-
-    def cancel(self, rows: set[int]) -> None:
-        self.cancelled |= rows
-
-
-def watched(vote: Vote, answers: Sequence[str], spent_j: Sequence[float], budget_j: float | None) -> Any:
-    """(rows cancelled, why) when rows end one after the other, with so many joules spent by then."""
-    session: Any = Scripted(answers)
-    watch = Watch(vote, Samples(session, Likelihood(), as_written))
-    for row, joules in [(-1, spent_j[0]), *enumerate(spent_j[1:])]:
-        if row in session.cancelled:
-            break
-        ended = None if row < 0 else StopReason.EOS
-        if ended is not None:
-            session.over[row] = ended
-        spent = EnergySoFar(joules, None, joules)
-        step = Step(max(row, 0), 0, 0, "", Phase.ANSWER, 1, stop=ended)
-        step._energy, step._budget_j = partial(lambda so_far: so_far, spent), budget_j
-        watch(step)
-    return session.cancelled, watch.ended
-
-
-def test_an_answer_that_the_budget_cut_in_the_middle_is_no_vote() -> None:
-    ends = [StopReason.EOS, StopReason.JOULE_BUDGET, StopReason.MAX_TOKENS]
-    session: Any = SimpleNamespace(ended=lambda row: ends[row], answer=lambda row: ["70", "7", "70"][row])
-    rows = Samples(session, Likelihood(), as_written)
-    rows.catch_up(3)
-    assert rows.answers == {0: "70", 1: None, 2: "70"}
-
-
-def test_no_wave_begins_that_the_budget_may_not_hold() -> None:
-    """The prefill took 7 J, which no further wave will take; two rows 2 J each."""
-    vote = Vote(8, until=Until.UNANIMOUS, wave=2)
-    spent_j = [7, 9, 11, 13, 15, 17, 19, 21, 23]
-    assert watched(vote, "abcdefgh", spent_j, None) == (set(), "all samples were drawn")
-    assert watched(vote, "abcdefgh", spent_j, 15.0)[0] == {2 + 2, 5, 6, 7}
-    assert watched(vote, "abcdefgh", spent_j, 14.9)[0] == {2, 3, 4, 5, 6, 7}
-    assert watched(vote, "abcdefgh", spent_j, 14.9)[1].startswith("budget")
-
-
-def test_a_wave_is_priced_by_what_its_samples_took() -> None:
-    vote = Vote(8, until=Until.PRICE, wave=2, price_joules=1.0)
-    gain = max(POINTS * expected_gain([1, 1], more) / more for more in range(1, 7))  # points a sample
-    for cost_j, drawn in ((gain * 0.99, 4), (gain * 1.01, 2)):
-        spent_j = [100 + cost_j * ended for ended in range(4)]
-        cancelled, why = watched(vote, "ababcccc", [*spent_j, *[1e9] * 5], None)  # the second wave is dear
-        assert len(cancelled) == 8 - drawn
-        assert why.startswith("price")
-
-
-@pytest.mark.parametrize(
-    ("answers", "cancelled"), [("aaaaazzz", {5, 6, 7}), ("ababaaaa", {7}), ("abababab", set())]
-)
-def test_rows_are_cancelled_at_the_very_vote_that_decides(answers: str, cancelled: set[int]) -> None:
-    found, why = watched(Vote(8), answers, [0.0] * 9, None)
-    assert found == cancelled
-    assert why.startswith("decided" if cancelled else "all")
-    assert watched(Vote(8, until=Until.ALL), answers, [0.0] * 9, None)[0] == set()
 
 
 def test_the_best_of_n_is_the_likeliest_of_those_that_answered(engine: Engine) -> None:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from bench.arena import controls
-from bench.arena.scores import Reference
+from bench.arena.scores import Estimate, Reference
+from bench.arena.table import shown
 from bench.calibration.grid import Grid
 from bench.calibration.induction import fit_category
 from bench.calibration.replay import Outcome, replay
@@ -100,3 +101,16 @@ def test_an_arm_cheaper_than_every_budget_has_no_place_on_the_hull():
     grid = small([[0, 1], [1, 1]])
     free = Outcome(np.zeros(2, int), np.full(2, 0.1), np.ones(2))
     assert np.isnan(Reference(grid, PRICE, draws=20).score(free).at_equal_joules.value)
+
+
+def test_where_no_budget_leaves_a_gap_nothing_is_closed():
+    """Always right at once: oracle and best budget are the same but for rounding."""
+    rng = np.random.default_rng(0)
+    joules = np.cumsum(1 + rng.random((200, 3)), axis=1)
+    grid = Grid(joules, np.ones((200, 3)), np.arange(200), np.array(["recall"] * 200))
+    full = Reference(grid, 148.0, draws=50).score(controls.fixed(grid, 2))
+    assert np.isnan([full.closed.value, full.closed.low, full.closed.high]).all()
+
+
+def test_nothing_gained_is_shown_without_a_sign_before_naught():
+    assert shown(Estimate(-1e-17, -1e-16, 1e-16), POINTS, "+z.2f") == "+0.00 (+0.00 to +0.00)"

@@ -40,9 +40,7 @@ def test_what_is_asked_holds_where_it_does():
     told = headline([arena(line("marginal-value", GOOD))], SETTING)
     assert "MISSED" not in told and told.count("holds") == 9
     assert "toy (weights none), 2 questions of the test split, at 3 accuracy points per joule" in told
-    assert "| tokens=8 |" in told and "| eat |" not in told, (
-        "the best token budget, and no policy beside ours"
-    )
+    assert "| tokens=8 |" in told and "| eat |" in told, "whatever played beside ours"
 
 
 @pytest.mark.parametrize(

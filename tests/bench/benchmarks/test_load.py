@@ -114,6 +114,9 @@ def test_what_is_no_benchmark_is_refused_in_one_line(tmp_path):
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 and then nothing")
     with pytest.raises(TokenjouleError, match=r"broken\.zip"):
         load_items("mmlu", tmp_path / "broken.zip")
+    (tmp_path / "text.cfg").write_text("no packing at all")
+    with pytest.raises(TokenjouleError, match=r"text\.cfg: it is no directory, no zip and no tar$"):
+        load_items("mmlu", tmp_path / "text.cfg")
     with pytest.raises(TokenjouleError, match="holds no test/SUBJECT_test"):
         load_items("mmlu", tmp_path)
     twice = json.dumps({"problem": "p", "answer": "1", "subject": "s", "unique_id": "i"}) + "\n"

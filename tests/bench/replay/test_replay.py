@@ -174,6 +174,8 @@ def test_bad_usage_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert replay.main([]) == 2
     assert "--data" in capsys.readouterr().err
+    assert replay.main(["--data", str(tmp_path / "none")]) == 2
+    assert "none is no directory" in capsys.readouterr().err
     (tmp_path / "r.jsonl").write_text('{"schema": "other"}\n')
     assert replay.main(["--from", str(tmp_path / "r.jsonl")]) == 1
     assert "line 1" in capsys.readouterr().err
