@@ -7,6 +7,7 @@ from statistics import fmean
 from bench.record import Record, Value
 from bench.routing.cascade import CHOSEN as CASCADE_CHOSEN
 from bench.routing.cascade import NAME as CASCADE
+from bench.routing.escalated import NAME as ESCALATED
 from bench.routing.estimates import OURS
 from bench.routing.record import CERTIFICATE, CHECK, OVER, POINT, PRESSURE, VERDICT
 from bench.routing.routed import CHOSEN as ROUTER_CHOSEN
@@ -43,7 +44,7 @@ def requirements(records: Sequence[Record]) -> Iterator[Row]:
         holds = None if None in (lost.value, saved.value) else _at_least(saved, SAVED) and lost.value <= LOST  # type: ignore[operator]
         told = f"{shown(saved, '{:.1%}')} at {shown(lost, '{:.2f}')} points lost"
         yield f"{name}: strongest arm's joules saved", f"≥ 50 % within {LOST} points", told, holds
-    fronts = {name: verdicts[name] for name in (CASCADE, NAMES[OURS])}
+    fronts = {name: verdicts[name] for name in (CASCADE, ESCALATED, NAMES[OURS]) if name in verdicts}
     for name, judged in fronts.items():
         gap = judged["gap"]
         what = f"{name}: gap to the oracle closed, in accuracy at the strongest arm's joules"
