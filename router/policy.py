@@ -171,8 +171,8 @@ def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Esti
     without one below, nothing is known of it, and it goes. Where all would go, the smallest is cut, never
     below 16.
     """
-    kept, removed = [], {}
-    for one in estimates:
+    kept, removed = [] if pressure > 1 else list(estimates), {}
+    for one in estimates if pressure > 1 else ():  # what every query would wait for where nothing presses
         family = [other for other in estimates if other.family == one.family]
         cap = int(max(other.budget_tokens for other in family) / pressure)
         below = [other for other in family if other.budget_tokens <= cap]
