@@ -1,8 +1,8 @@
 """A linear probe fitted to logged states: is the answer that would be forced at this step's end right?
 
-p = σ(w·h + b) by L2-regularised logistic regression, as Zhang et al. (arXiv 2504.05419) fit theirs. Questions
-are dealt out by their texts: half of them fit every layer and strength; a quarter chooses, by log loss, and
-sets the threshold; the last quarter has no say and tells what came of it.
+p = σ(w·h + b) by L2-regularised logistic regression; such states were probed by Zhang et al. (arXiv
+2504.05419). Questions are dealt out by their texts: half of them fit every layer and strength; a quarter
+chooses, by log loss, and sets the threshold; the last quarter has no say and tells what came of it.
 
 The threshold is the lowest at which, as at every higher one tried, stopping where the probe first says so
 loses at most so many points against full thinking on the choosing quarter.
