@@ -24,6 +24,7 @@ from bench.calibration.priced import Pricer
 from bench.calibration.replay import at_stops, replay_all
 from bench.calibration.report import findings_table
 from bench.calibration.run import entries_of
+from bench.calibration.states import layers_of
 from bench.calibration.tasks import questions, refuse_test
 from bench.testbed.question import Question
 from engine.cli import Parser, guarded, leave
@@ -137,7 +138,15 @@ def run(options: argparse.Namespace) -> tuple[list[Trace], Path | None, Operatin
     """
     split = options.split or "calibration"
     asked = questions(options.tasks or "testbed", split, options.questions or 500)
-    with Engine.load(
+    with load_engine(options) as engine:
+        curve = curve_for(engine)
+        collect(engine, Pricer(curve), asked, split, options.out)
+    return log.read([options.out]), options.curve, curve
+
+
+def load_engine(options: argparse.Namespace) -> Engine:
+    """That of `bench.arguments.add_engine` and --curve."""
+    return Engine.load(
         options.model,
         backend=options.backend or "auto",
         device=options.device,
@@ -145,10 +154,7 @@ def run(options: argparse.Namespace) -> tuple[list[Trace], Path | None, Operatin
         quantize=options.quantize,
         energy_source=options.energy_source or "auto",
         curve=options.curve or "auto",
-    ) as engine:
-        curve = curve_for(engine)
-        collect(engine, Pricer(curve), asked, split, options.out)
-    return log.read([options.out]), options.curve, curve
+    )
 
 
 def curve_for(engine: Engine) -> OperatingCurve:
@@ -170,14 +176,26 @@ def _require(curve: OperatingCurve, model: str, quantization: str) -> None:
         )
 
 
-def collect(engine: Engine, pricer: Pricer, asked: Sequence[Question], split: str, out: Path) -> None:
-    """Add the entries of every question that the log lacks."""
+def collect(
+    engine: Engine,
+    pricer: Pricer,
+    asked: Sequence[Question],
+    split: str,
+    out: Path,
+    layers: Sequence[int] = (),
+) -> None:
+    """Add the entries of every question that the log lacks, with the states behind these layers.
+
+    Raises `UsageError` for a log of another model or other joules, or of runs without those states.
+    """
     log.mend(out)
     known = log.read([out]) if out.exists() else []
     card, source = engine.origin.card, pricer.source
     for end in (trace.end for trace in known):
         if (end.model, end.quantization, end.energy_source) != (card.id, card.quantization, source):
             raise UsageError(f"{out} holds runs of {end.model} {end.quantization} by {end.energy_source}")
+    if layers and any(trace.checkpoints for trace in known) and not set(layers) <= set(layers_of(known)):
+        raise UsageError(f"{out} holds runs without the states behind layers {', '.join(map(str, layers))}")
     done = {(trace.end.category, trace.end.seed) for trace in known}
     due = [q for q in asked if (q.category, q.seed) not in done]
     if due:
@@ -185,7 +203,7 @@ def collect(engine: Engine, pricer: Pricer, asked: Sequence[Question], split: st
     _say(f"{len(due)} questions to run, {len(asked) - len(due)} in {out}")
     told_s = monotonic()
     for number, question in enumerate(due):
-        log.append(out, entries_of(engine, pricer, question, split))
+        log.append(out, entries_of(engine, pricer, question, split, layers))
         if monotonic() - told_s >= _TELL_S:
             told_s = monotonic()
             _say(f"{number + 1} of {len(due)} questions")

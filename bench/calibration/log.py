@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import get_origin
 
 from engine.errors import TokenjouleError, UsageError
 from engine.line_file import add
@@ -34,7 +35,8 @@ class Entry:
     `tail`, `surprisal`: see `engine.stop.signals`; the last is null in logs of engines that do not tell it.
     `energy_j`: of the request up to here, probes left out; `probe_j`: of this checkpoint's probe; `answer_j`:
     of closing and answering here. `ledger_j`: at a run's end what the meter booked for the whole run, probes
-    included; else null. `energy_source`: whose joules.
+    included; else null. `energy_source`: whose joules. `states`: see `bench.calibration.states`; null where
+    none were asked for.
     """
 
     model: str
@@ -59,6 +61,7 @@ class Entry:
     energy_source: str
     ledger_j: float | None = None
     surprisal: float | None = None
+    states: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("energy_j", "probe_j", "answer_j"):
@@ -182,7 +185,7 @@ def parse(raw: object) -> Entry:
     if given.pop("schema", None) != SCHEMA:
         raise ValueError(f"its schema is not {SCHEMA}")
     known = {field.name: str(field.type) for field in fields(Entry)}
-    wrong = set(given) - set(known) | (set(known) - set(given) - {"ledger_j", "surprisal"})
+    wrong = set(given) - set(known) | (set(known) - set(given) - {"ledger_j", "surprisal", "states"})
     if wrong:
         raise ValueError(f"missing or unknown: {', '.join(sorted(wrong))}")
     for name, value in given.items():
@@ -193,7 +196,7 @@ def parse(raw: object) -> Entry:
 
 def _is(value: object, kinds: Sequence[type]) -> bool:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return type(value) in kinds or (whole and float in kinds)
+    return type(value) in [get_origin(kind) or kind for kind in kinds] or (whole and float in kinds)
 
 
 def _run_of(entry: Entry) -> tuple[str, str, str, int]:

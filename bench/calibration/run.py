@@ -6,10 +6,12 @@ user's own request with the same seed.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench.calibration.log import Entry
 from bench.calibration.priced import Pricer
+from bench.calibration.states import taken
 from bench.testbed.question import Question, accepts
 from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
@@ -24,27 +26,29 @@ ANSWER_TOKENS = 4  # answers of the test bed are one or two characters and an en
 
 
 class Recorder(Policy):
-    """Stops nothing; keeps what a probe reads at each checkpoint of its one row."""
+    """Stops nothing; keeps what a probe reads at each checkpoint of its one row, and the states there."""
 
-    needs = frozenset({"probe", "logprob"})
-
-    def __init__(self) -> None:
-        self._reader = SignalReader(scored=True)
+    def __init__(self, layers: Sequence[int] = ()) -> None:
+        self.needs = frozenset({"probe", "logprob", *(f"hidden:{layer}" for layer in layers)})
+        self._layers, self._reader = layers, SignalReader(scored=True)
 
     def __deepcopy__(self, memo: object) -> "Recorder":
         return self  # the row's copy is the one whose readings are asked for
 
     def reset(self, context: Context) -> None:
         self._reader.begin(context)
-        self.readings: list[tuple[Signals, ProbeReading]] = []
+        self.readings: list[tuple[Signals, ProbeReading, dict[str, str]]] = []
 
     def on_token(self, step: Step) -> Probe | None:
         self._at = self._reader.read(step)
-        return None if self._at is None else Probe(max_tokens=ANSWER_TOKENS)
+        if self._at is None:
+            return None
+        self._states = taken(step, self._layers)
+        return Probe(max_tokens=ANSWER_TOKENS)
 
     def on_probe(self, step: Step, reading: ProbeReading) -> None:
         assert self._at is not None
-        self.readings.append((self._at, reading))
+        self.readings.append((self._at, reading, self._states))
 
 
 def ask(
@@ -72,16 +76,19 @@ def ask(
     return session, result
 
 
-def entries_of(engine: Engine, pricer: Pricer, question: Question, split: str) -> list[Entry]:
-    """Run one question: its lines of the log."""
-    recorder = Recorder()
+def entries_of(
+    engine: Engine, pricer: Pricer, question: Question, split: str, layers: Sequence[int] = ()
+) -> list[Entry]:
+    """Run one question: its lines of the log, with the states behind these layers."""
+    recorder = Recorder(layers)
     _, result = ask(engine, question, [recorder])
     thought = sum(phase == Phase.THINK for phase in result.phases_by_token)
     closed = not result.stop.forced_answer and result.answer is not None
     if closed:  # the closer itself is no place to stop
-        recorder.readings = [(at, reading) for at, reading in recorder.readings if at.think_tokens < thought]
+        recorder.readings = [read for read in recorder.readings if read[0].think_tokens < thought]
     found = [
-        _entry(engine, pricer, question, split, result, at, reading) for at, reading in recorder.readings
+        replace(_entry(engine, pricer, question, split, result, at, reading), states=states or None)
+        for at, reading, states in recorder.readings
     ]
     return [*found, _end(engine, pricer, question, split, result, thought, closed, found)]
 

@@ -27,7 +27,7 @@ from bench.arena.play import play
 from bench.arena.scores import Estimate, Score
 from bench.arena.table import tables
 from bench.arguments import add_engine, refuse_beside_from
-from bench.calibrate import collect, curve_for
+from bench.calibrate import collect, curve_for, load_engine
 from bench.calibration import log
 from bench.calibration.log import Trace
 from bench.calibration.priced import Pricer
@@ -36,7 +36,6 @@ from bench.markers import fill
 from bench.stamp import stamp
 from engine.cli import Parser, guarded, leave
 from engine.energy.curve_store import load_curve
-from engine.engine import Engine
 from engine.errors import UsageError
 from engine.stop.rule import StoppingRule
 
@@ -133,15 +132,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> _Made:
     split = options.split or "development"
     tasks, count = options.tasks or "testbed", options.questions or 100
     asked = questions(tasks, split, count, reason=options.reason, curve=options.curve)
-    with Engine.load(
-        options.model,
-        backend=options.backend or "auto",
-        device=options.device,
-        dtype=options.dtype or "auto",
-        quantize=options.quantize,
-        energy_source=options.energy_source or "auto",
-        curve=options.curve or "auto",
-    ) as engine:
+    with load_engine(options) as engine:
         curve = curve_for(engine)
         arms = _arms(options, curve.stopping)
         pricer, where = Pricer(curve), stamp("bench.experiments.stop", arguments, engine.model.backend.device)

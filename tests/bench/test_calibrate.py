@@ -12,30 +12,15 @@ from bench.calibration.priced import Pricer
 from bench.calibration.replay import replay_all
 from bench.calibration.run import ask, entries_of
 from bench.experiments import stop
-from bench.testbed.question import Question
-from bench.testbed.splits import open_split
 from engine.energy.curve_store import load_curve, save_curve
 from engine.engine import Engine
 from engine.errors import TokenjouleError, UsageError
 from engine.stop import MarginalValue, TokenBudget
+from tests.chains import spelled
 from tests.curves import curve
 from tests.noisy_checks import CHECKER, check_runs
 
 RUNS = 22
-
-
-def spelled(*split: str, **asked) -> list[Question]:
-    """A split's chains as the bundled model knows them: `a+5b-8>47=` is `47+5-8=`, and `05` is `5`."""
-    found = []
-    for question in open_split(*split, **asked):
-        if question.category == "chain":
-            operations, start = question.prompt.removesuffix("=").split(">")
-            operations = "".join(character for character in operations if not character.isalpha())
-            question = replace(
-                question, prompt=f"{int(start)}{operations}=", answer=str(int(question.answer))
-            )
-        found.append(question)
-    return found
 
 
 @pytest.fixture(scope="module", autouse=True)

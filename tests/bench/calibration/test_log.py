@@ -21,6 +21,16 @@ def test_runs_come_back_as_they_were_written(tmp_path):
     assert log.read([written(tmp_path / "a.jsonl", runs)]) == runs
 
 
+def test_states_come_back_too_and_may_be_left_out(tmp_path):
+    [run] = check_runs(CHECKER, 1, 0)
+    first = replace(run.checkpoints[0], states={"3": "AACAPw=="})
+    runs = [log.Trace((first, *run.checkpoints[1:]), run.end)]
+    path = written(tmp_path / "a.jsonl", runs)
+    assert log.read([path]) == runs
+    path.write_text(path.read_text().replace(', "states": null', ""))
+    assert log.read([path]) == runs
+
+
 def test_what_a_policy_would_see_is_told_from_the_tails(tmp_path):
     [run] = check_runs(CHECKER, 1, 3)
     tails = [entry.tail for entry in run.checkpoints[1:]]
@@ -57,6 +67,7 @@ def lines(tmp_path, change):
         (lambda lines: lines[2].update(joules=1), r":3: .*joules"),
         (lambda lines: lines[0].update(schema="x/1"), r":1: .*schema"),
         (lambda lines: lines[1].update(correct="yes"), r":2: .*correct"),
+        (lambda lines: lines[1].update(states=["AACAPw=="]), r":2: .*states must be dict"),
         (lambda lines: lines[1].update(energy_j=-1.0), r":2: .*energy_j"),
         (lambda lines: lines[1].update(confidence=1.5), r":2: .*confidence"),
         (lambda lines: lines.pop(3), "count up"),
