@@ -48,7 +48,11 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ON_A_CPU)
-def test_a_part_runs_and_every_record_is_of_the_run(name: str, tmp_path: Path) -> None:
+def test_a_part_runs_and_every_record_is_of_the_run(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if name == "figures":  # its questions are MT-Bench's
+        request.getfixturevalue("shared_data")
     is_whole(name, run(name, tmp_path / "records.jsonl", "--command", "python -m bench.gpu --only x"))
 
 
