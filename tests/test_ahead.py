@@ -249,7 +249,9 @@ class MustKnow(Watches):
 
 
 @pytest.mark.parametrize(
-    "options", [{"policies": [Watches()]}, {"hooks": [MustKnow()]}, {"budget_tokens": 9}], ids=str
+    "options",
+    [{"policies": [Watches()]}, {"hooks": [MustKnow()]}, {"budget_tokens": 9}],
+    ids=("a policy", "a hook that must know", "a budget"),
 )
 def test_whoever_may_act_between_steps_gets_single_ones(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
