@@ -21,7 +21,7 @@ Picks = NDArray[np.int_]
 POINTS = 100.0  # accuracy points in an accuracy of 1
 J_PER_KWH = 3.6e6
 LEAST_TOKENS = 16  # no token budget is tightened below
-LEAST_GAIN = 0.05  # in p, for which a further answer is asked for; of 0.02 half is an estimate's error
+LEAST_GAIN = 0.05  # in p, for which a further answer is asked for; 0.02 took more joules for none more right
 _DEAR = 1e12  # joules, of an arm whose own are not known: dearer than any, and still a number
 # What a request takes that can be limited, by the name of its limit: unit, and in words.
 _TAKEN = {
@@ -171,8 +171,10 @@ def tightened(estimates: Sequence[Estimate], pressure: float) -> tuple[list[Esti
     without one below, nothing is known of it, and it goes. Where all would go, the smallest is cut, never
     below 16.
     """
-    kept, removed = [] if pressure > 1 else list(estimates), {}
-    for one in estimates if pressure > 1 else ():  # what every query would wait for where nothing presses
+    if pressure <= 1:  # every query passes here
+        return list(estimates), {}
+    kept, removed = [], {}
+    for one in estimates:
         family = [other for other in estimates if other.family == one.family]
         cap = int(max(other.budget_tokens for other in family) / pressure)
         below = [other for other in family if other.budget_tokens <= cap]

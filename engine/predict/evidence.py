@@ -4,7 +4,7 @@ A weak answer is not the arm's fault alone: the query may be hard, and then the 
 further arm is worth what it is believed to do where the first has answered so, not what it does on average.
 On 2,990 calibration questions of the test bed, 16 arms, log loss over all arms fell from 0.316 to 0.300
 behind 32 tokens of the smaller model's thinking. Where the others were believed to be as likely as before,
-further arms took 1.6 times the joules of none at the price 0 and made no more answers right.
+further arms took 1.6 times the joules of none at the price 0 and made no more answers right (1,157 of them).
 """
 
 from dataclasses import dataclass
